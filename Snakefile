@@ -1,0 +1,49 @@
+"""The whole pipeline. `snakemake --cores all` makes the paper's grid; `snakemake --cores all STUDY` one study.
+
+What exists is right and what is missing must be made: every path below data/ and results/runs/ holds its step's id (see
+docs/architecture.md). The ids are resolved here, once, from params/ and the overlays that NISBENCH_PARAMS names.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+from nisbench.errors import NisbenchError
+from nisbench.params.loading import OVERLAYS_VARIABLE
+from nisbench.runs import ID_LENGTH, plan
+
+min_version("9.10")
+
+if config:
+    sys.exit(
+        f"nisbench: --config and --configfile are not used ({', '.join(config)}): Snakemake, DVC and the command line "
+        f"read the same parameters.\nPut the values into a YAML file of the same keys as params/, and name it: "
+        f"{OVERLAYS_VARIABLE}=FILE snakemake ..."
+    )
+
+try:
+    PLAN = plan(Path())
+except NisbenchError as error:
+    sys.exit(f"nisbench: {error}")
+
+if OVERLAYS_VARIABLE in os.environ:
+
+    envvars:
+        OVERLAYS_VARIABLE,
+
+
+wildcard_constraints:
+    dataset="[a-z][a-z0-9_]*",
+    id=f"[0-9a-f]{{{ID_LENGTH}}}",
+
+
+def made_by(step, *files):
+    """Inputs made by another step. Their times say nothing (`ancient`): the id in the path does."""
+    return ancient([str(step.path(file)) for file in files])
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/report.smk"

@@ -1,0 +1,1 @@
+"""nisbench: a benchmark suite for neural input search."""

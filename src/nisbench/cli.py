@@ -1,0 +1,222 @@
+"""The command line: one thin command per step, and a few that look."""
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from nisbench import console
+from nisbench.errors import NisbenchError
+from nisbench.params.settings import BlockSettings, SplitSettings
+from nisbench.runs import (
+    DownloadSettings,
+    Plan,
+    PrepareSettings,
+    PruneSettings,
+    SearchSettings,
+    Step,
+    StepName,
+    hashed_form,
+)
+from nisbench.runs import plan as resolve_plan
+
+HELP = """Benchmark neural input search: how many embedding dimensions does each feature deserve?
+
+Usually Snakemake calls the steps for you: [bold]snakemake --cores all demo[/]. To run one by hand, look its id up with
+[bold]nisbench plan STUDY[/] and give the id, or the beginning of it, to the step's command. A step needs the files of the
+steps before it: download, prepare, split, block, search, prune, tables.
+
+Parameters are in params/. Files named by NISBENCH_PARAMS (separated by colons) are merged over them.
+"""
+
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
+)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The step's id or the beginning of it, from `nisbench plan`.")]
+Log = Annotated[Path | None, typer.Option("--log", help="Also write progress, with times and details, to this file.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads for torch.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, from params/studies.")]
+
+ALL_CORES = os.cpu_count() or 1
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message on stderr and exit status 1."""
+    try:
+        app()
+    except NisbenchError as error:
+        print(f"nisbench: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("nisbench: interrupted. What is saved stays; the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+
+
+# --- steps ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def download(step_id: Id, log: Log = None) -> None:
+    """Fetch a data set's archive and check its MD5 sum."""
+    from nisbench.data import download as fetching
+
+    step = ready("download", step_id, log)
+    settings = cast(DownloadSettings, step.settings)
+    fetching.run(settings.url, settings.md5, Path(step.path("archive")))
+
+
+@app.command()
+def prepare(step_id: Id, log: Log = None) -> None:
+    """Turn an archive into instances, or generate them: instances.parquet and vocabulary.parquet."""
+    step = ready("prepare", step_id, log)
+    dataset = cast(PrepareSettings, step.settings).dataset
+    archive = Path(step.needs["download"].path("archive")) if "download" in step.needs else None
+    preparation = import_module(f"nisbench.data.{dataset.format}")
+    preparation.run(dataset, archive, Path(step.path("instances")), Path(step.path("vocabulary")))
+
+
+@app.command()
+def split(step_id: Id, log: Log = None) -> None:
+    """Divide instances at random into train, validation and test."""
+    from nisbench.data import split as splitting
+
+    step = ready("split", step_id, log)
+    targets = {part: Path(step.path(part)) for part in step.files}
+    splitting.run(cast(SplitSettings, step.settings), Path(step.needs["prepare"].path("instances")), targets)
+
+
+@app.command()
+def block(step_id: Id, log: Log = None) -> None:
+    """Count each feature's frequency in train and put features into blocks: features.parquet."""
+    from nisbench.data import blocks
+
+    step = ready("block", step_id, log)
+    blocks.run(
+        cast(BlockSettings, step.settings),
+        vocabulary_file=Path(step.needs["prepare"].path("vocabulary")),
+        train_file=Path(step.needs["split"].path("train")),
+        features_file=Path(step.path("features")),
+    )
+
+
+@app.command()
+def search(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
+    """Train a model under every selection that a method proposes; validation picks one.
+
+    Trials are saved as they end: the same command, after a kill, goes on where it stopped.
+    """
+    from nisbench import machine
+    from nisbench.search import trials
+
+    step = ready("search", step_id, log)
+    settings = cast(SearchSettings, step.settings)
+    with machine.device(settings.training.device, threads) as device:
+        trials.run(
+            settings,
+            train_file=Path(step.needs["split"].path("train")),
+            validation_file=Path(step.needs["split"].path("validation")),
+            features_file=Path(step.needs["block"].path("features")),
+            folder=Path(step.folder),
+            device=device,
+            about=about(step),
+        )
+
+
+@app.command()
+def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
+    """Prune a search's result at one compression rate, derive the dimension scheme, and measure it on test."""
+    from nisbench import machine
+    from nisbench.search import pruning
+
+    step = ready("prune", step_id, log)
+    settings = cast(PruneSettings, step.settings)
+    with machine.device(settings.device, threads) as device:
+        pruning.run(
+            settings,
+            weights_file=Path(step.needs["search"].path("weights")),
+            search_file=Path(step.needs["search"].path("run")),
+            test_file=Path(step.needs["split"].path("test")),
+            features_file=Path(step.needs["block"].path("features")),
+            folder=Path(step.folder),
+            device=device,
+            about=about(step),
+        )
+
+
+@app.command()
+def tables(study: StudyName, log: Log = None) -> None:
+    """Assemble a study's tables from its runs, into results/STUDY/."""
+    from nisbench.report import tables as assembly
+
+    console.set_up(log)
+    assembly.run(current_plan().study(study))
+
+
+# --- looking --------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def plan(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Only this study.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Instead of printing, write the ids of each data set's steps into this folder.")
+    ] = None,
+) -> None:
+    """List the steps that studies ask for, with their ids, and which of them are done."""
+    from nisbench.report import listing
+
+    whole = current_plan()
+    if write:
+        listing.write(whole, write)
+    else:
+        listing.show(whole, [whole.study(study)] if study else list(whole.studies.values()))
+
+
+@app.command()
+def show(step_id: Id) -> None:
+    """Print all that is known of a step: its settings, what it depends on, its results, the machine it ran on."""
+    from nisbench.report import listing
+
+    listing.show_step(current_plan().step(step_id))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this installation: versions, device, threads, disk, parameters, data."""
+    from nisbench.report import checkup
+
+    sys.exit(checkup.run())
+
+
+# --- shared ---------------------------------------------------------------------------------------------------
+
+
+def current_plan() -> Plan:
+    return resolve_plan(Path())
+
+
+def ready(name: StepName, step_id: str, log: Path | None) -> Step:
+    """The step to run, once all files it reads are seen to be there."""
+    console.set_up(log)
+    step = current_plan().step(step_id, name)
+    for needed in step.needs.values():
+        for path in needed.paths():
+            if not Path(path).exists():
+                raise NisbenchError(f"{path} is missing. Make it with: nisbench {needed.name} {needed.id}")
+    return step
+
+
+def about(step: Step) -> dict[str, Any]:
+    """The head of a result file: what was computed, from what."""
+    return {
+        "id": step.id,
+        "step": step.name,
+        "dataset": step.dataset,
+        "label": step.label,
+        "settings": hashed_form(step),
+        "needs": {name: needed.id for name, needed in step.needs.items()},
+    }

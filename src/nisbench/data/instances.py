@@ -1,0 +1,46 @@
+"""Instances in memory: three tensors on the training device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nisbench.data.parquet import column, fields_of, open_parquet
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Instances as tensors on the training device; a batch is an index into them."""
+
+    ids: Tensor
+    """(n, M) int32 feature ids."""
+    labels: Tensor
+    """(n,) float32."""
+    values: Tensor | None = None
+    """(n, M) float32 values of scalar fields, 1 for categorical ones; None where all fields are categorical."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "Instances":
+        return Instances(self.ids[index], self.labels[index], None if self.values is None else self.values[index])
+
+
+def read(path: Path, device: torch.device) -> Instances:
+    """Load a file of instances onto `device`, column by column."""
+    file = open_parquet(path)
+    fields = fields_of(file.schema_arrow, path)
+    n = file.metadata.num_rows
+    labels = torch.from_numpy(column(file, "label"))
+    ids = torch.empty((n, len(fields)), dtype=torch.int32)
+    scalar = any(field.kind == "scalar" for field in fields)
+    values = torch.ones((n, len(fields))) if scalar else None
+    for i, field in enumerate(fields):
+        if field.kind == "categorical":
+            ids[:, i] = torch.from_numpy(column(file, field.name))
+        else:
+            assert values is not None and field.feature is not None
+            ids[:, i] = field.feature
+            values[:, i] = torch.from_numpy(column(file, field.name))
+    return Instances(ids.to(device), labels.to(device), None if values is None else values.to(device))

@@ -1,0 +1,134 @@
+"""MovieLens ratings (Harper & Konstan 2015) in the two layouts that GroupLens publishes, as instances.
+
+``.dat`` files have lines ``user::movie::rating::timestamp``; ``.csv`` files have the same columns behind a header.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc
+
+from nisbench.data import parquet
+from nisbench.data.archives import open_member
+from nisbench.data.parquet import Field
+from nisbench.errors import NisbenchError
+from nisbench.params.settings import MovieLens
+
+HEADER = ["userId", "movieId", "rating", "timestamp"]
+MIN_RATING, MAX_RATING = 0.5, 5.0
+FIELDS = [Field("user", "categorical"), Field("movie", "categorical")]
+
+
+def run(settings: MovieLens, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
+    """Turn the archive's ratings into instances; a feature is a user or a movie, users first, each by number."""
+    assert archive is not None
+    users, movies, ratings = read_ratings(archive, settings.ratings)
+    user_tokens = np.unique(users)
+    movie_tokens = np.unique(movies) if settings.movies is None else read_movies(archive, settings.movies)
+    strangers = np.setdiff1d(movies, movie_tokens)
+    if len(strangers):
+        raise NisbenchError(
+            f"{archive}: {settings.ratings} rates {len(strangers)} movies that {settings.movies} does not list, "
+            f"such as {strangers[0]}"
+        )
+    columns = {
+        "user": np.searchsorted(user_tokens, users).astype(np.int32),
+        "movie": (len(user_tokens) + np.searchsorted(movie_tokens, movies)).astype(np.int32),
+    }
+    fields = np.repeat(["user", "movie"], [len(user_tokens), len(movie_tokens)])
+    tokens = np.concatenate([user_tokens, movie_tokens]).astype(str)
+    parquet.write_table(vocabulary_file, pa.table({"field": fields, "token": tokens}))
+    parquet.write(instances_file, ratings, columns, FIELDS)
+
+
+def read_ratings(archive: Path, member: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users int32, movies int32 and ratings float32, in the order of the file."""
+    dat = member.endswith(".dat")
+    # "::" is two delimiters with an empty column between them
+    names = ["userId", "", "movieId", "", "rating", "", "timestamp"] if dat else None
+    if names:
+        names = [name or f"empty{i}" for i, name in enumerate(names)]
+    kinds = {"userId": pa.int32(), "movieId": pa.int32(), "rating": pa.float32(), "timestamp": pa.int64()}
+    empty = {name: pa.null() for name in names or [] if name.startswith("empty")}
+    with open_member(archive, member) as stream:
+        try:
+            table = pc.read_csv(
+                stream,
+                pc.ReadOptions(column_names=names),
+                pc.ParseOptions(delimiter=":" if dat else ",", quote_char=False),
+                pc.ConvertOptions(
+                    column_types=kinds | empty, include_columns=HEADER[:3] + list(empty), null_values=[""]
+                ),
+            )
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            _find_malformed(archive, member, dat)
+            raise NisbenchError(f"{archive}: {member}: {error}") from error
+    users, movies, ratings = (table[name] for name in HEADER[:3])
+    rating_values = ratings.to_numpy()
+    sound = (
+        len(table) > 0
+        and not (users.null_count or movies.null_count or ratings.null_count)
+        and bool(((rating_values >= MIN_RATING) & (rating_values <= MAX_RATING)).all())
+        and users.to_numpy().min() > 0
+        and movies.to_numpy().min() > 0
+    )
+    if not sound:
+        _find_malformed(archive, member, dat)
+        raise NisbenchError(f"{archive}: {member}: holds no ratings")
+    return users.to_numpy(), movies.to_numpy(), rating_values
+
+
+def read_movies(archive: Path, member: str) -> np.ndarray:
+    """The numbers of all movies in ``movies.csv``, ascending."""
+    with open_member(archive, member) as stream:
+        numbers = []
+        for number, line in _lines(stream):
+            first = line.split(b",", 1)[0]
+            if number == 1 and first == b"movieId":
+                continue
+            if not first.isdigit():
+                raise NisbenchError(f"{archive}: {member}:{number}: expected a movie's number, found {_shown(first)}")
+            numbers.append(int(first))
+    movies = np.unique(np.array(numbers, dtype=np.int32))
+    if len(movies) == 0:
+        raise NisbenchError(f"{archive}: {member}: lists no movies")
+    return movies
+
+
+def _find_malformed(archive: Path, member: str, dat: bool) -> None:
+    """Raise on the first line that is not a rating, naming it. Slow; called once something is known to be wrong."""
+    separator = b"::" if dat else b","
+    with open_member(archive, member) as stream:
+        for number, line in _lines(stream):
+            where = f"{archive}: {member}:{number}"
+            parts = line.split(separator)
+            if not dat and number == 1:
+                if [part.decode(errors="replace") for part in parts] != HEADER:
+                    raise NisbenchError(f"{where}: expected the header {','.join(HEADER)}, found {_shown(line)}")
+                continue
+            if len(parts) != len(HEADER):
+                raise NisbenchError(f"{where}: expected {len(HEADER)} columns, found {len(parts)}: {_shown(line)}")
+            for name, part in zip(HEADER[:2], parts[:2], strict=True):
+                if not part.isdigit() or not 0 < int(part) < 2**31:
+                    raise NisbenchError(f"{where}: {name} must be a positive whole number, not {_shown(part)}")
+            try:
+                rating = float(parts[2])
+            except ValueError:
+                rating = float("nan")
+            if not MIN_RATING <= rating <= MAX_RATING:
+                raise NisbenchError(
+                    f"{where}: rating must be a number from {MIN_RATING} to {MAX_RATING}, not {_shown(parts[2])}"
+                )
+
+
+def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(stream, start=1):
+        yield number, line.rstrip(b"\r\n")
+
+
+def _shown(text: bytes) -> str:
+    shown = text.decode("utf-8", errors="backslashreplace")
+    return repr(shown if len(shown) <= 60 else shown[:60] + "...")

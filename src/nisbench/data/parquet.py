@@ -1,0 +1,82 @@
+"""The one form that all data sets take on disk: a Parquet file of instances and one of its vocabulary.
+
+Instances have the columns ``label`` (float32) and one per field. A categorical field's column holds int32 feature ids,
+counted through all fields from 0; a scalar field's holds float32 values, and its one feature id stands in the file's
+schema metadata beside the field kinds. The vocabulary has one row per feature, in the order of the ids: its ``field``,
+its ``token`` in the source, and for generated data its ``planted_dimension``.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nisbench.errors import NisbenchError
+from nisbench.files import whole_file
+
+METADATA_KEY = b"nisbench"
+COMPRESSION = "zstd"
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    kind: Literal["categorical", "scalar"]
+    feature: int | None = None
+    """The feature id of a scalar field."""
+
+
+def schema(fields: list[Field]) -> pa.Schema:
+    """The Parquet schema of instances with these fields."""
+    columns = [pa.field("label", pa.float32(), nullable=False)]
+    for item in fields:
+        kind = pa.int32() if item.kind == "categorical" else pa.float32()
+        columns.append(pa.field(item.name, kind, nullable=False))
+    described = json.dumps([asdict(field) for field in fields])
+    return pa.schema(columns, metadata={METADATA_KEY: described.encode()})
+
+
+def fields_of(arrow_schema: pa.Schema, path: Path) -> list[Field]:
+    described = (arrow_schema.metadata or {}).get(METADATA_KEY)
+    if described is None:
+        raise NisbenchError(f"{path}: not a file of instances made by nisbench (its schema has no field kinds)")
+    return [Field(**item) for item in json.loads(described)]
+
+
+def write(path: Path, labels: np.ndarray, columns: dict[str, np.ndarray], fields: list[Field]) -> None:
+    arrays = [pa.array(labels, pa.float32()), *(pa.array(columns[field.name]) for field in fields)]
+    write_table(path, pa.Table.from_arrays(arrays, schema=schema(fields)))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary, compression=COMPRESSION)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise NisbenchError(f"{path}: not a readable Parquet file: {error}. Delete it and run again.") from error
+
+
+def column(file: pq.ParquetFile, name: str) -> np.ndarray:
+    """One column as an array of its own."""
+    return np.array(file.read(columns=[name]).column(0).to_numpy())
+
+
+def feature_counts(path: Path, features: int) -> np.ndarray:
+    """How often each feature occurs in a file of instances: (features,) int64. A scalar feature occurs in every one."""
+    file = open_parquet(path)
+    counts = np.zeros(features, dtype=np.int64)
+    for field in fields_of(file.schema_arrow, path):
+        if field.kind == "scalar":
+            counts[field.feature] += file.metadata.num_rows
+        else:
+            for batch in file.iter_batches(columns=[field.name], batch_size=1 << 20):
+                counts += np.bincount(batch.column(0).to_numpy(), minlength=features)
+    return counts

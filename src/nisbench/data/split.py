@@ -1,0 +1,52 @@
+"""Divide instances at random into train, validation and test files.
+
+Three files rather than one with a mark: a search is handed train and validation only, so it cannot read the test set.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nisbench.data import parquet
+from nisbench.errors import NisbenchError
+from nisbench.files import whole_file
+from nisbench.params.settings import SplitSettings
+
+PARTS = ("train", "validation", "test")
+ROW_GROUP = 1 << 20
+
+
+def run(settings: SplitSettings, instances_file: Path, targets: dict[str, Path]) -> None:
+    """Write each part's instances to its file, in their original order. Reads the instances in batches."""
+    source = parquet.open_parquet(instances_file)
+    part_of = assign(source.metadata.num_rows, settings)
+    start = 0
+    with ExitStack() as stack:
+        paths = [stack.enter_context(whole_file(targets[part])) for part in PARTS]
+        writers = [
+            stack.enter_context(pq.ParquetWriter(path, source.schema_arrow, compression=parquet.COMPRESSION))
+            for path in paths
+        ]
+        for batch in source.iter_batches(batch_size=ROW_GROUP):
+            parts = part_of[start : start + len(batch)]
+            start += len(batch)
+            for number, writer in enumerate(writers):
+                writer.write_batch(batch.filter(pa.array(parts == number)))
+
+
+def assign(n: int, settings: SplitSettings) -> np.ndarray:
+    """The part (0 train, 1 validation, 2 test) of each of `n` instances: (n,) uint8.
+
+    Parts are as large as the proportions say, to within one instance. Raises `NisbenchError` if one would be empty.
+    """
+    shares = np.cumsum(settings.proportions)
+    bounds = n * shares // shares[-1]
+    sizes = np.diff(bounds, prepend=0)
+    if (sizes == 0).any():
+        raise NisbenchError(f"{n} instances are too few to split {':'.join(map(str, settings.proportions))}")
+    part_of = np.empty(n, dtype=np.uint8)
+    part_of[np.random.default_rng(settings.seed).permutation(n)] = np.repeat(np.arange(3, dtype=np.uint8), sizes)
+    return part_of

@@ -1,0 +1,116 @@
+"""The embedding layer with its selection, and the mixed dimension scheme that is derived from it.
+
+A *selection* is an (L, K) matrix over feature blocks: 1 = the dimension exists, 0 = it does not, between = softly.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nisbench.errors import NisbenchError
+from nisbench.files import whole_file
+
+
+class SelectedEmbedding(nn.Module):
+    """Embeddings e~_i = e_i * selection[block(i)] (paper, Eq. 4); a scalar field's row is multiplied by its value.
+
+    Only the first `width` of the K columns are held: those beyond the last dimension that any block selects are never
+    read. `weight` (N, width) is learned; `block` (N,) int32 and `selection` (L, width) are not, by this module. `soft`
+    says that something else changes the selection during training.
+    """
+
+    weight: nn.Parameter
+    block: Tensor
+    selection: Tensor
+
+    def __init__(
+        self, block: Tensor, selection: Tensor, std: float, generator: torch.Generator, soft: bool = False
+    ) -> None:
+        super().__init__()
+        k = selection.shape[1]
+        width = used_width(selection)
+        # Drawn at full size on the CPU: a feature's weights depend neither on the trial's width nor on the device.
+        weight = torch.empty(len(block), k).normal_(0.0, std, generator=generator)[:, :width].clone()
+        self.weight = nn.Parameter(weight)
+        self.register_buffer("block", block.to(torch.int32))
+        self.register_buffer("selection", selection[:, :width].clone())
+        self.scaled = soft or bool((self.selection != 1).any())  # else there is nothing to multiply by
+
+    def forward(self, ids: Tensor, values: Tensor | None = None) -> Tensor:
+        """(B, M) ids, and (B, M) values or None -> (B, M, width)."""
+        embeddings = functional.embedding(ids, self.weight)
+        if self.scaled:
+            embeddings = embeddings * functional.embedding(self.block[ids], self.selection)
+        return embeddings if values is None else embeddings * values[..., None]
+
+    @torch.no_grad()
+    def merged(self) -> Tensor:
+        """E~ (N, width): the selection multiplied into the weights."""
+        return self.weight * self.selection[self.block.long()]
+
+
+def used_width(selection: Tensor) -> int:
+    """1 + the index of the last column that any block selects; at least 1."""
+    used = selection.ne(0).any(0).nonzero()
+    return int(used.max()) + 1 if len(used) else 1
+
+
+def xavier_std(features: int, k: int) -> float:
+    """Standard deviation that Glorot & Bengio (2010) give an (N, K) table, as in the released code."""
+    return float((2.0 / (features + k)) ** 0.5)
+
+
+@dataclass(frozen=True)
+class DimensionScheme:
+    """A mixed dimension scheme D with its values V (paper, section 2.2), features one after another.
+
+    Feature i has the dimensions ``dimensions[offsets[i]:offsets[i + 1]]``, ascending, with these ``values``.
+    """
+
+    k: int
+    offsets: np.ndarray
+    """(N + 1,) int64."""
+    dimensions: np.ndarray
+    """(nonzeros,) uint16."""
+    values: np.ndarray
+    """(nonzeros,) float32."""
+
+    @classmethod
+    def from_dense(cls, embeddings: np.ndarray) -> "DimensionScheme":
+        """The non-zero weights of an (N, K) matrix."""
+        features, dimensions = np.nonzero(embeddings)
+        counts = np.bincount(features, minlength=len(embeddings))
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        values = embeddings[features, dimensions].astype(np.float32)
+        return cls(embeddings.shape[1], offsets, dimensions.astype(np.uint16), values)
+
+    def to_dense(self) -> np.ndarray:
+        """(N, K) float32, with 0 where a dimension does not exist."""
+        dense = np.zeros((len(self.offsets) - 1, self.k), dtype=np.float32)
+        dense[np.repeat(np.arange(len(dense)), self.sizes()), self.dimensions] = self.values
+        return dense
+
+    def sizes(self) -> np.ndarray:
+        """The number of dimensions of each feature: (N,) int64."""
+        return np.diff(self.offsets)
+
+    def save(self, path: Path) -> None:
+        tensors = {"offsets": self.offsets, "dimensions": self.dimensions, "values": self.values}
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"nisbench": json.dumps({"k": self.k})})
+
+    @classmethod
+    def load(cls, path: Path) -> "DimensionScheme":
+        try:
+            with safe_open(path, framework="numpy") as file:
+                k = json.loads(file.metadata()["nisbench"])["k"]
+                return cls(k, *(file.get_tensor(name) for name in ("offsets", "dimensions", "values")))
+        except (SafetensorError, OSError, KeyError, TypeError) as error:
+            raise NisbenchError(f"{path}: not a readable dimension scheme: {error}") from error

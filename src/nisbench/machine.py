@@ -1,0 +1,94 @@
+"""The machine a step runs on: its device, its threads, and what is recorded of it beside every result."""
+
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from nisbench.console import log
+from nisbench.errors import NisbenchError
+
+RECORDED_PACKAGES = ("nisbench", "numpy", "pyarrow", "scipy", "torch")
+
+
+@contextmanager
+def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
+    """The torch device that `setting` (auto, cpu, cuda, cuda:INDEX) means, with torch held to `threads`.
+
+    Snakemake does not say which GPU a job may use. On a machine of several, each job therefore locks one until it is
+    done, and waits while all are taken. Where a scheduler has set CUDA_VISIBLE_DEVICES, its choice stands unlocked.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if setting == "cpu" or (setting == "auto" and count == 0):
+        yield torch.device("cpu")
+        return
+    wanted = [int(setting.split(":")[1])] if ":" in setting else list(range(count))
+    if not wanted or max(wanted) >= count:
+        there = ", ".join(["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))])
+        raise NisbenchError(f"training.device: there is no {setting} on this machine. There is: {there}.")
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        yield torch.device("cuda", wanted[0])
+        return
+    with _one_of(wanted) as index:
+        torch.cuda.set_device(index)
+        yield torch.device("cuda", index)
+
+
+@contextmanager
+def _one_of(indices: list[int]) -> Iterator[int]:
+    folder = Path(tempfile.gettempdir(), f"nisbench-gpus-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    waiting = False
+    while True:
+        for index in indices:
+            lock = FileLock(folder / f"gpu{index}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                yield index
+            finally:
+                lock.release()
+            return
+        if not waiting:
+            log.info("waiting for a free GPU (all are held by other jobs of this user)")
+            waiting = True
+        time.sleep(1)
+
+
+def peak_memory_mib(used: torch.device) -> float:
+    """Most memory held so far: by the process on a CPU, by torch's tensors on a GPU."""
+    if used.type == "cuda":
+        return torch.cuda.max_memory_allocated(used) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def provenance(used: torch.device) -> dict[str, Any]:
+    """What to know of the machine to judge or repeat a result made on it. Names no user, host or path."""
+    return {
+        "device": torch.cuda.get_device_name(used) if used.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: version(name) for name in RECORDED_PACKAGES},
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = cpuinfo.read_text().split("model name\t: ")[1:] if cpuinfo.exists() else []
+    return f"CPU: {names[0].splitlines()[0] if names else platform.processor() or platform.machine()}"

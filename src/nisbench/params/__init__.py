@@ -1,0 +1,1 @@
+"""Parameters: typed settings (`settings`) read strictly from YAML files (`loading`)."""

@@ -1,0 +1,238 @@
+"""Every parameter there is: its type, its range and what it means.
+
+No setting of a run has a default here: what a run uses stands in ``params/``. A settings object's JSON form is part of the id of
+the runs made with it, except for the fields marked ``UNHASHED``, which cannot change a result.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+"""Names become parts of paths: lower-case letters, digits and underscores."""
+
+Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+ArchiveMember = Annotated[str, StringConstraints(pattern=r"^[^/\\:][^\\:]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+UNHASHED = Field(exclude=True)
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys, inexact types and infinities are errors; values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+# --- data sets ------------------------------------------------------------------------------------------------
+
+
+class SplitSettings(Settings):
+    proportions: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    """Shares of train : validation : test, such as [8, 1, 1]."""
+    seed: Seed
+    """Seed of the random assignment of instances to parts."""
+
+
+class BlockSettings(Settings):
+    count: PositiveInt
+    """L, the number of feature blocks of equal feature count."""
+
+
+class Dataset(Settings):
+    """What all data sets have."""
+
+    title: Annotated[str, UNHASHED]
+    """The name that tables show."""
+    split: SplitSettings
+    blocks: BlockSettings
+
+
+class Archive(Dataset):
+    """A data set that its publisher packs into one archive."""
+
+    url: str
+    """Address or path of the archive."""
+    md5: Md5 | None
+    """MD5 sum of the archive, or null where the publisher fixes none."""
+
+
+class MovieLens(Archive):
+    format: Literal["movielens"]
+    ratings: ArchiveMember
+    """Path of the ratings inside the archive: .dat (user::movie::rating::timestamp) or .csv (with a header)."""
+    movies: ArchiveMember | None
+    """Path of the list of all movies, each of which is a feature; null = only rated movies are."""
+
+
+class Criteo(Archive):
+    format: Literal["criteo"]
+
+
+class PlantedRatings(Dataset):
+    format: Literal["planted_ratings"]
+    users: Annotated[int, Field(ge=2)]
+    items: Annotated[int, Field(ge=2)]
+    instances: Annotated[int, Field(ge=10)]
+    rank: PositiveInt
+    """The largest planted dimension."""
+    levels: PositiveInt
+    """Frequency levels over which the planted dimension falls from `rank` to 1."""
+    scatter: Annotated[int, Field(ge=0)]
+    """A feature's planted dimension lies up to this far from its level's."""
+    zipf_exponent: Annotated[float, Field(ge=0)]
+    """Frequency of a field's r-th most frequent feature is proportional to r ** -zipf_exponent."""
+    signal: PositiveFloat
+    """Standard deviation of what the embeddings contribute to a rating."""
+    noise: Annotated[float, Field(ge=0)]
+    """Standard deviation of what nothing explains: its square is the least MSE any model can have."""
+    seed: Seed
+
+
+AnyDataset = Annotated[MovieLens | Criteo | PlantedRatings, Field(discriminator="format")]
+
+TASKS: dict[str, str] = {"movielens": "rating", "planted_ratings": "rating", "criteo": "ctr"}
+"""The task of each data format."""
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+class MF(Settings):
+    kind: Literal["mf"]
+    title: Annotated[str, UNHASHED]
+    global_mean: bool
+    """Add the mean label of the training instances."""
+    biases: bool
+    """Add one learned number per feature."""
+
+
+AnyModel = MF
+
+MODEL_TASKS: dict[str, tuple[str, ...]] = {"mf": ("rating",)}
+"""The tasks that each kind of model can do."""
+
+
+# --- search methods -------------------------------------------------------------------------------------------
+
+
+class GridSearch(Settings):
+    kind: Literal["grid"]
+    title: Annotated[str, UNHASHED]
+    dimensions: Annotated[list[PositiveInt], Field(min_length=1)]
+    """One trial for each: this many dimensions for every feature."""
+
+
+class RandomSearch(Settings):
+    kind: Literal["random"]
+    title: Annotated[str, UNHASHED]
+    trials: PositiveInt
+    min_dimension: PositiveInt
+    """No block gets fewer dimensions."""
+
+
+class MDEPair(Settings):
+    base_dimension: PositiveInt
+    """Mean dimension over all features: the budget is this times the number of features."""
+    temperature: Annotated[float, Field(ge=0, le=1)]
+    """Power of a block's popularity; 0 = uniform dimensions, 1 = proportional to popularity."""
+
+
+class MDE(Settings):
+    kind: Literal["mde"]
+    title: Annotated[str, UNHASHED]
+    min_dimension: Annotated[int, Field(ge=0)]
+    """No block gets fewer dimensions."""
+    settings: Annotated[list[MDEPair], Field(min_length=1)]
+    """One trial for each."""
+
+
+class DNIS(Settings):
+    kind: Literal["dnis"]
+    title: Annotated[str, UNHASHED]
+    learning_rate: PositiveFloat
+    """Of Adam, for the soft selection alpha."""
+    gradient_epsilon: PositiveFloat
+    """Keeps Eq. 8 from dividing by zero."""
+
+
+AnyMethod = Annotated[GridSearch | RandomSearch | MDE | DNIS, Field(discriminator="kind")]
+
+
+# --- training -------------------------------------------------------------------------------------------------
+
+
+class Training(Settings):
+    base_dimension: PositiveInt
+    """K, the columns of the embedding table before selection."""
+    embedding_std: Literal["xavier"] | PositiveFloat
+    """Standard deviation of the initial embedding weights; xavier = sqrt(2 / (features + K))."""
+    learning_rate: PositiveFloat
+    """Of Adam, for embeddings and model."""
+    batch_size: PositiveInt
+    max_epochs: PositiveInt
+    patience: PositiveInt
+    """Epochs without a lower validation loss after which a trial stops."""
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), UNHASHED]
+    """auto, cpu, cuda or cuda:INDEX."""
+    checkpoint_seconds: Annotated[float, Field(ge=0), UNHASHED]
+    """A running trial is saved this often, at the end of an epoch."""
+
+
+# --- studies --------------------------------------------------------------------------------------------------
+
+Table = Literal["table1", "table2"]
+
+CompressionRate = Annotated[float, Field(ge=1)]
+
+
+class Study(Settings):
+    """A grid of runs and the tables to make of them."""
+
+    title: str
+    datasets: Annotated[list[str], Field(min_length=1)]
+    models: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[dict[str, Annotated[list[CompressionRate], Field(min_length=1)]], Field(min_length=1)]
+    """Method -> the compression rates to prune its result at; 1 = unpruned."""
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Seeds of initial weights, batch order and the methods' own draws."""
+    tables: list[Table]
+    overrides: dict[str, Any] | None = None
+    """What this study sets otherwise than the other files: the same keys as theirs, merged over them."""
+
+
+# --- the paper's figures --------------------------------------------------------------------------------------
+
+
+class DatasetReference(Settings):
+    """A row of the paper's Table 1."""
+
+    instances: PositiveInt
+    fields: PositiveInt
+    features: PositiveInt
+
+
+class ResultReference(Settings):
+    """One method's figures in the paper's Table 2."""
+
+    params_mib: PositiveFloat
+    hours: PositiveFloat
+    mse: PositiveFloat
+
+
+class Reference(Settings):
+    datasets: dict[Name, DatasetReference]
+    results: dict[Name, dict[Name, dict[Name, dict[CompressionRate, ResultReference]]]]
+    """Data set -> model -> method -> compression rate -> figures."""
+
+
+class Params(Settings):
+    """All of ``params/``, with overlays merged in."""
+
+    datasets: dict[Name, AnyDataset]
+    models: dict[Name, AnyModel]
+    methods: dict[Name, AnyMethod]
+    training: Training
+    reference: Reference
+    studies: dict[Name, Study]

@@ -1,0 +1,1 @@
+"""What people read: tables, listings of the plan, the state of an installation."""

@@ -1,0 +1,63 @@
+"""The plan as people and DVC read it: steps, ids, and what is done."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nisbench.files import write_json
+from nisbench.report.results import read_run
+from nisbench.runs import STEPS, Plan, Step, StudyPlan, hashed_form
+
+
+def done(step: Step) -> bool:
+    return all(Path(path).exists() for path in step.paths())
+
+
+def show(plan: Plan, studies: list[StudyPlan]) -> None:
+    """Print each study's steps and which of them are done."""
+    console = Console(highlight=False)
+    for study in studies:
+        steps = sorted(study.steps.values(), key=lambda step: STEPS.index(step.name))
+        table = Table(title=f"{study.name}: {escape(study.study.title)}", title_justify="left", box=None)
+        for head in ("step", "id", "data set", "run", ""):
+            table.add_column(head, overflow="fold")
+        for step in steps:
+            table.add_row(step.name, step.id, step.dataset, step.label, "[green]done[/]" if done(step) else "to do")
+        made = all(Path(path).exists() for path in study.outputs())
+        table.add_row("tables", study.id, "", str(study.folder), "[green]done[/]" if made else "to do")
+        console.print(table)
+        console.print(
+            f"{sum(map(done, steps))} of {len(steps)} steps are done. Run: snakemake --cores all {study.name}\n"
+        )
+
+
+def show_step(step: Step) -> None:
+    """Print a step's settings, what it needs, its files and, where it has been run, its record."""
+    known = {
+        "id": step.id,
+        "step": step.name,
+        "dataset": step.dataset,
+        "label": step.label,
+        "settings": hashed_form(step),
+        "needs": {name: f"{needed.id} ({needed.folder})" for name, needed in step.needs.items()},
+        "files": {path: Path(path).exists() for path in step.paths()},
+    }
+    if "run" in step.files and Path(step.path("run")).exists():
+        known |= {"result": {k: v for k, v in read_run(step).items() if k not in known}}
+    print(json.dumps(known, indent=2))
+
+
+def write(plan: Plan, folder: Path) -> None:
+    """Write ``<stage>/<data set>.json`` and ``report/<study>.json``: the ids that each DVC stage depends on."""
+    stages = {"data": ("download", "prepare", "split", "block"), "search": ("search",), "prune": ("prune",)}
+    for stage, names in stages.items():
+        for dataset in plan.config.params.datasets:
+            ids = [
+                f"{step.name} {step.label} {step.id}".replace("  ", " ") for step in plan.of_dataset(dataset, *names)
+            ]
+            write_json(folder / stage / f"{dataset}.json", sorted(ids))
+    for study in plan.studies.values():
+        write_json(folder / "report" / f"{study.name}.json", study.id)

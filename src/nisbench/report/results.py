@@ -1,0 +1,86 @@
+"""A study's results, read from its runs: one row per measured value, with the paper's beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nisbench.errors import NisbenchError
+from nisbench.files import read_json
+from nisbench.params.settings import TASKS
+from nisbench.runs import Step, StudyPlan
+
+COLUMNS = [
+    "study", "dataset", "task", "model", "method", "cr", "seed", "metric", "value", "paper_value",
+    "weights", "nonzeros", "size_mib", "seconds", "peak_memory_mib", "run_id",
+]  # fmt: skip
+
+
+def read_run(step: Step) -> dict[str, Any]:
+    path = Path(step.path("run"))
+    try:
+        run: dict[str, Any] = read_json(path)
+    except FileNotFoundError:
+        raise NisbenchError(f"{path} is missing: {step.title()} was not run") from None
+    except ValueError as error:
+        raise NisbenchError(f"{path}: not readable as JSON: {error}. Delete it and run again.") from error
+    return run
+
+
+def summary(plan: StudyPlan) -> pd.DataFrame:
+    """All measured values of a study, in the order of its runs. `seconds` and memory are the whole search's."""
+    rows: list[dict[str, Any]] = []
+    for cell in plan.cells:
+        pruned, searched = read_run(cell.prune), read_run(cell.prune.needs["search"])
+        paper = (
+            plan.params.reference.results.get(cell.dataset, {})
+            .get(cell.model, {})
+            .get(cell.method, {})
+            .get(cell.compression_rate)
+        )
+        values = {**pruned["metrics"], "params_mib": pruned["size_mib"], "hours": searched["seconds"] / 3600}
+        for metric, value in values.items():
+            rows.append(
+                {
+                    "study": plan.name,
+                    "dataset": cell.dataset,
+                    "task": TASKS[plan.params.datasets[cell.dataset].format],
+                    "model": cell.model,
+                    "method": cell.method,
+                    "cr": cell.compression_rate,
+                    "seed": cell.seed,
+                    "metric": metric,
+                    "value": value,
+                    "paper_value": getattr(paper, metric, None),
+                    "weights": pruned["weights"],
+                    "nonzeros": pruned["nonzeros"],
+                    "size_mib": pruned["size_mib"],
+                    "seconds": searched["seconds"],
+                    "peak_memory_mib": searched["peak_memory_mib"],
+                    "run_id": cell.prune.id,
+                }
+            )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def metrics(results: pd.DataFrame) -> dict[str, Any]:
+    """Means over seeds as nested values: data set -> model -> method -> compression rate -> metric."""
+    nested: dict[str, Any] = {}
+    keys = ["dataset", "model", "method", "cr", "metric"]
+    for (dataset, model, method, cr, metric), value in results.groupby(keys, sort=False)["value"].mean().items():
+        place = nested.setdefault(dataset, {}).setdefault(model, {}).setdefault(method, {})
+        place.setdefault(f"cr{cr:g}", {})[metric] = float(value)
+    return nested
+
+
+def provenance(plan: StudyPlan) -> dict[str, Any]:
+    """Every run behind the tables: ids, resolved settings, costs and machines."""
+    searches = {cell.prune.needs["search"].id: read_run(cell.prune.needs["search"]) for cell in plan.cells}
+    for run in searches.values():
+        run["trials"] = [{k: v for k, v in trial.items() if k != "losses"} for trial in run["trials"]]
+    return {
+        "study": plan.name,
+        "id": plan.id,
+        "searches": list(searches.values()),
+        "prunings": [read_run(cell.prune) for cell in plan.cells],
+    }

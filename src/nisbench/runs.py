@@ -1,0 +1,416 @@
+"""Run ids: what a result is called and where it lives.
+
+A *step* is one unit of work with files as its result: a download, a preparation, a split, a blocking, a search, a
+pruning. Its *id* is a hash of its resolved settings, the ids of the steps it depends on, and the version of the code
+that computes it. The id is part of the step's folder, so a file that exists is right, and a file that is missing must
+be made. The *plan* of a study is the graph of its steps.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+import nisbench
+from nisbench.errors import NisbenchError
+from nisbench.params.loading import Config, load
+from nisbench.params.settings import (
+    AnyDataset,
+    AnyMethod,
+    AnyModel,
+    Archive,
+    Criteo,
+    Params,
+    Settings,
+    Study,
+    Training,
+)
+
+StepName = Literal["download", "prepare", "split", "block", "search", "prune"]
+STEPS: tuple[StepName, ...] = ("download", "prepare", "split", "block", "search", "prune")
+
+ID_LENGTH = 12
+
+
+# --- settings of the steps that are not a section of params/ as they stand -------------------------------------
+
+
+class DownloadSettings(Settings):
+    """An archive is what its MD5 sum says; where none is given, it is what its address says."""
+
+    url: Annotated[str, Field(exclude=True)]
+    md5: str | None
+    address: str | None
+
+
+class PrepareSettings(Settings):
+    dataset: AnyDataset
+
+
+class SearchSettings(Settings):
+    """All that a search is told; it cannot tell which study asks."""
+
+    model: AnyModel
+    method: AnyMethod
+    training: Training
+    seed: int
+
+
+class PruneSettings(Settings):
+    model: AnyModel
+    compression_rate: float
+    device: Annotated[str, Field(exclude=True)]
+
+
+# --- steps ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One unit of work. `needs` holds, by step name, the steps whose files it reads."""
+
+    name: StepName
+    dataset: str
+    label: str
+    settings: Settings
+    needs: Mapping[str, "Step"]
+    modules: tuple[str, ...]
+    files: Mapping[str, str]
+    """What the step makes: a name for each file in its folder."""
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        identity = {
+            "step": self.name,
+            "settings": hashed_form(self),
+            "needs": {name: step.id for name, step in self.needs.items()},
+            "code": code_version(self.modules),
+        }
+        digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+        object.__setattr__(self, "id", digest[:ID_LENGTH])
+
+    @property
+    def folder(self) -> PurePosixPath:
+        """Relative to the project's top folder."""
+        if self.name in ("search", "prune"):
+            return PurePosixPath("results/runs", self.dataset, self.name, f"{self.label}-{self.id}")
+        return PurePosixPath("data", self.dataset, f"{self.name}-{self.id}")
+
+    def path(self, file: str) -> PurePosixPath:
+        return self.folder / self.files[file]
+
+    def paths(self) -> list[str]:
+        return [str(self.path(file)) for file in self.files]
+
+    def title(self) -> str:
+        return f"{self.name} {self.dataset} {self.label}".strip()
+
+    def upstream(self) -> Iterator["Step"]:
+        """All steps that this one needs, directly or not, and itself last."""
+        for step in self.needs.values():
+            yield from step.upstream()
+        yield self
+
+
+def hashed_form(step: Step) -> Any:
+    """The part of the settings that enters the id: what the files look like depends on it."""
+    form = step.settings.model_dump(mode="json")
+    if step.name == "prepare":  # how a data set is split, blocked and fetched is the other steps' business
+        form["dataset"] = {k: v for k, v in form["dataset"].items() if k not in ("split", "blocks", "url", "md5")}
+    return form
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; floats in their shortest exact form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+# --- the plan -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a study's grid, and the pruning that fills it."""
+
+    dataset: str
+    model: str
+    method: str
+    compression_rate: float
+    seed: int
+    prune: Step
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study's parameters, its grid in the order of its tables' rows, and its data sets' blocking steps."""
+
+    name: str
+    params: Params
+    cells: tuple[Cell, ...]
+    blocks: Mapping[str, Step]
+
+    @property
+    def study(self) -> Study:
+        return self.params.studies[self.name]
+
+    @property
+    def steps(self) -> dict[str, Step]:
+        """All steps by id, each after those it needs."""
+        leaves = [*self.blocks.values(), *(cell.prune for cell in self.cells)]
+        return {step.id: step for leaf in leaves for step in leaf.upstream()}
+
+    @property
+    def id(self) -> str:
+        """Changes when any of the study's runs, titles, references or the tables' code does."""
+        identity = {
+            "runs": [cell.prune.id for cell in self.cells],
+            "data": {name: step.id for name, step in self.blocks.items()},
+            "study": self.study.model_dump(mode="json"),
+            "reference": self.params.reference.model_dump(mode="json"),
+            "titles": _titles(self.params, self.study),
+            "code": code_version(("nisbench.report.tables",)),
+        }
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:ID_LENGTH]
+
+    @property
+    def folder(self) -> PurePosixPath:
+        return PurePosixPath("results", self.name)
+
+    @property
+    def manifest(self) -> PurePosixPath:
+        """Named by the study's id: as long as it exists, the tables beside it are of today's runs."""
+        return self.folder / f"runs-{self.id}.json"
+
+    def outputs(self) -> list[str]:
+        names = [f"{table}.{suffix}" for table in self.study.tables for suffix in ("md", "csv")]
+        return [str(self.folder / name) for name in [*names, "summary.csv", "metrics.json"]] + [str(self.manifest)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plans of all studies, and their steps by id."""
+
+    config: Config
+    studies: Mapping[str, StudyPlan]
+    steps: Mapping[str, Step]
+
+    def study(self, name: str) -> StudyPlan:
+        if name not in self.studies:
+            raise NisbenchError(f"There is no study {name!r} in params/studies. There is: {', '.join(self.studies)}.")
+        return self.studies[name]
+
+    def step(self, prefix: str, name: StepName | None = None) -> Step:
+        """The step whose id begins with `prefix`, of that name if one is given."""
+        found = [step for step in self.steps.values() if step.id.startswith(prefix) and name in (None, step.name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise NisbenchError(f"{prefix!r} is the beginning of several ids: {', '.join(s.id for s in found)}.")
+        raise NisbenchError(
+            f"No study asks for a {name or 'step'} with the id {prefix!r}: the parameters or the code have changed since that id "
+            "was planned. `nisbench plan STUDY` lists today's ids; a running snakemake must be started again."
+        )
+
+    def of_dataset(self, dataset: str, *names: StepName) -> list[Step]:
+        return [step for step in self.steps.values() if step.dataset == dataset and step.name in names]
+
+
+def plan(root: Path, config: Config | None = None) -> Plan:
+    """Read the parameters at `root` and resolve every study's steps and ids."""
+    config = config or load(root)
+    studies = {name: plan_study(name, params) for name, params in config.by_study.items()}
+    planned = [step for study in studies.values() for step in study.steps.values()]
+    for name, dataset in config.params.datasets.items():  # a data set that no study uses can still be fetched
+        planned += data_steps(name, dataset)
+    steps: dict[str, Step] = {}
+    for step in planned:
+        other = steps.setdefault(step.id, step)
+        if (other.title(), hashed_form(other)) != (step.title(), hashed_form(step)):
+            raise NisbenchError(
+                f"Two different runs share the id {step.id}: {other.title()} and {step.title()}. Change a seed of one."
+            )
+    return Plan(config, studies, steps)
+
+
+def plan_study(name: str, params: Params) -> StudyPlan:
+    study = params.studies[name]
+    blocks = {dataset: block_step(dataset, params.datasets[dataset]) for dataset in study.datasets}
+    cells = []
+    for dataset, model, method, seed in product(study.datasets, study.models, study.methods, study.seeds):
+        search = search_step(blocks[dataset], model, method, seed, params)
+        for rate in study.methods[method]:
+            cells.append(Cell(dataset, model, method, rate, seed, prune_step(search, rate, params)))
+    return StudyPlan(name, params, tuple(cells), blocks)
+
+
+def data_steps(name: str, dataset: AnyDataset) -> list[Step]:
+    """All steps that a data set allows by itself."""
+    if isinstance(dataset, Criteo):
+        return [download_step(name, dataset)]
+    return list(block_step(name, dataset).upstream())
+
+
+def block_step(name: str, dataset: AnyDataset) -> Step:
+    """The last of a data set's own steps, with download (if any), prepare and split below it."""
+    needs: dict[str, Step] = {}
+    if isinstance(dataset, Archive):
+        needs["download"] = download_step(name, dataset)
+    prepare = Step(
+        "prepare",
+        name,
+        "",
+        PrepareSettings(dataset=dataset),
+        needs,
+        (f"nisbench.data.{dataset.format}",),
+        {"instances": "instances.parquet", "vocabulary": "vocabulary.parquet"},
+    )
+    split = Step(
+        "split",
+        name,
+        "",
+        dataset.split,
+        {"prepare": prepare},
+        ("nisbench.data.split",),
+        {part: f"{part}.parquet" for part in ("train", "validation", "test")},
+    )
+    return Step(
+        "block",
+        name,
+        "",
+        dataset.blocks,
+        {"prepare": prepare, "split": split},
+        ("nisbench.data.blocks",),
+        {"features": "features.parquet"},
+    )
+
+
+def download_step(name: str, dataset: Archive) -> Step:
+    settings = DownloadSettings(url=dataset.url, md5=dataset.md5, address=None if dataset.md5 else dataset.url)
+    file = PurePosixPath(dataset.url.split("?")[0]).name
+    return Step("download", name, "", settings, {}, (), {"archive": file})
+
+
+def search_step(block: Step, model: str, method: str, seed: int, params: Params) -> Step:
+    settings = SearchSettings(
+        model=params.models[model], method=params.methods[method], training=params.training, seed=seed
+    )
+    modules = (
+        "nisbench.search.trials",
+        f"nisbench.models.{settings.model.kind}",
+        f"nisbench.search.{settings.method.kind}",
+    )
+    return Step(
+        "search",
+        block.dataset,
+        f"{model}-{method}-seed{seed}",
+        settings,
+        {"split": block.needs["split"], "block": block},
+        modules,
+        {"run": "run.json", "weights": "weights.safetensors"},
+    )
+
+
+def prune_step(search: Step, rate: float, params: Params) -> Step:
+    assert isinstance(search.settings, SearchSettings)
+    settings = PruneSettings(model=search.settings.model, compression_rate=rate, device=params.training.device)
+    return Step(
+        "prune",
+        search.dataset,
+        f"{search.label}-cr{rate:g}",
+        settings,
+        {"split": search.needs["split"], "block": search.needs["block"], "search": search},
+        ("nisbench.search.pruning", f"nisbench.models.{settings.model.kind}"),
+        {"run": "run.json", "scheme": "scheme.safetensors"},
+    )
+
+
+def _titles(params: Params, study: Study) -> dict[str, str]:
+    sections: list[tuple[Mapping[str, Any], list[str]]] = [
+        (params.datasets, study.datasets),
+        (params.models, study.models),
+        (params.methods, list(study.methods)),
+    ]
+    return {name: section[name].title for section, names in sections for name in names}
+
+
+# --- code versions --------------------------------------------------------------------------------------------
+
+RESULT_FREE = (
+    "nisbench.params",
+    "nisbench.runs",
+    "nisbench.errors",
+    "nisbench.console",
+    "nisbench.machine",
+    "nisbench.files",
+)
+"""Modules that cannot change a number: parameters enter the ids by value, and the others report, place and lock."""
+
+
+@cache
+def code_version(modules: tuple[str, ...]) -> str:
+    """Hash of the syntax trees of `modules` and of all they import from nisbench, without comments and docstrings."""
+    pending, trees = list(modules), {}
+    while pending:
+        module = pending.pop()
+        if module in trees or any(module == m or module.startswith(m + ".") for m in RESULT_FREE):
+            continue
+        tree, imported = _module_tree(module)
+        trees[module] = tree
+        pending += imported
+    return hashlib.sha256(canonical_json(trees).encode()).hexdigest()
+
+
+@cache
+def _module_tree(module: str) -> tuple[Any, list[str]]:
+    """A module's syntax in a form that is the same in every Python version, and the nisbench modules it imports."""
+    path = module_path(module)
+    if path is None:
+        raise NisbenchError(f"There is no module {module}.")
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    imported = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names if alias.name.startswith("nisbench.")]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nisbench":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            imported += [name if module_path(name) else str(node.module) for name in names]
+    return _syntax(tree), [name for name in imported if name != "nisbench"]
+
+
+def module_path(module: str) -> Path | None:
+    """The source file of a nisbench module, or None."""
+    base = Path(nisbench.__file__).parent.joinpath(*module.split(".")[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _syntax(node: Any) -> Any:
+    """`ast.dump` without positions, docstrings and empty fields, whose set differs between Python versions."""
+    if isinstance(node, ast.AST):
+        fields = {name: _syntax(value) for name, value in ast.iter_fields(node) if name not in ("kind", "type_comment")}
+        body = fields.get("body")
+        if isinstance(body, list) and isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ):
+            fields["body"] = [
+                _syntax(item)
+                for item in node.body
+                if not (
+                    isinstance(item, ast.Expr)
+                    and isinstance(item.value, ast.Constant)
+                    and isinstance(item.value.value, str)
+                )
+            ]
+        return {"": type(node).__name__, **{name: value for name, value in fields.items() if value not in (None, [])}}
+    if isinstance(node, list):
+        return [_syntax(item) for item in node]
+    return node if isinstance(node, str | int | bool | type(None)) else repr(node)

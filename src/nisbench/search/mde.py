@@ -1,0 +1,27 @@
+"""Mixed dimension embeddings: dimensions by a power law of popularity (Ginart et al. 2019, arXiv 1909.11810).
+
+As compared in the DNIS paper: on the blocks that all methods share, with prefix dimensions and no projections.
+"""
+
+import numpy as np
+
+from nisbench.params.settings import MDE
+from nisbench.search.proposal import Blocks, Proposal, prefix_selection
+
+
+def propose(settings: MDE, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+    """One trial per pair of base dimension and temperature."""
+    proposals = []
+    for pair in settings.settings:
+        stair = staircase(blocks, pair.base_dimension, pair.temperature, settings.min_dimension, k)
+        name = f"base {pair.base_dimension}, temperature {pair.temperature:g}: {'-'.join(map(str, stair))}"
+        proposals.append(Proposal(name, prefix_selection(stair, k)))
+    return proposals
+
+
+def staircase(blocks: Blocks, base_dimension: int, temperature: float, low: int, k: int) -> np.ndarray:
+    """(L,) dimensions floor(B p_b^a / sum_c p_c^a / n_b) within [low, k]: the budget B is base_dimension * N weights,
+    p_b a block's share of occurrences, n_b its size. What a block may not use beyond k is not given to others."""
+    power = blocks.mass**temperature
+    budget = base_dimension * blocks.sizes.sum()
+    return np.clip(np.floor(budget * power / power.sum() / blocks.sizes), low, k).astype(np.int64)

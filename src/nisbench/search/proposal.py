@@ -1,0 +1,44 @@
+"""What a search method answers with: selections to try."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nisbench.models.recommender import Recommender
+from nisbench.training.trainer import SelectionLearner
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What a method may know of the features."""
+
+    sizes: np.ndarray
+    """(L,) features in each block; block 0 holds the most frequent."""
+    mass: np.ndarray
+    """(L,) share of all feature occurrences in train that fall into each block."""
+
+    @classmethod
+    def of(cls, block: np.ndarray, frequency: np.ndarray) -> "Blocks":
+        occurrences = np.bincount(block, weights=frequency)
+        return cls(np.bincount(block), occurrences / occurrences.sum())
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One trial: a selection to train under, and, if it is to change on the way, what changes it."""
+
+    name: str
+    selection: Tensor
+    """(L, K) float32."""
+    learner: Callable[[Recommender], SelectionLearner] | None = None
+
+
+def prefix_selection(dimensions: np.ndarray, k: int) -> Tensor:
+    """(L, K): block b has its first ``dimensions[b]`` dimensions, at most K of them."""
+    return (torch.arange(k) < torch.as_tensor(dimensions)[:, None]).float()

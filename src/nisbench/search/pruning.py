@@ -1,0 +1,107 @@
+"""Fine-grained pruning (paper, section 2.5): drop the smallest merged weights, derive the scheme, measure on test.
+
+A compression rate of 1 prunes nothing: this step is where every method's chosen model meets the test instances, once.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import scipy.sparse
+import torch
+
+from nisbench.data import instances
+from nisbench.embedding import DimensionScheme, SelectedEmbedding
+from nisbench.errors import NisbenchError
+from nisbench.evaluation import rating
+from nisbench.files import read_json, write_json
+from nisbench.machine import provenance
+from nisbench.models.recommender import Recommender, Shape, build_model
+from nisbench.params.settings import AnyModel
+from nisbench.runs import PruneSettings
+from nisbench.training.checkpoints import load_tensors
+
+
+def run(
+    settings: PruneSettings,
+    weights_file: Path,
+    search_file: Path,
+    test_file: Path,
+    features_file: Path,
+    folder: Path,
+    device: torch.device,
+    about: dict[str, Any],
+) -> None:
+    """Prune a search's result; leave ``scheme.safetensors`` and ``run.json``, headed by `about`, in `folder`."""
+    tensors, _ = load_tensors(weights_file)
+    search = read_json(search_file)
+    merged = (tensors["embedding.weight"] * tensors["embedding.selection"][tensors["embedding.block"].long()]).numpy()
+    pruned, threshold = prune(merged, search["weights"], settings.compression_rate)
+    scheme = DimensionScheme.from_dense(pruned)
+    test = instances.read(test_file, device)
+    recommender = with_scheme(settings.model, tensors, scheme, test.ids.shape[1]).to(device)
+    metrics = rating.evaluate(recommender, test)
+    features = pq.read_table(features_file, columns=["frequency"])
+    scheme.save(folder / "scheme.safetensors")
+    write_json(
+        folder / "run.json",
+        {
+            **about,
+            "metrics": {name: value for name, value in metrics.items() if name != "loss"},
+            "weights": search["weights"],
+            "nonzeros": len(scheme.values),
+            "threshold": threshold,
+            **sizes(pruned),
+            "features": {"count": len(features), "without_dimensions": int((scheme.sizes() == 0).sum())},
+            "test_instances": len(test),
+            "machine": provenance(device),
+        },
+    )
+
+
+def prune(merged: np.ndarray, weights: int, compression_rate: float) -> tuple[np.ndarray, float]:
+    """Eq. 9 on the merged embeddings E~ (N, K): keep the largest ``weights / compression_rate`` by magnitude.
+
+    `weights` is the number of weights that exist before pruning. Returns the pruned matrix and the threshold epsilon:
+    weights with \\|E~\\| < epsilon became 0. (The paper's Eq. 9 prints E in place of E~.)
+    """
+    if compression_rate < 1:
+        raise NisbenchError(f"a compression rate must be at least 1, not {compression_rate}")
+    keep = int(weights / compression_rate)
+    magnitude = np.abs(merged)
+    if compression_rate == 1 or np.count_nonzero(merged) <= keep:
+        return merged, 0.0
+    if keep == 0:
+        return np.zeros_like(merged), float("inf")
+    threshold = np.partition(magnitude, merged.size - keep, axis=None)[merged.size - keep]
+    return np.where(magnitude < threshold, np.float32(0), merged), float(threshold)
+
+
+def sizes(embeddings: np.ndarray) -> dict[str, float]:
+    """What the non-zero weights take: as COO and CSR arrays in bytes, and as the paper's "Params (M)".
+
+    The latter is the size in MiB of the file that ``scipy.sparse.save_npz`` deflates a COO matrix to.
+    """
+    coo = scipy.sparse.coo_matrix(embeddings)
+    csr = coo.tocsr()
+    file = io.BytesIO()
+    scipy.sparse.save_npz(file, coo, compressed=True)
+    return {
+        "coo_bytes": coo.row.nbytes + coo.col.nbytes + coo.data.nbytes,
+        "csr_bytes": csr.indptr.nbytes + csr.indices.nbytes + csr.data.nbytes,
+        "size_mib": file.getbuffer().nbytes / 2**20,
+    }
+
+
+def with_scheme(model: AnyModel, tensors: dict[str, torch.Tensor], scheme: DimensionScheme, fields: int) -> Recommender:
+    """The recommender of a search's weight file, its embeddings replaced by a scheme's."""
+    n, k = len(scheme.sizes()), scheme.k
+    embedding = SelectedEmbedding(torch.zeros(n, dtype=torch.int32), torch.ones(1, k), 0.0, torch.Generator())
+    recommender = Recommender(embedding, build_model(model, Shape(n, fields, k, 0.0)))
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    own |= {f"embedding.{name}": tensor for name, tensor in embedding.state_dict().items()}
+    own["embedding.weight"] = torch.from_numpy(scheme.to_dense())
+    recommender.load_state_dict(own)
+    return recommender

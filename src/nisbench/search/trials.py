@@ -1,0 +1,165 @@
+"""A search: train a recommender under each selection that a method proposes, and let validation pick one.
+
+Each trial is saved as it ends and its weights are kept while they are the best so far, so that a killed search goes on
+where it stopped. The test instances are not among what a search is given.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from nisbench.console import duration, log
+from nisbench.data import instances
+from nisbench.data.instances import Instances
+from nisbench.files import read_json, write_json
+from nisbench.machine import peak_memory_mib, provenance
+from nisbench.models import recommender as recommenders
+from nisbench.runs import SearchSettings
+from nisbench.search.proposal import Blocks, Proposal
+from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.training.trainer import snapshot, train
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is kept of one trained selection."""
+
+    name: str
+    validation_loss: float
+    best_epoch: int
+    weights: int
+    """Embedding weights that the selection lets exist."""
+    seconds: float
+    peak_memory_mib: float
+    losses: list[float]
+    """Validation loss after each epoch."""
+
+
+def run(
+    settings: SearchSettings,
+    train_file: Path,
+    validation_file: Path,
+    features_file: Path,
+    folder: Path,
+    device: torch.device,
+    about: dict[str, Any],
+) -> None:
+    """Run a search's trials; leave ``run.json``, headed by `about`, and the best's ``weights.safetensors`` in `folder`."""
+    features = pq.read_table(features_file, columns=["block", "frequency"])
+    block = features["block"].to_numpy()
+    search = Search(
+        settings=settings,
+        training=instances.read(train_file, device),
+        validation=instances.read(validation_file, device),
+        block=torch.tensor(block),
+        blocks=Blocks.of(block, features["frequency"].to_numpy()),
+        folder=folder / "trials",
+        device=device,
+    )
+    proposals = search.proposals()
+    trials: list[Trial] = []
+    best = 0
+    for index, proposal in enumerate(proposals):
+        trial = search.saved_trial(index) or search.trial(index, proposal)
+        log.info(
+            "trial %d of %d: %s: validation loss %.5f, %s",
+            index + 1, len(proposals), trial.name, trial.validation_loss, duration(trial.seconds),
+        )  # fmt: skip
+        trials.append(trial)
+        if trial.validation_loss < trials[best].validation_loss:
+            search.weights_file(best).unlink(missing_ok=True)
+            best = index
+        elif index != best:
+            search.weights_file(index).unlink(missing_ok=True)
+    log.info("best: %s", trials[best].name)
+
+    save_tensors(folder / "weights.safetensors", load_tensors(search.weights_file(best))[0])
+    result = {
+        **about,
+        "best_trial": best,
+        "weights": trials[best].weights,
+        "seconds": sum(trial.seconds for trial in trials),
+        "peak_memory_mib": max(trial.peak_memory_mib for trial in trials),
+        "machine": provenance(device),
+        "trials": [asdict(trial) for trial in trials],
+    }
+    write_json(folder / "run.json", result)
+    shutil.rmtree(search.folder)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What all trials of a search have in common."""
+
+    settings: SearchSettings
+    training: Instances
+    validation: Instances
+    block: Tensor
+    blocks: Blocks
+    folder: Path
+    """Where trials are saved until all are done."""
+    device: torch.device
+
+    def proposals(self) -> list[Proposal]:
+        method = import_module(f"nisbench.search.{self.settings.method.kind}")
+        k, seed = self.settings.training.base_dimension, self.settings.seed
+        proposals: list[Proposal] = method.propose(self.settings.method, self.blocks, k, seed)
+        return proposals
+
+    def result_file(self, index: int) -> Path:
+        return self.folder / f"{index}.json"
+
+    def weights_file(self, index: int) -> Path:
+        return self.folder / f"{index}.safetensors"
+
+    def saved_trial(self, index: int) -> Trial | None:
+        """The trial as an interrupted search saved it, unless it may be needed and its weights are gone."""
+        if not self.result_file(index).exists():
+            return None
+        saved = {int(path.stem): Trial(**read_json(path)) for path in self.folder.glob("*.json")}
+        best = min(saved, key=lambda i: (saved[i].validation_loss, i))
+        return None if index == best and not self.weights_file(index).exists() else saved[index]
+
+    def trial(self, index: int, proposal: Proposal) -> Trial:
+        """Train under one selection, save its weights and then its result."""
+        recommender = recommenders.build(
+            self.settings.model,
+            block=self.block,
+            selection=proposal.selection,
+            soft=proposal.learner is not None,
+            embedding_std=self.settings.training.embedding_std,
+            fields=self.training.ids.shape[1],
+            label_mean=float(self.training.labels.double().mean()),
+            seed=self.settings.seed,
+        ).to(self.device)
+        checkpoint = self.folder / f"{index}.checkpoint.safetensors"
+        progress = train(
+            recommender,
+            self.training,
+            self.validation,
+            self.settings.training,
+            self.settings.seed,
+            learner=proposal.learner(recommender) if proposal.learner else None,
+            checkpoint=checkpoint,
+            title=proposal.name,
+        )
+        dimensions = proposal.selection.ne(0).sum(1).numpy()
+        trial = Trial(
+            name=proposal.name,
+            validation_loss=progress.best_loss,
+            best_epoch=progress.best_epoch,
+            weights=int(dimensions @ self.blocks.sizes),
+            seconds=progress.seconds,
+            peak_memory_mib=peak_memory_mib(self.device),
+            losses=progress.losses,
+        )
+        save_tensors(self.weights_file(index), snapshot(recommender))
+        write_json(self.result_file(index), asdict(trial))
+        checkpoint.unlink(missing_ok=True)
+        return trial

@@ -1,0 +1,1 @@
+"""Training one recommender under one selection."""

@@ -1,0 +1,82 @@
+"""Weights and half-done trials as safetensors: nothing is ever unpickled."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nisbench.errors import NisbenchError
+from nisbench.files import whole_file
+
+if TYPE_CHECKING:
+    from nisbench.models.recommender import Recommender
+    from nisbench.training.trainer import SelectionLearner
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    best: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
+    """Write `tensors`, with `about` as JSON in the file's metadata."""
+    copies = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        save_file(copies, temporary, metadata={"nisbench": json.dumps(about or {})})
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file written by `save_tensors`, and what it says of them."""
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            about = json.loads((file.metadata() or {}).get("nisbench", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise NisbenchError(f"{path}: not a readable file of weights: {error}. Delete it and run again.") from error
+
+
+def save_checkpoint(
+    path: Path,
+    recommender: "Recommender",
+    optimizer: torch.optim.Optimizer,
+    learner: "SelectionLearner | None",
+    best: dict[str, Tensor],
+    progress: dict[str, Any],
+) -> None:
+    """Save all that the rest of the trial depends on."""
+    tensors = {f"now.{name}": tensor for name, tensor in recommender.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+    if learner:
+        tensors |= {f"learner.{name}": tensor for name, tensor in learner.state().items()}
+    save_tensors(path, tensors, progress)
+
+
+def load_checkpoint(
+    path: Path,
+    recommender: "Recommender",
+    optimizer: torch.optim.Optimizer,
+    learner: "SelectionLearner | None",
+) -> Checkpoint:
+    """Put a trial back to where `save_checkpoint` saved it."""
+    tensors, progress = load_tensors(path, recommender.embedding.weight.device)
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    recommender.load_state_dict(under("now."))
+    optimizer_state = optimizer.state_dict()
+    for name, tensor in under("optimizer.").items():
+        index, key = name.split(".", 1)
+        optimizer_state["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(optimizer_state)
+    if learner:
+        learner.load_state(under("learner."))
+    return Checkpoint(under("best."), progress)

@@ -1,0 +1,137 @@
+"""The training loop: the whole of it, for every model and method.
+
+Each epoch goes once through the training instances in a random order that depends on nothing but the seed and the
+epoch's number, so a trial that is killed and taken up again is trained on the same batches. The host does not wait
+for the device within an epoch.
+"""
+
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nisbench.console import log
+from nisbench.data.instances import Instances
+from nisbench.errors import NisbenchError
+from nisbench.evaluation import rating
+from nisbench.models.recommender import Recommender
+from nisbench.params.settings import Training
+from nisbench.training.checkpoints import load_checkpoint, save_checkpoint
+
+SILENCE = 15  # seconds after which a running trial says how far it is
+
+
+class SelectionLearner(Protocol):
+    """A method that changes the selection while the weights train, on validation batches."""
+
+    def step(self, recommender: Recommender, batch: Instances) -> None:
+        """One update of ``recommender.embedding.selection`` after an update of the weights."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, beside the selection itself."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+
+@dataclass
+class Progress:
+    """How far a trial is: what a checkpoint keeps beside the tensors."""
+
+    epoch: int = 0
+    """Epochs done."""
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    """Validation loss after each epoch."""
+
+
+def train(
+    recommender: Recommender,
+    training: Instances,
+    validation: Instances,
+    settings: Training,
+    seed: int,
+    learner: SelectionLearner | None = None,
+    checkpoint: Path | None = None,
+    title: str = "trial",
+) -> Progress:
+    """Train until the validation loss has not fallen for ``patience`` epochs, and keep the best epoch's weights.
+
+    With a `checkpoint` path, the state is saved there from time to time, and taken up from there if it exists: the
+    result is the same as without the interruption.
+    """
+    optimizer = torch.optim.Adam(recommender.parameters(), settings.learning_rate, fused=True)
+    progress = Progress()
+    best = snapshot(recommender)
+    if checkpoint and checkpoint.exists():
+        loaded = load_checkpoint(checkpoint, recommender, optimizer, learner)
+        best, progress = loaded.best, Progress(**loaded.progress)
+        log.info("%s: going on after epoch %d", title, progress.epoch)
+    saved = said = started = time.perf_counter()
+    already = progress.seconds
+
+    while progress.epoch < settings.max_epochs and progress.epoch - progress.best_epoch < settings.patience:
+        run_epoch(recommender, training, validation, settings.batch_size, (seed, progress.epoch), optimizer, learner)
+        loss = rating.evaluate(recommender, validation)["loss"]
+        progress.epoch += 1
+        progress.losses.append(loss)
+        if loss < progress.best_loss:
+            progress.best_epoch, progress.best_loss = progress.epoch, loss
+            best = snapshot(recommender)
+        now = time.perf_counter()
+        progress.seconds = already + now - started
+        if not math.isfinite(loss):
+            raise NisbenchError(f"{title}: the loss is {loss} after epoch {progress.epoch}; lower the learning rates")
+        spoken = logging.INFO if now - said > SILENCE else logging.DEBUG
+        said = now if spoken == logging.INFO else said
+        log.log(spoken, "%s: epoch %d: validation loss %.5f, %.1f s", title, progress.epoch, loss, progress.seconds)
+        if checkpoint and now - saved >= settings.checkpoint_seconds:
+            save_checkpoint(checkpoint, recommender, optimizer, learner, best, asdict(progress))
+            saved = now
+
+    recommender.load_state_dict(best)
+    return progress
+
+
+def run_epoch(
+    recommender: Recommender,
+    training: Instances,
+    validation: Instances,
+    batch_size: int,
+    seeds: tuple[int, int],
+    optimizer: torch.optim.Optimizer,
+    learner: SelectionLearner | None,
+) -> None:
+    """One pass over `training`; with a learner, each step is followed by one of its own on a validation batch."""
+    device = training.labels.device
+    order = shuffled(len(training), len(training), seeds, "training", device)
+    if learner:
+        selection_order = shuffled(len(validation), len(training), seeds, "validation", device)
+    for start in range(0, len(training), batch_size):
+        batch = training[order[start : start + batch_size]]
+        optimizer.zero_grad()
+        rating.loss(recommender(batch), batch.labels).backward()
+        optimizer.step()
+        if learner:
+            learner.step(recommender, validation[selection_order[start : start + batch_size]])
+
+
+def shuffled(n: int, length: int, seeds: tuple[int, int], stream: str, device: torch.device) -> Tensor:
+    """(length,) indices below `n`: random orders of all `n`, one after another, fixed by `seeds` and `stream`."""
+    run_seed, epoch = seeds
+    offset = {"training": 0, "validation": 1}[stream]
+    # Drawn on the CPU, so that CPU and GPU runs see the same batches.
+    generator = torch.Generator().manual_seed(run_seed * 1_000_003 + 2 * epoch + offset)
+    orders = [torch.randperm(n, generator=generator) for _ in range(-(-length // n))]
+    return torch.cat(orders)[:length].to(device)
+
+
+def snapshot(recommender: Recommender) -> dict[str, Any]:
+    """A copy of all weights and buffers, the selection among them."""
+    return {name: tensor.detach().clone() for name, tensor in recommender.state_dict().items()}

@@ -1,0 +1,66 @@
+"""From the publisher's archive to blocked features."""
+
+
+def archive(wildcards):
+    """The archive a data set is prepared from; generated ones have none."""
+    needs = PLAN.step(wildcards.id, "prepare").needs
+    return made_by(needs["download"], "archive") if "download" in needs else []
+
+
+rule download:
+    output:
+        "data/{dataset}/download-{id}/{archive}",
+    wildcard_constraints:
+        archive="[^/]+",
+    log:
+        "logs/download/{dataset}-{id}-{archive}.log",
+    message:
+        "download {wildcards.dataset}"
+    retries: 0
+    shell:
+        "nisbench download {wildcards.id} --log {log:q}"
+
+
+rule prepare:
+    input:
+        archive,
+    output:
+        "data/{dataset}/prepare-{id}/instances.parquet",
+        "data/{dataset}/prepare-{id}/vocabulary.parquet",
+    log:
+        "logs/prepare/{dataset}-{id}.log",
+    benchmark:
+        "logs/prepare/{dataset}-{id}.tsv"
+    message:
+        "prepare {wildcards.dataset}"
+    shell:
+        "nisbench prepare {wildcards.id} --log {log}"
+
+
+rule split:
+    input:
+        lambda wildcards: made_by(PLAN.step(wildcards.id, "split").needs["prepare"], "instances"),
+    output:
+        "data/{dataset}/split-{id}/train.parquet",
+        "data/{dataset}/split-{id}/validation.parquet",
+        "data/{dataset}/split-{id}/test.parquet",
+    log:
+        "logs/split/{dataset}-{id}.log",
+    message:
+        "split {wildcards.dataset}"
+    shell:
+        "nisbench split {wildcards.id} --log {log}"
+
+
+rule block:
+    input:
+        lambda wildcards: made_by(PLAN.step(wildcards.id, "block").needs["prepare"], "vocabulary"),
+        lambda wildcards: made_by(PLAN.step(wildcards.id, "block").needs["split"], "train"),
+    output:
+        "data/{dataset}/block-{id}/features.parquet",
+    log:
+        "logs/block/{dataset}-{id}.log",
+    message:
+        "block the features of {wildcards.dataset}"
+    shell:
+        "nisbench block {wildcards.id} --log {log}"
