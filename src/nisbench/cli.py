@@ -173,7 +173,7 @@ def plan(
     if write:
         listing.write(whole, write)
     else:
-        listing.show(whole, [whole.study(study)] if study else list(whole.studies.values()))
+        listing.show([whole.study(study)] if study else list(whole.studies.values()))
 
 
 @app.command()

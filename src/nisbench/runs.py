@@ -246,7 +246,8 @@ def plan_study(name: str, params: Params) -> StudyPlan:
     for dataset, model, method, seed in product(study.datasets, study.models, study.methods, study.seeds):
         search = search_step(blocks[dataset], model, method, seed, params)
         for rate in study.methods[method]:
-            cells.append(Cell(dataset, model, method, rate, seed, prune_step(search, rate, params)))
+            cell = Cell(dataset, model, method, rate, seed, prune_step(search, rate, params))
+            cells.append(cell)
     return StudyPlan(name, params, tuple(cells), blocks)
 
 

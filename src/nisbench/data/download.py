@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pooch
 import requests
-from tqdm import tqdm
 
 from nisbench.console import log
 from nisbench.errors import NisbenchError
@@ -35,7 +34,7 @@ def run(url: str, md5: str | None, target: Path) -> None:
                     known_hash=None,
                     fname=target.name,
                     path=folder,
-                    downloader=pooch.HTTPDownloader(progressbar=_progress(), timeout=TIMEOUT),
+                    downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT),
                 )
                 break
             except (requests.exceptions.RequestException, OSError, ValueError) as error:
@@ -49,10 +48,6 @@ def run(url: str, md5: str | None, target: Path) -> None:
                 log.warning("attempt %d of %d failed (%s); trying again", attempt, ATTEMPTS, error)
         _check(Path(found), url, md5)
         Path(found).replace(target)
-
-
-def _progress() -> "tqdm[None]":
-    return tqdm(total=0, unit="B", unit_scale=True, miniters=1, mininterval=1)
 
 
 def _copy(source: Path, md5: str | None, target: Path) -> None:

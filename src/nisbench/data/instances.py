@@ -40,7 +40,8 @@ def read(path: Path, device: torch.device) -> Instances:
         if field.kind == "categorical":
             ids[:, i] = torch.from_numpy(column(file, field.name))
         else:
-            assert values is not None and field.feature is not None
+            assert values is not None
+            assert field.feature is not None
             ids[:, i] = field.feature
             values[:, i] = torch.from_numpy(column(file, field.name))
     return Instances(ids.to(device), labels.to(device), None if values is None else values.to(device))

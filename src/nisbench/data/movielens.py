@@ -104,6 +104,8 @@ def _find_malformed(archive: Path, member: str, dat: bool) -> None:
     with open_member(archive, member) as stream:
         for number, line in _lines(stream):
             where = f"{archive}: {member}:{number}"
+            if not line:
+                continue
             parts = line.split(separator)
             if not dat and number == 1:
                 if [part.decode(errors="replace") for part in parts] != HEADER:

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from nisbench.files import write_json
 from nisbench.report.results import read_run
-from nisbench.runs import STEPS, Plan, Step, StudyPlan, hashed_form
+from nisbench.runs import STEPS, Plan, Step, StepName, StudyPlan, hashed_form
 
 
 def done(step: Step) -> bool:
     return all(Path(path).exists() for path in step.paths())
 
 
-def show(plan: Plan, studies: list[StudyPlan]) -> None:
+def show(studies: list[StudyPlan]) -> None:
     """Print each study's steps and which of them are done."""
     console = Console(highlight=False)
     for study in studies:
@@ -52,7 +52,11 @@ def show_step(step: Step) -> None:
 
 def write(plan: Plan, folder: Path) -> None:
     """Write ``<stage>/<data set>.json`` and ``report/<study>.json``: the ids that each DVC stage depends on."""
-    stages = {"data": ("download", "prepare", "split", "block"), "search": ("search",), "prune": ("prune",)}
+    stages: dict[str, tuple[StepName, ...]] = {
+        "data": ("download", "prepare", "split", "block"),
+        "search": ("search",),
+        "prune": ("prune",),
+    }
     for stage, names in stages.items():
         for dataset in plan.config.params.datasets:
             ids = [

@@ -67,7 +67,8 @@ def metrics(results: pd.DataFrame) -> dict[str, Any]:
     """Means over seeds as nested values: data set -> model -> method -> compression rate -> metric."""
     nested: dict[str, Any] = {}
     keys = ["dataset", "model", "method", "cr", "metric"]
-    for (dataset, model, method, cr, metric), value in results.groupby(keys, sort=False)["value"].mean().items():
+    for row in results.groupby(keys, sort=False)["value"].mean().reset_index().to_dict("records"):
+        dataset, model, method, cr, metric, value = row.values()
         place = nested.setdefault(dataset, {}).setdefault(model, {}).setdefault(method, {})
         place.setdefault(f"cr{cr:g}", {})[metric] = float(value)
     return nested

@@ -13,7 +13,7 @@ from nisbench.files import write_json, write_text
 from nisbench.report.results import metrics, provenance, read_run, summary
 from nisbench.runs import StudyPlan
 
-NONE = "–"
+NONE = "-"
 
 
 def run(plan: StudyPlan) -> None:
@@ -38,7 +38,7 @@ def run(plan: StudyPlan) -> None:
 # --- Table 1 --------------------------------------------------------------------------------------------------
 
 
-def table1(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+def table1(plan: StudyPlan, _results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Instances, fields and features of each data set, counted in its files."""
     rows = []
     for name, block in plan.blocks.items():

@@ -20,8 +20,12 @@ def propose(settings: MDE, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
 
 
 def staircase(blocks: Blocks, base_dimension: int, temperature: float, low: int, k: int) -> np.ndarray:
-    """(L,) dimensions floor(B p_b^a / sum_c p_c^a / n_b) within [low, k]: the budget B is base_dimension * N weights,
-    p_b a block's share of occurrences, n_b its size. What a block may not use beyond k is not given to others."""
+    """(L,) dimensions floor(B p_b^a / sum_c p_c^a / n_b) within [low, k].
+
+    The budget B is base_dimension * N weights, p_b a block's share of occurrences, n_b its size, a the temperature.
+    What a block may not use beyond k is not given to others.
+    """
     power = blocks.mass**temperature
     budget = base_dimension * blocks.sizes.sum()
-    return np.clip(np.floor(budget * power / power.sum() / blocks.sizes), low, k).astype(np.int64)
+    dimensions: np.ndarray = np.floor(budget * power / power.sum() / blocks.sizes)
+    return dimensions.clip(low, k).astype(np.int64)

@@ -65,7 +65,7 @@ def prune(merged: np.ndarray, weights: int, compression_rate: float) -> tuple[np
     """Eq. 9 on the merged embeddings E~ (N, K): keep the largest ``weights / compression_rate`` by magnitude.
 
     `weights` is the number of weights that exist before pruning. Returns the pruned matrix and the threshold epsilon:
-    weights with \\|E~\\| < epsilon became 0. (The paper's Eq. 9 prints E in place of E~.)
+    weights of smaller magnitude became 0. (The paper's Eq. 9 prints E in place of E~.)
     """
     if compression_rate < 1:
         raise NisbenchError(f"a compression rate must be at least 1, not {compression_rate}")

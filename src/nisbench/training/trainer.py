@@ -116,7 +116,7 @@ def run_epoch(
     for start in range(0, len(training), batch_size):
         batch = training[order[start : start + batch_size]]
         optimizer.zero_grad()
-        rating.loss(recommender(batch), batch.labels).backward()
+        torch.autograd.backward(rating.loss(recommender(batch), batch.labels))
         optimizer.step()
         if learner:
             learner.step(recommender, validation[selection_order[start : start + batch_size]])

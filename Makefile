@@ -1,0 +1,35 @@
+# `make demo` and `make test` on a fresh machine: they need Python >= 3.11 and nothing else.
+# All further work is Snakemake's and DVC's, in the environment .venv/ made here (source .venv/bin/activate).
+
+PYTHON ?= python3
+ENVIRONMENT = .venv
+READY = $(ENVIRONMENT)/ready
+IN_ENVIRONMENT = PATH="$(CURDIR)/$(ENVIRONMENT)/bin:$$PATH"
+
+.PHONY: demo test lint clean
+.DEFAULT_GOAL := demo
+
+demo: $(READY)
+	@$(IN_ENVIRONMENT) snakemake --cores all --quiet rules reason -- demo
+	@cat results/demo/table1.md && echo && cat results/demo/table2.md
+	@echo "These tables, as Markdown and CSV, and summary.csv are in results/demo/."
+
+test: lint
+	@$(IN_ENVIRONMENT) python -m pytest
+
+lint: $(READY)
+	@$(IN_ENVIRONMENT) sh -ec 'ruff check; ruff format --check; snakefmt --check Snakefile workflow; mypy'
+
+# Made anew when what is to be installed changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nisbench needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(ENVIRONMENT)/ (some minutes, once) ..."
+	@test -x $(ENVIRONMENT)/bin/python || $(PYTHON) -m venv $(ENVIRONMENT)
+	@$(ENVIRONMENT)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(ENVIRONMENT) .snakemake .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,163 @@
+"""What types alone cannot say: names that nothing answers to, combinations that make no sense, and clear errors."""
+
+import re
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from nisbench.errors import NisbenchError
+from nisbench.params.settings import MODEL_TASKS, TASKS, AnyMethod, Params, Study
+from nisbench.params.tree import KeyPath, Tree, dotted
+
+Problem = tuple[KeyPath, str]
+
+_QUOTED = re.compile(r"'([^']+)'")
+
+
+def validate(tree: Tree, study: str | None = None) -> Params:
+    """`tree` as Params. The names used by `study` are checked, or, where None, those in the reference figures.
+
+    Raises `NisbenchError`, one line per problem: file and line, key, what is wrong, the nearest valid name.
+    """
+    try:
+        params = Params.model_validate(tree.values)
+    except ValidationError as error:
+        problems = [_explain(details, tree) for details in error.errors(include_url=False)]
+        raise NisbenchError("\n".join(dict.fromkeys(problems))) from None
+    found = _in_reference(params) if study is None else _in_study(params, study, params.studies[study])
+    problems = [f"{tree.where(path)}: {dotted(path)}: {text}" for path, text in found]
+    if problems:
+        raise NisbenchError("\n".join(problems))
+    return params
+
+
+def nearest(name: str, known: Collection[Any]) -> str:
+    """Say which of `known` was probably meant by `name`, or what there is to choose from."""
+    names = sorted(str(item) for item in known)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is: {', '.join(names)}" if names else ""
+
+
+# --- names and combinations -----------------------------------------------------------------------------------
+
+
+def _in_study(params: Params, name: str, study: Study) -> Iterator[Problem]:
+    at: KeyPath = ("studies", name)
+    yield from _unknown("data set", (*at, "datasets"), list(enumerate(study.datasets)), params.datasets)
+    yield from _unknown("model", (*at, "models"), list(enumerate(study.models)), params.models)
+    yield from _unknown("method", (*at, "methods"), [(method, method) for method in study.methods], params.methods)
+    lists: dict[KeyPath, list[Any]] = {
+        ("datasets",): study.datasets,
+        ("models",): study.models,
+        ("seeds",): study.seeds,
+        ("tables",): study.tables,
+        **{("methods", method): rates for method, rates in study.methods.items()},
+    }
+    for path, items in lists.items():
+        for item in sorted({item for item in items if items.count(item) > 1}):
+            yield (*at, *path), f"{item!r} is listed twice"
+    for i, dataset in enumerate(study.datasets):
+        for model in study.models:
+            if dataset in params.datasets and model in params.models:
+                task = TASKS[params.datasets[dataset].format]
+                tasks = MODEL_TASKS[params.models[model].kind]
+                if task not in tasks:
+                    text = f"{dataset} is for the task {task}, but the model {model} does only: {', '.join(tasks)}"
+                    yield (*at, "datasets", i), text
+    for method in study.methods:
+        if method in params.methods:
+            yield from _too_large(method, params.methods[method], params.training.base_dimension, name)
+
+
+def _too_large(name: str, method: AnyMethod, k: int, study: str) -> Iterator[Problem]:
+    """Dimensions that do not fit into a table of `k` columns."""
+    if method.kind == "grid" and max(method.dimensions) > k:
+        text = f"{max(method.dimensions)} exceeds training.base_dimension = {k} of the study {study}"
+        yield ("methods", name, "dimensions"), text
+    if method.kind in {"random", "mde"} and method.min_dimension >= k:
+        text = f"{method.min_dimension} must be below training.base_dimension = {k} of the study {study}"
+        yield ("methods", name, "min_dimension"), text
+
+
+def _in_reference(params: Params) -> Iterator[Problem]:
+    reference, at = params.reference, ("reference", "results")
+    yield from _unknown("data set", ("reference", "datasets"), [(d, d) for d in reference.datasets], params.datasets)
+    yield from _unknown("data set", at, [(d, d) for d in reference.results], params.datasets)
+    for dataset, models in reference.results.items():
+        yield from _unknown("model", (*at, dataset), [(m, m) for m in models], params.models)
+        for model, methods in models.items():
+            yield from _unknown("method", (*at, dataset, model), [(m, m) for m in methods], params.methods)
+
+
+def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: Collection[str]) -> Iterator[Problem]:
+    for key, name in used:
+        if name not in known:
+            yield (*at, key), f"unknown {kind} {name!r}{nearest(name, known)}"
+
+
+# --- pydantic's errors in our words ---------------------------------------------------------------------------
+
+
+def _explain(error: ErrorDetails, tree: Tree) -> str:
+    path: KeyPath = ()
+    cursor: Any = tree.values
+    for part in error["loc"]:  # leave out what pydantic adds, such as the tag of a union's member
+        key = _key(cursor, part)
+        if key is not None:
+            path, cursor = (*path, key), cursor[key]
+    if error["type"] == "missing":
+        path = (*path, error["loc"][-1])
+        text = "this key is missing"
+    elif error["type"] == "extra_forbidden":
+        text = f"unknown key{nearest(str(path[-1]), _valid_keys(error['loc'][:-1]))}"
+    elif error["type"] == "union_tag_invalid":
+        tag, context = error["ctx"]["tag"], error["ctx"]
+        path = (*path, context["discriminator"].strip("'"))
+        text = f"there is no {tag!r}{nearest(tag, _QUOTED.findall(context['expected_tags']))}"
+    elif error["type"] == "union_tag_not_found":
+        path = (*path, error["ctx"]["discriminator"].strip("'"))
+        text = "this key is missing, which says what kind of entry it is"
+    else:
+        text = error["msg"][0].lower() + error["msg"][1:]
+        if not isinstance(error["input"], dict | list):
+            text += f", not {error['input']!r}"
+        if error["type"] == "literal_error":
+            text += nearest(str(error["input"]), _QUOTED.findall(error["msg"]))
+    return f"{tree.where(path)}: {dotted(path)}: {text}"
+
+
+def _key(cursor: Any, part: str | int) -> Any:
+    """The key of `cursor` that pydantic calls `part`, or None."""
+    if isinstance(cursor, list):
+        return part if isinstance(part, int) and part < len(cursor) else None
+    if isinstance(cursor, dict):
+        return next((key for key in cursor if key == part or str(key) == str(part)), None)
+    return None
+
+
+def _valid_keys(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys that settings at `loc` may have, read off the JSON schema of `Params`."""
+    schema = Params.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+        return definitions[node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+
+    node = resolved(schema)
+    for part in loc:
+        mapping = node.get("discriminator", {}).get("mapping", {})
+        if part in mapping:
+            node = resolved({"$ref": mapping[part]})
+        elif part in node.get("properties", {}):
+            node = resolved(node["properties"][part])
+        elif "additionalProperties" in node or "patternProperties" in node:
+            inner = node.get("additionalProperties") or next(iter(node["patternProperties"].values()))
+            node = resolved(inner) if isinstance(inner, dict) else {}
+        elif "items" in node:
+            node = resolved(node["items"])
+    return list(node.get("properties", {}))

@@ -1,0 +1,60 @@
+"""What several tests share: the real parameters, small data, and the real data sets where they are at hand."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nisbench.data.instances import Instances
+from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
+from nisbench.params.settings import MF, PlantedRatings
+
+ROOT = Path(__file__).parents[1]
+REAL_DATA = ROOT.parent / "shared" / "datasets"
+
+
+@pytest.fixture(autouse=True)
+def _no_overlays(monkeypatch):
+    monkeypatch.delenv(OVERLAYS_VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    return load(ROOT, overlays=[])
+
+
+@pytest.fixture(scope="session")
+def mf() -> MF:
+    return MF(kind="mf", title="MF", global_mean=True, biases=True)
+
+
+@pytest.fixture(scope="session")
+def planted(config) -> PlantedRatings:
+    """The demo's data set, much smaller."""
+    return config.params.datasets["planted_ratings"].model_copy(
+        update={"users": 60, "items": 40, "instances": 3000, "rank": 4, "levels": 3}
+    )
+
+
+@pytest.fixture
+def ratings() -> Instances:
+    """500 random ratings of 30 features, 20 of them users."""
+    generator = np.random.default_rng(0)
+    ids = np.stack([generator.integers(0, 20, 500), generator.integers(20, 30, 500)], axis=1)
+    labels = generator.normal(3, 1, 500)
+    return Instances(torch.tensor(ids, dtype=torch.int32), torch.tensor(labels, dtype=torch.float32))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real archives; they may not be shipped, so the tests that read them skip elsewhere."""
+    if not (REAL_DATA / "sources.yaml").exists():
+        pytest.skip("the real MovieLens archives are not at hand: their licence forbids shipping them")
+    return REAL_DATA

@@ -1,0 +1,122 @@
+"""Every model under every method of params/, on a small data set: search, killed and resumed, then pruned."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nisbench.data import blocks, instances, planted_ratings, split
+from nisbench.embedding import DimensionScheme
+from nisbench.evaluation import rating
+from nisbench.params.loading import load
+from nisbench.params.settings import MODEL_TASKS, BlockSettings
+from nisbench.runs import PruneSettings, SearchSettings
+from nisbench.search import pruning, trials
+from nisbench.training.checkpoints import load_tensors
+from tests.conftest import ROOT
+
+CPU = torch.device("cpu")
+PARAMS = load(ROOT, overlays=[]).params
+CASES = [
+    pytest.param(model, method, id=f"{model}-{method}")
+    for model, settings in PARAMS.models.items()
+    for method in PARAMS.methods
+    if "rating" in MODEL_TASKS[settings.kind]
+]
+
+
+@pytest.fixture(scope="module")
+def data(planted, tmp_path_factory):
+    """Paths of train, validation, test and features."""
+    folder = tmp_path_factory.mktemp("data")
+    planted_ratings.run(planted, None, folder / "instances", folder / "vocabulary")
+    paths = {part: folder / part for part in split.PARTS}
+    split.run(planted.split, folder / "instances", paths)
+    paths["features"] = folder / "features"
+    blocks.run(BlockSettings(count=4), folder / "vocabulary", paths["train"], paths["features"])
+    return paths
+
+
+def settings_for(model, method):
+    training = PARAMS.training.model_copy(
+        update={"batch_size": 256, "max_epochs": 3, "learning_rate": 0.01, "checkpoint_seconds": 0}
+    )
+    return SearchSettings(model=PARAMS.models[model], method=PARAMS.methods[method], training=training, seed=1)
+
+
+def search(settings, data, folder):
+    files = {f"{name}_file": data[name] for name in ("train", "validation", "features")}
+    trials.run(settings, **files, folder=folder, device=CPU, about={"id": "x"})
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize(("model", "method"), CASES)
+def test_conformance(model, method, data, tmp_path, monkeypatch):
+    settings = settings_for(model, method)
+    run = search(settings, data, tmp_path / "a")
+
+    # validation chose, ties go to the first, and the chosen weights are the ones that were measured
+    losses = [trial["validation_loss"] for trial in run["trials"]]
+    assert run["best_trial"] == losses.index(min(losses))
+    assert run["seconds"] == pytest.approx(sum(trial["seconds"] for trial in run["trials"]))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["run.json", "weights.safetensors"]
+    tensors, _ = load_tensors(tmp_path / "a" / "weights.safetensors")
+    selection = tensors["embedding.selection"]
+    assert selection.min() >= 0
+    assert selection.max() <= 1
+    whole = DimensionScheme.from_dense(
+        (tensors["embedding.weight"] * selection[tensors["embedding.block"].long()]).numpy()
+    )
+    validation = instances.read(data["validation"], CPU)
+    served = pruning.with_scheme(settings.model, tensors, whole, fields=2)
+    assert rating.evaluate(served, validation)["loss"] == pytest.approx(min(losses), rel=1e-5)
+
+    # a method must beat the mean rating
+    labels = pq.read_table(data["validation"], columns=["label"])["label"].to_numpy()
+    assert min(losses) < labels.var()
+
+    # killed in its first trial, and, where there are several, between two: the same result
+    count = len(losses)
+    for kill_at in {1, min(5, 3 * count - 1)}:
+        killed_search(settings, data, tmp_path / f"k{kill_at}", kill_at, monkeypatch)
+        again = search(settings, data, tmp_path / f"k{kill_at}")
+        assert [trial["losses"] for trial in again["trials"]] == [trial["losses"] for trial in run["trials"]]
+        resumed, _ = load_tensors(tmp_path / f"k{kill_at}" / "weights.safetensors")
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in tensors.items())
+
+    # pruned at two rates: fewer weights of the same model, and a scheme that says which
+    for rate in (1.0, 4.0):
+        folder = tmp_path / f"cr{rate}"
+        pruning.run(
+            PruneSettings(model=settings.model, compression_rate=rate, device="cpu"),
+            weights_file=tmp_path / "a" / "weights.safetensors",
+            search_file=tmp_path / "a" / "run.json",
+            test_file=data["test"],
+            features_file=data["features"],
+            folder=folder,
+            device=CPU,
+            about={"id": "y"},
+        )
+        pruned = json.loads((folder / "run.json").read_text())
+        scheme = DimensionScheme.load(folder / "scheme.safetensors")
+        assert pruned["nonzeros"] == np.count_nonzero(scheme.to_dense()) <= run["weights"] / rate
+        assert 0 < pruned["metrics"]["mse"] < 2 * labels.var()
+
+
+def killed_search(settings, data, folder, kill_at, monkeypatch):
+    """Run a search that is interrupted at its `kill_at`-th evaluation after the first."""
+    evaluate, calls = rating.evaluate, iter(range(kill_at))
+
+    def interrupted(*args):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return evaluate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rating, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search(settings, data, folder)
+    assert (folder / "trials").exists()
+    assert not (folder / "run.json").exists()

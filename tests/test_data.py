@@ -1,0 +1,301 @@
+"""Data: what goes in comes out in the one schema, what is malformed is named, and test never leaks."""
+
+import hashlib
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nisbench.data import blocks, download, instances, movielens, parquet, planted_ratings, split
+from nisbench.data.archives import open_member
+from nisbench.errors import NisbenchError
+from nisbench.params.settings import BlockSettings, SplitSettings
+from tests.conftest import ROOT
+
+DAT = "7::10::5::978300760\n3::20::3::978302109\n7::20::1::978301968\n"
+CSV = "userId,movieId,rating,timestamp\n7,10,5.0,978300760\n3,20,3.5,978302109\n7,20,0.5,978301968\n"
+MOVIES = 'movieId,title,genres\n10,"Toy, Story (1995)",A\n15,Unrated (1996),B\n20,"Say ""hi""",C\n'
+
+
+def zipped(folder: Path, files: dict[str, str | bytes]) -> Path:
+    path = folder / "archive.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+@pytest.fixture
+def prepared(tmp_path, config):
+    """Prepare a MovieLens archive holding these files; returns (labels, ids, vocabulary)."""
+
+    def prepare(files, **update):
+        settings = config.params.datasets["movielens_1m"].model_copy(update=update)
+        paths = [tmp_path / "i.parquet", tmp_path / "v.parquet"]
+        try:
+            movielens.run(settings, zipped(tmp_path, files), *paths)
+        except NisbenchError:
+            assert not [path for path in paths if path.exists()], "half-written output was left behind"
+            raise
+        loaded = instances.read(paths[0], torch.device("cpu"))
+        return loaded.labels.tolist(), loaded.ids.tolist(), pq.read_table(paths[1]).to_pylist()
+
+    return prepare
+
+
+def test_dat_ratings_become_instances(prepared):
+    labels, ids, vocabulary = prepared({"ml-1m/ratings.dat": DAT})
+    assert labels == [5, 3, 1]
+    assert ids == [[1, 2], [0, 3], [1, 3]]  # users 3, 7 then movies 10, 20
+    assert [(row["field"], row["token"]) for row in vocabulary] == [
+        ("user", "3"), ("user", "7"), ("movie", "10"), ("movie", "20"),
+    ]  # fmt: skip
+
+
+def test_csv_ratings_with_a_catalogue_make_unrated_movies_features(prepared):
+    labels, ids, vocabulary = prepared({"r.csv": CSV, "m.csv": MOVIES}, ratings="r.csv", movies="m.csv")
+    assert labels == [5, 3.5, 0.5]
+    assert ids == [[1, 2], [0, 4], [1, 4]]
+    assert [row["token"] for row in vocabulary] == ["3", "7", "10", "15", "20"]
+
+
+def test_line_ends_do_not_matter(prepared):
+    plain = prepared({"ml-1m/ratings.dat": DAT})
+    assert prepared({"ml-1m/ratings.dat": DAT.replace("\n", "\r\n") + "\n"}) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        (DAT + "7::10::5\n", 4, "expected 4 columns, found 3"),
+        (DAT + "7::10::5::1::2\n", 4, "expected 4 columns, found 5"),
+        (DAT + "7:10:5:1\n", 4, "expected 4 columns, found 1"),
+        (DAT.replace("3::20", "x::20"), 2, "userId must be a positive whole number, not 'x'"),
+        (DAT.replace("3::20", "3::-20"), 2, "movieId must be a positive whole number, not '-20'"),
+        (DAT.replace("3::20", "3::99999999999"), 2, "movieId"),
+        (DAT.replace("3::20::3", "3::20::"), 2, "rating must be a number from 0.5 to 5.0, not ''"),
+        (DAT.replace("3::20::3", "3::20::6"), 2, "rating"),
+        (DAT.replace("3::20::3", "3::20::nan"), 2, "rating"),
+        (DAT.replace("3::20::3", "3::20::good"), 2, "rating"),
+        (DAT.replace("3::20::3", "3::20::3::978302109\n"), 3, "expected 4 columns"),
+    ],
+)
+def test_a_malformed_line_is_named(prepared, text, line, says):
+    with pytest.raises(NisbenchError) as raised:
+        prepared({"ml-1m/ratings.dat": text})
+    assert f"ml-1m/ratings.dat:{line}: " in str(raised.value)
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "update", "says"),
+    [
+        ({"ml-1m/ratings.dat": ""}, {}, "ml-1m/ratings.dat: Empty"),
+        ({"other.dat": DAT}, {}, "holds no 'ml-1m/ratings.dat'; it holds other.dat"),
+        ({"r.csv": CSV.replace("rating", "stars")}, {"ratings": "r.csv"}, "r.csv:1: expected the header"),
+        ({"r.csv": CSV.split("\n")[0] + "\n"}, {"ratings": "r.csv"}, "holds no ratings"),
+        ({"r.csv": CSV, "m.csv": "movieId,title\n10,A\n"}, {"ratings": "r.csv", "movies": "m.csv"}, "such as 20"),
+        ({"r.csv": CSV, "m.csv": MOVIES + "x,y\n"}, {"ratings": "r.csv", "movies": "m.csv"}, "m.csv:5: expected a movie"),
+        ({"ml-1m/ratings.dat": DAT, "../evil": "x"}, {}, "outside its folder: '../evil'"),
+        ({"ml-1m/ratings.dat": DAT, "/etc/evil": "x"}, {}, "outside its folder"),
+    ],
+)
+def test_a_wrong_archive_is_refused(prepared, files, update, says):
+    with pytest.raises(NisbenchError) as raised:
+        prepared(files, **update)
+    assert says in str(raised.value)
+
+
+def test_a_damaged_archive_is_refused(tmp_path):
+    path = zipped(tmp_path, {"a": DAT * 100})
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(NisbenchError, match="not a readable zip"), open_member(path, "a"):
+        pass
+
+
+def test_the_real_movielens_1m_has_the_paper_s_statistics(real_data, config, tmp_path):
+    paper = config.params.reference.datasets["movielens_1m"]
+    settings = config.params.datasets["movielens_1m"]
+    movielens.run(settings, real_data / "ml-1m.zip", tmp_path / "i", tmp_path / "v")
+    labels = pq.read_table(tmp_path / "i", columns=["label"])["label"].to_numpy()
+    assert len(labels) == paper.instances
+    assert pq.read_metadata(tmp_path / "v").num_rows == paper.features
+    assert labels.mean() == pytest.approx(3.5816, abs=1e-4)
+
+
+def test_the_real_csv_layout_is_read(real_data, config, tmp_path):
+    settings = config.params.datasets["movielens_latest_small"]
+    movielens.run(settings, real_data / "ml-latest-small.zip", tmp_path / "i", tmp_path / "v")
+    assert pq.read_metadata(tmp_path / "i").num_rows == 100_836
+    assert pq.read_metadata(tmp_path / "v").num_rows == 610 + 9742
+
+
+# --- download -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server():
+    """A web server whose every answer is taken from a list: bytes in full, bytes cut off, or an error status."""
+    answers: list[tuple[int, bytes, int]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body, length = answers.pop(0)
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}/data.zip", answers
+    httpd.shutdown()
+    httpd.server_close()
+
+
+BODY = b"some bytes" * 1000
+MD5 = hashlib.md5(BODY).hexdigest()  # noqa: S324
+
+
+def test_a_transfer_that_breaks_off_is_begun_again(server, tmp_path):
+    url, answers = server
+    answers += [(200, BODY[:500], len(BODY)), (503, b"", 0), (200, BODY, len(BODY))]
+    download.run(url, MD5, tmp_path / "data.zip")
+    assert (tmp_path / "data.zip").read_bytes() == BODY
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zip"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [((404, b"", 0), "404"), ((200, BODY[:-1], len(BODY) - 1), "MD5 sum")],
+)
+def test_what_cannot_be_had_leaves_nothing(server, tmp_path, answer, says):
+    url, answers = server
+    answers.append(answer)
+    with pytest.raises(NisbenchError, match=says):
+        download.run(url, MD5, tmp_path / "data.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_file_is_checked_and_copied(tmp_path):
+    (tmp_path / "here.zip").write_bytes(BODY)
+    download.run(str(tmp_path / "here.zip"), MD5, tmp_path / "to" / "data.zip")
+    assert (tmp_path / "to" / "data.zip").read_bytes() == BODY
+    with pytest.raises(NisbenchError, match="MD5 sum"):
+        download.run(str(tmp_path / "here.zip"), "0" * 32, tmp_path / "other.zip")
+    with pytest.raises(NisbenchError, match="no such file"):
+        download.run(str(tmp_path / "nowhere.zip"), None, tmp_path / "other.zip")
+    assert not (tmp_path / "other.zip").exists()
+
+
+# --- planted ratings ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted_files(config, tmp_path_factory):
+    settings = config.params.datasets["planted_ratings"]
+    folder = tmp_path_factory.mktemp("planted")
+    planted_ratings.run(settings, None, folder / "i", folder / "v")
+    return settings, folder
+
+
+def test_planted_ratings_have_the_asked_size_and_are_reproducible(planted_files, tmp_path):
+    settings, folder = planted_files
+    planted_ratings.run(settings, None, tmp_path / "i", tmp_path / "v")
+    assert (tmp_path / "i").read_bytes() == (folder / "i").read_bytes()
+    assert pq.read_metadata(folder / "i").num_rows == settings.instances
+    assert pq.read_metadata(folder / "v").num_rows == settings.users + settings.items
+
+
+def test_planted_dimensions_grow_with_frequency_and_scatter(planted_files):
+    settings, folder = planted_files
+    vocabulary = pq.read_table(folder / "v").to_pandas()
+    frequency = parquet.feature_counts(folder / "i", len(vocabulary))
+    for field in ("user", "item"):
+        mask = (vocabulary["field"] == field).to_numpy()
+        dimension, level = vocabulary["planted_dimension"][mask], blocks.equal_count(frequency[mask], settings.levels)
+        means = dimension.groupby(level).mean()
+        assert (np.diff(means) < 0).all()
+        assert (dimension.groupby(level).nunique() > 1).all()
+        assert dimension.between(1, settings.rank).all()
+
+
+def test_planted_ratings_have_the_asked_variance(planted_files):
+    settings, folder = planted_files
+    labels = pq.read_table(folder / "i", columns=["label"])["label"].to_numpy()
+    biases = 2 * planted_ratings.BIAS_STD**2
+    assert labels.var() == pytest.approx(settings.signal**2 + settings.noise**2 + biases, rel=0.1)
+
+
+# --- split and blocks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [10, 11, 99, 1000, 1_000_209])
+def test_the_split_is_8_1_1_to_within_one_instance(n):
+    sizes = np.bincount(split.assign(n, SplitSettings(proportions=[8, 1, 1], seed=1)), minlength=3)
+    assert sizes.sum() == n
+    assert (np.abs(sizes - n * np.array([0.8, 0.1, 0.1])) <= 1).all()
+
+
+def test_the_split_depends_on_its_seed_alone():
+    settings = [SplitSettings(proportions=[8, 1, 1], seed=seed) for seed in (1, 1, 2)]
+    one, again, other = (split.assign(1000, s) for s in settings)
+    assert (one == again).all()
+    assert (one != other).any()
+
+
+def test_too_few_instances_to_split_is_an_error():
+    with pytest.raises(NisbenchError, match="too few"):
+        split.assign(5, SplitSettings(proportions=[8, 1, 1], seed=1))
+
+
+def test_split_files_partition_the_instances(planted_files, tmp_path):
+    _, folder = planted_files
+    targets = {part: tmp_path / part for part in split.PARTS}
+    split.run(SplitSettings(proportions=[8, 1, 1], seed=1), folder / "i", targets)
+    whole = pq.read_table(folder / "i").to_pandas()
+    parts = [pq.read_table(path).to_pandas() for path in targets.values()]
+    columns = list(whole)
+    joined = sorted(tuple(row) for part in parts for row in part.itertuples(index=False))
+    assert joined == sorted(tuple(row) for row in whole[columns].itertuples(index=False))
+    for part in parts:  # the original order is kept
+        positions = whole.merge(part.assign(at=range(len(part))), on=columns)["at"]
+        assert positions.is_monotonic_increasing
+
+
+def test_blocks_count_train_only_and_break_ties_by_id(planted_files, tmp_path):
+    _, folder = planted_files
+    targets = {part: tmp_path / part for part in split.PARTS}
+    split.run(SplitSettings(proportions=[8, 1, 1], seed=1), folder / "i", targets)
+    blocks.run(BlockSettings(count=7), folder / "v", targets["train"], tmp_path / "features")
+    features = pq.read_table(tmp_path / "features").to_pandas()
+    train = instances.read(targets["train"], torch.device("cpu"))
+    assert (features["frequency"] == np.bincount(train.ids.flatten(), minlength=len(features))).all()
+    order = sorted(range(len(features)), key=lambda i: (-features["frequency"][i], i))
+    assert [features["block"][i] for i in order] == [rank * 7 // len(features) for rank in range(len(features))]
+
+
+def test_equal_count_by_hand():
+    assert blocks.equal_count(np.array([5, 9, 5, 0, 7]), 2).tolist() == [0, 0, 1, 1, 0]
+    sizes = np.bincount(blocks.equal_count(np.arange(103), 10))
+    assert set(sizes) == {10, 11}
+
+
+def test_more_blocks_than_features_is_an_error(planted_files, tmp_path):
+    _, folder = planted_files
+    with pytest.raises(NisbenchError, match="only 2250 features"):
+        blocks.run(BlockSettings(count=5000), folder / "v", folder / "i", tmp_path / "f")
+
+
+def test_no_data_set_is_in_the_repository():
+    tracked = [path for suffix in ("zip", "gz", "dat", "parquet") for path in ROOT.glob(f"[!.]*/**/*.{suffix}")]
+    assert not [path for path in tracked if path.relative_to(ROOT).parts[0] in ("src", "params", "tests", "docs")]

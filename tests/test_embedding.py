@@ -1,0 +1,74 @@
+"""The selected embedding against a dense computation, and the dimension scheme."""
+
+import numpy as np
+import pytest
+import torch
+
+from nisbench.embedding import DimensionScheme, SelectedEmbedding, used_width, xavier_std
+from nisbench.errors import NisbenchError
+
+
+def embedding(block, selection, **options):
+    return SelectedEmbedding(block, selection, 1.0, torch.Generator().manual_seed(0), **options)
+
+
+def test_forward_is_the_row_times_its_block_s_selection():
+    block = torch.tensor([0, 0, 1, 1, 2])
+    selection = torch.rand(3, 4)
+    layer = embedding(block, selection)
+    ids = torch.tensor([[0, 2], [4, 3], [1, 2]], dtype=torch.int32)
+    values = torch.tensor([[1.0, 2.0], [0.5, 1.0], [1.0, -3.0]])
+    one_hot = torch.nn.functional.one_hot(ids.long(), 5).float()
+    dense = one_hot @ (layer.weight * selection[block])
+    torch.testing.assert_close(layer(ids), dense)
+    torch.testing.assert_close(layer(ids, values), dense * values[..., None])
+    torch.testing.assert_close(layer.merged(), layer.weight * selection[block])
+
+
+def test_columns_beyond_the_last_selected_are_not_held():
+    selection = torch.zeros(2, 8)
+    selection[0, :3] = 1
+    selection[1, :1] = 1
+    assert used_width(selection) == 3
+    assert embedding(torch.tensor([0, 1]), selection).weight.shape == (2, 3)
+    assert used_width(torch.zeros(2, 8)) == 1
+
+
+def test_a_narrow_trial_starts_from_the_wide_one_s_weights():
+    block = torch.tensor([0, 0, 0])
+    narrow = embedding(block, (torch.arange(8) < 3).float()[None])
+    wide = embedding(block, torch.ones(1, 8))
+    assert torch.equal(narrow.weight, wide.weight[:, :3])
+
+
+def test_weights_of_dimensions_that_do_not_exist_are_not_learned():
+    selection = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    layer = embedding(torch.tensor([0, 1]), selection)
+    layer(torch.tensor([[0, 1]], dtype=torch.int32)).sum().backward()
+    assert layer.weight.grad.tolist() == [[1, 1], [1, 0]]
+
+
+def test_xavier():
+    table = torch.empty(900, 100)
+    torch.nn.init.xavier_normal_(table, generator=torch.Generator().manual_seed(0))
+    assert table.std().item() == pytest.approx(xavier_std(900, 100), rel=0.01)
+
+
+def test_a_scheme_survives_saving(tmp_path):
+    generator = np.random.default_rng(0)
+    dense = generator.normal(size=(20, 300)).astype(np.float32) * (generator.random((20, 300)) < 0.2)
+    dense[3] = 0
+    scheme = DimensionScheme.from_dense(dense)
+    scheme.save(tmp_path / "scheme")
+    loaded = DimensionScheme.load(tmp_path / "scheme")
+    assert np.array_equal(loaded.to_dense(), dense)
+    assert loaded.sizes().tolist() == np.count_nonzero(dense, axis=1).tolist()
+    first = slice(loaded.offsets[0], loaded.offsets[1])
+    assert loaded.dimensions[first].tolist() == np.flatnonzero(dense[0]).tolist()
+
+
+def test_a_damaged_scheme_is_named(tmp_path):
+    DimensionScheme.from_dense(np.eye(3, dtype=np.float32)).save(tmp_path / "scheme")
+    (tmp_path / "scheme").write_bytes((tmp_path / "scheme").read_bytes()[:-5])
+    with pytest.raises(NisbenchError, match="scheme: not a readable"):
+        DimensionScheme.load(tmp_path / "scheme")

@@ -1,0 +1,117 @@
+"""Parameters: what is valid loads, what is not says where and what would be right."""
+
+import pytest
+
+from nisbench.errors import NisbenchError
+from nisbench.params.loading import OVERLAYS_VARIABLE, load
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """Load the project's parameters with this YAML text merged over them."""
+
+    def load_with(text, name="over.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return load(ROOT, overlays=[path])
+
+    return load_with
+
+
+def test_the_project_s_own_parameters_are_the_paper_s(config):
+    training = config.by_study["paper"].training
+    assert (training.base_dimension, training.batch_size, training.learning_rate) == (64, 4096, 1e-3)
+    methods = config.by_study["paper"].methods
+    assert methods["grid_search"].dimensions == list(range(4, 65, 4))
+    assert methods["random_search"].trials == len(methods["mde"].settings) == 16
+    assert methods["dnis"].learning_rate == 1e-2
+    assert config.by_study["paper"].datasets["movielens_20m"].blocks.count == 10
+    assert config.by_study["paper"].datasets["movielens_20m"].split.proportions == [8, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "says"),
+    [
+        ("training: {batch_sise: 5}", "over.yaml:1: training.batch_sise", "did you mean 'batch_size'"),
+        ("trainin: {batch_size: 5}", "over.yaml:1: trainin", "did you mean 'training'"),
+        ("methods:\n  dnis:\n    learning_rat: 1.0", "over.yaml:3: methods.dnis.learning_rat", "'learning_rate'"),
+        ("training: {batch_size: 4096.5}", "over.yaml:1: training.batch_size", "valid integer, not 4096.5"),
+        ("training: {batch_size: '4096'}", "over.yaml:1: training.batch_size", "valid integer, not '4096'"),
+        ("training: {batch_size: true}", "over.yaml:1: training.batch_size", "valid integer"),
+        ("training: {learning_rate: -1}", "over.yaml:1: training.learning_rate", "greater than 0, not -1"),
+        ("training: {learning_rate: .inf}", "over.yaml:1: training.learning_rate", "finite"),
+        ("training: {device: gpu}", "over.yaml:1: training.device", "pattern"),
+        ("methods: {dnis: {kind: dins}}", "over.yaml:1: methods.dnis.kind", "did you mean 'dnis'"),
+        ("datasets: {x: {title: X}}", "over.yaml:1: datasets.x.format", "missing"),
+        ("models: {Bad-Name: {kind: mf, title: X, global_mean: true, biases: true}}", "over.yaml:1: models.Bad-Name", "pattern"),
+        ("studies: {demo: {models: [mff]}}", "over.yaml:1: studies.demo.models.0", "unknown model 'mff'; did you mean 'mf'"),
+        ("studies: {demo: {methods: {dnsi: [1]}}}", "over.yaml:1: studies.demo.methods.dnsi", "did you mean 'dnis'"),
+        ("studies: {demo: {datasets: [movielens_2m]}}", "over.yaml:1: studies.demo.datasets.0", "did you mean 'movielens_"),
+        ("studies: {demo: {datasets: [criteo]}}", "over.yaml:1: studies.demo.datasets.0", "criteo is for the task ctr"),
+        ("studies: {demo: {tables: [table9]}}", "over.yaml:1: studies.demo.tables.0", "not 'table9'"),
+        ("studies: {demo: {seeds: [1, 1]}}", "over.yaml:1: studies.demo.seeds", "1 is listed twice"),
+        ("studies: {demo: {methods: {dnis: [0.5]}}}", "over.yaml:1: studies.demo.methods.dnis.0", "greater than or equal to 1"),
+        ("studies: {demo: {override: {}}}", "over.yaml:1: studies.demo.override", "did you mean 'overrides'"),
+        ("studies: {demo: {overrides: {training: {x: 1}}}}", "over.yaml:1: training.x", "unknown key"),
+        ("studies: {demo: {overrides: {studies: {}}}}", "over.yaml:1: studies.demo.overrides.studies", "cannot be"),
+        ("training: {base_dimension: 8}", "params/methods.yaml", "64 exceeds training.base_dimension = 8"),
+        ("reference: {results: {movielens_20m: {mlp: {}}}}", "over.yaml:1: reference.results.movielens_20m.mlp", "'mlp'"),
+        ("training: {batch_size: 1, batch_size: 2}", "over.yaml:1", "training.batch_size is repeated"),
+        ("training: [1", "over.yaml:1", "not valid YAML"),
+        ("- 1", "over.yaml:1", "must be a mapping"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_error_naming_file_line_key_and_what_is_right(overlay, text, where, says):
+    with pytest.raises(NisbenchError) as raised:
+        overlay(text)
+    assert where in str(raised.value)
+    assert says in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1 or where.startswith("params/")
+
+
+def test_every_problem_is_told_at_once(overlay):
+    with pytest.raises(NisbenchError) as raised:
+        overlay("training: {batch_size: 0, patience: x}")
+    assert len(str(raised.value).splitlines()) == 2
+
+
+def test_later_overlays_win_and_reach_every_study(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text("training: {patience: 7, max_epochs: 9}")
+    (tmp_path / "b.yaml").write_text("training: {patience: 8}")
+    monkeypatch.setenv(OVERLAYS_VARIABLE, f"{tmp_path}/a.yaml:{tmp_path}/b.yaml")
+    for params in load(ROOT).by_study.values():
+        assert (params.training.patience, params.training.max_epochs) == (8, 9)
+
+
+def test_a_study_s_overrides_hold_for_that_study_alone(overlay):
+    config = overlay("studies: {demo: {overrides: {training: {patience: 9}}}}")
+    assert config.by_study["demo"].training.patience == 9
+    assert config.by_study["paper"].training.patience == config.params.training.patience == 3
+
+
+def test_local_paths_are_relative_to_the_file_that_names_them(overlay, tmp_path):
+    config = overlay("datasets: {movielens_1m: {url: here/ml.zip}}")
+    assert config.params.datasets["movielens_1m"].url == str(tmp_path / "here/ml.zip")
+    config = overlay("studies: {movielens_1m: {overrides: {datasets: {movielens_1m: {url: ../ml.zip}}}}}")
+    assert config.by_study["movielens_1m"].datasets["movielens_1m"].url == str(tmp_path.parent / "ml.zip")
+
+
+def test_1e_3_is_a_number(overlay):
+    assert overlay("training: {learning_rate: 1e-3}").params.training.learning_rate == 0.001
+
+
+def test_a_missing_overlay_is_named(monkeypatch):
+    monkeypatch.setenv(OVERLAYS_VARIABLE, "nowhere.yaml")
+    with pytest.raises(NisbenchError, match=r"nowhere\.yaml: cannot be read"):
+        load(ROOT)
+
+
+def test_a_folder_without_parameters_says_where_to_go(tmp_path):
+    with pytest.raises(NisbenchError, match="top folder"):
+        load(tmp_path)
+
+
+def test_the_overlay_of_the_real_data_is_valid(real_data):
+    config = load(ROOT, overlays=[real_data / "sources.yaml"])
+    assert config.params.datasets["movielens_1m"].url == str((real_data / "ml-1m.zip").resolve())

@@ -1,0 +1,159 @@
+"""Run ids: they change with what a result depends on, and with nothing else."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import nisbench
+from nisbench import runs
+from nisbench.errors import NisbenchError
+from nisbench.params.loading import load
+from nisbench.runs import plan
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Step titles of a study whose ids differ once this YAML text is merged over the parameters."""
+
+    def compare(text, study="movielens_1m"):
+        path = tmp_path / "over.yaml"
+        path.write_text(text)
+        before = {step.title(): step.id for step in plan(ROOT, load(ROOT, [])).study(study).steps.values()}
+        after = {step.title(): step.id for step in plan(ROOT, load(ROOT, [path])).study(study).steps.values()}
+        return sorted(title for title in after if before.get(title) != after[title])
+
+    return compare
+
+
+def test_a_method_s_parameter_changes_its_search_and_prunings_only(changed):
+    dnis = [f"prune movielens_1m mf-dnis-seed1-cr{rate}" for rate in ("1", "2", "2.5")]
+    assert changed("methods: {dnis: {learning_rate: 0.02}}") == [*dnis, "search movielens_1m mf-dnis-seed1"]
+
+
+def test_a_compression_rate_more_is_one_pruning_more(changed):
+    more = changed("studies: {movielens_1m: {methods: {mde: [1, 4]}}}")
+    assert more == ["prune movielens_1m mf-mde-seed1-cr4"]
+
+
+def test_the_split_s_seed_changes_all_but_download_and_preparation(changed):
+    titles = changed("datasets: {movielens_1m: {split: {seed: 2}}}")
+    assert {title.split()[0] for title in titles} == {"split", "block", "search", "prune"}
+    assert len([title for title in titles if title.startswith("search")]) == 4
+
+
+def test_blocks_change_nothing_before_them(changed):
+    names = {title.split()[0] for title in changed("datasets: {movielens_1m: {blocks: {count: 5}}}")}
+    assert names == {"block", "search", "prune"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "methods: {dnis: {title: Other}}",
+        "training: {device: cpu, checkpoint_seconds: 1}",
+        "datasets: {movielens_1m: {url: mirror/ml-1m.zip}}",  # the same MD5 sum, so the same file
+        "studies: {movielens_1m: {tables: [table2]}}",
+        "training: {learning_rate: 1.0e-3}",
+    ],
+)
+def test_what_cannot_change_a_result_changes_no_run(changed, text):
+    assert changed(text) == []
+
+
+def test_without_an_md5_the_address_names_the_archive(tmp_path):
+    path = tmp_path / "over.yaml"
+    path.write_text("datasets: {movielens_latest_small: {url: other.zip}}")
+    ids = [
+        [step.id for step in plan(ROOT, load(ROOT, over)).of_dataset("movielens_latest_small", "download")]
+        for over in ([], [path])
+    ]
+    assert ids[0] != ids[1]
+
+
+def test_titles_and_reference_change_the_tables_only(tmp_path):
+    path = tmp_path / "over.yaml"
+    path.write_text("methods: {dnis: {title: Other}}")
+    before, after = (plan(ROOT, load(ROOT, over)).study("demo") for over in ([], [path]))
+    assert before.id != after.id
+    assert before.steps.keys() == after.steps.keys()
+
+
+def test_an_id_s_beginning_is_enough_and_a_strange_one_is_explained(config):
+    whole = plan(ROOT, config)
+    step = whole.studies["demo"].cells[0].prune
+    assert whole.step(step.id[:8], "prune") is step
+    with pytest.raises(NisbenchError, match="nisbench plan"):
+        whole.step("ffffffffffff")
+    with pytest.raises(NisbenchError, match="several ids"):
+        whole.step("")
+
+
+def test_two_runs_of_one_id_are_refused(config, monkeypatch):
+    monkeypatch.setattr(runs, "ID_LENGTH", 1)
+    with pytest.raises(NisbenchError, match="share the id"):
+        plan(ROOT, config)
+
+
+def test_paths_hold_the_id(config):
+    for step in plan(ROOT, config).steps.values():
+        assert step.folder.name.endswith(step.id)
+
+
+# --- code versions --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """Ids of the demo's steps after `old` became `new` in a copy of one source file."""
+
+    def ids(file=None, old="", new=""):
+        folder = tmp_path / f"{file}-{len(new)}".replace("/", "-")
+        shutil.copytree(Path(nisbench.__file__).parent, folder)
+        if file:
+            source = (folder / file).read_text()
+            assert old in source
+            (folder / file).write_text(source.replace(old, new, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(runs.nisbench, "__file__", str(folder / "__init__.py"))
+            runs.code_version.cache_clear()
+            runs._module_tree.cache_clear()
+            return {step.title(): step.id for step in plan(ROOT, load(ROOT, [])).study("demo").steps.values()}
+
+    yield ids
+    runs.code_version.cache_clear()
+    runs._module_tree.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("search/mde.py", "import numpy as np", "import numpy as np  # a comment", set()),
+        ("search/mde.py", '"""', '"""Another docstring. ', set()),
+        ("search/mde.py", "np.floor(", "np.ceil(", {"mde"}),
+        ("search/dnis.py", "clamp_(0, 1)", "clamp_(0, 2)", {"dnis"}),
+        ("training/trainer.py", "loss < progress", "loss <= progress", {"dnis", "mde", "grid_search", "random_search"}),
+        ("console.py", "%(message)s", "> %(message)s", set()),
+        ("report/tables.py", ".4f", ".5f", set()),
+    ],
+)
+def test_changed_code_changes_the_runs_that_use_it(edited, file, old, new, expected):
+    before, after = edited(), edited(file, old, new)
+    searches = {title.split("mf-")[1].split("-seed")[0] for title in after if title.startswith("search")
+                and before[title] != after[title]}  # fmt: skip
+    assert searches == expected
+    assert all(before[title] == after[title] for title in after if title.split()[0] in ("prepare", "split", "block"))
+
+
+def test_a_code_version_is_the_same_in_every_python(monkeypatch, tmp_path):
+    """Fields that only some Python versions have, and that say nothing when empty, do not enter."""
+    source = 'def f(x: int) -> str:\n    """Doc."""\n    return f"{x!r} {x:>{3}}"\n'
+    (tmp_path / "__init__.py").write_text("")
+    (tmp_path / "some.py").write_text(source)
+    monkeypatch.setattr(runs.nisbench, "__file__", str(tmp_path / "__init__.py"))
+    runs.code_version.cache_clear()
+    runs._module_tree.cache_clear()
+    assert runs.code_version(("nisbench.some",)).startswith("4d8c64e36ae2")
+    runs.code_version.cache_clear()
+    runs._module_tree.cache_clear()

@@ -1,0 +1,176 @@
+"""The training loop: it stops when it should, keeps the best, and an interruption changes nothing."""
+
+import json
+
+import pytest
+import torch
+
+from nisbench.errors import NisbenchError
+from nisbench.evaluation import rating
+from nisbench.files import whole_file
+from nisbench.models import recommender as recommenders
+from nisbench.params.settings import DNIS
+from nisbench.search.dnis import AlphaLearner
+from nisbench.training import trainer
+from nisbench.training.checkpoints import load_tensors
+from nisbench.training.trainer import shuffled, snapshot, train
+
+
+@pytest.fixture
+def settings(config):
+    return config.params.training.model_copy(
+        update={"batch_size": 64, "max_epochs": 6, "patience": 6, "learning_rate": 0.02, "checkpoint_seconds": 0}
+    )
+
+
+@pytest.fixture
+def parts(ratings):
+    return ratings[:400], ratings[400:]
+
+
+def build(mf, *, soft=False, label_mean=3.0):
+    block = torch.arange(30) * 3 // 30
+    return recommenders.build(
+        mf,
+        block=block,
+        selection=torch.ones(3, 4),
+        soft=soft,
+        embedding_std="xavier",
+        fields=2,
+        label_mean=label_mean,
+        seed=1,
+    )
+
+
+def learner_for(recommender):
+    return AlphaLearner(recommender, DNIS(kind="dnis", title="", learning_rate=0.05, gradient_epsilon=1e-7))
+
+
+def test_mf_is_mean_plus_biases_plus_inner_product(mf, ratings):
+    recommender = build(mf)
+    recommender.model.biases.weight.data.normal_()
+    embeddings, biases = recommender.embedding.weight, recommender.model.biases.weight[:, 0]
+    for row, (user, item) in enumerate(ratings.ids[:20].tolist()):
+        expected = 3.0 + biases[user] + biases[item] + embeddings[user] @ embeddings[item]
+        assert recommender(ratings)[row].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_mf_without_mean_and_biases_is_the_inner_product(mf, ratings):
+    recommender = build(mf.model_copy(update={"global_mean": False, "biases": False}))
+    user, item = recommender.embedding.weight[ratings.ids.long()].unbind(1)
+    torch.testing.assert_close(recommender(ratings), (user * item).sum(1))
+    assert [name for name, _ in recommender.named_parameters()] == ["embedding.weight"]
+
+
+def test_mse_is_of_the_whole_set(mf, ratings, monkeypatch):
+    monkeypatch.setattr(rating, "BATCH", 64)  # the last batch is smaller
+    recommender = build(mf)
+    expected = ((recommender(ratings) - ratings.labels).double() ** 2).mean().item()
+    assert rating.evaluate(recommender, ratings)["mse"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(mf, settings, parts, soft):
+    recommender = build(mf, soft=soft)
+    before = rating.evaluate(recommender, parts[0])["loss"]
+    progress = train(recommender, *parts, settings, seed=1, learner=learner_for(recommender) if soft else None)
+    assert rating.evaluate(recommender, parts[0])["loss"] < before
+    assert progress.best_loss == min(progress.losses)
+    assert progress.losses[progress.best_epoch - 1] == progress.best_loss
+    assert rating.evaluate(recommender, parts[1])["loss"] == progress.best_loss
+
+
+def test_a_trial_stops_after_patience_epochs_without_gain(mf, settings, parts, monkeypatch):
+    losses = iter([5.0, 4.0, 4.5, 4.0, 4.1, 3.0])
+    monkeypatch.setattr(trainer.rating, "evaluate", lambda *_: {"loss": next(losses)})
+    progress = train(build(mf), *parts, settings.model_copy(update={"patience": 3}), seed=1)
+    assert progress.losses == [5.0, 4.0, 4.5, 4.0, 4.1]  # an equal loss is no gain
+    assert (progress.epoch, progress.best_epoch, progress.best_loss) == (5, 2, 4.0)
+
+
+def test_training_does_not_go_beyond_max_epochs(mf, settings, parts):
+    assert train(build(mf), *parts, settings.model_copy(update={"max_epochs": 2}), seed=1).epoch == 2
+
+
+def test_a_loss_that_is_no_number_is_told(mf, settings, parts):
+    with pytest.raises(NisbenchError, match=r"epoch 1.*lower the learning rates"):
+        train(build(mf), *parts, settings.model_copy(update={"learning_rate": 1e30}), seed=1)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, parts, soft, tmp_path, monkeypatch):
+    def trained(checkpoint=None):
+        recommender = build(mf, soft=soft)
+        learner = learner_for(recommender) if soft else None
+        return snapshot(recommender), recommender, lambda: train(
+            recommender, *parts, settings, seed=1, learner=learner, checkpoint=checkpoint
+        )  # fmt: skip
+
+    _, undisturbed, run = trained()
+    expected = run()
+
+    for killed_after in (1, 4):
+        checkpoint = tmp_path / f"{killed_after}.safetensors"
+        evaluations = iter(range(killed_after))
+        evaluate = rating.evaluate
+
+        def killed(*args, left=evaluations, evaluate=evaluate):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return evaluate(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(trainer.rating, "evaluate", killed)
+            trained(checkpoint)[2]()
+        assert checkpoint.exists()
+
+        start, resumed, run = trained(checkpoint)
+        assert not torch.equal(start["embedding.weight"], undisturbed.embedding.weight)
+        progress = run()
+        assert progress.losses == expected.losses
+        assert progress.best_epoch == expected.best_epoch
+        for name, tensor in undisturbed.state_dict().items():
+            assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_batches_depend_on_seed_and_epoch_alone():
+    device = torch.device("cpu")
+    one = shuffled(100, 100, (1, 0), "training", device)
+    assert torch.equal(one, shuffled(100, 100, (1, 0), "training", device))
+    for seeds, stream in [((2, 0), "training"), ((1, 1), "training"), ((1, 0), "validation")]:
+        assert not torch.equal(one, shuffled(100, 100, seeds, stream, device))
+    assert sorted(one.tolist()) == list(range(100))
+
+
+def test_validation_batches_go_round_the_whole_set():
+    order = shuffled(30, 100, (1, 0), "validation", torch.device("cpu"))
+    assert len(order) == 100
+    for start in (0, 30, 60):
+        assert sorted(order[start : start + 30].tolist()) == list(range(30))
+
+
+def test_the_same_seed_gives_the_same_weights(mf, settings, parts):
+    runs = []
+    for seed in (1, 1, 2):
+        recommender = build(mf)
+        train(recommender, *parts, settings, seed=seed)
+        runs.append(recommender.embedding.weight.detach().clone())
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_a_file_that_is_not_whole_is_not_there(tmp_path):
+    def write_half():
+        with whole_file(tmp_path / "x") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_weight_file_is_named(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(json.dumps({"x": 1}).encode())
+    with pytest.raises(NisbenchError, match=r"w\.safetensors: not a readable"):
+        load_tensors(tmp_path / "w.safetensors")
