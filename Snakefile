@@ -39,11 +39,13 @@ wildcard_constraints:
     id=f"[0-9a-f]{{{ID_LENGTH}}}",
 
 
-def made_by(step, *files):
-    """Inputs made by another step. Their times say nothing (`ancient`): the id in the path does."""
-    return ancient([str(step.path(file)) for file in files])
-
-
+include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        PLAN.study("paper").outputs(),

@@ -9,7 +9,9 @@ log = logging.getLogger("nisbench")
 def set_up(log_file: Path | None = None) -> None:
     """Send progress to stderr, and with times and details to `log_file`."""
     log.setLevel(logging.DEBUG)
-    log.handlers.clear()
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
     terminal.setFormatter(logging.Formatter("%(message)s"))

@@ -1,29 +1,22 @@
 """From the publisher's archive to blocked features."""
 
 
-def archive(wildcards):
-    """The archive a data set is prepared from; generated ones have none."""
-    needs = PLAN.step(wildcards.id, "prepare").needs
-    return made_by(needs["download"], "archive") if "download" in needs else []
-
-
 rule download:
     output:
         "data/{dataset}/download-{id}/{archive}",
-    wildcard_constraints:
-        archive="[^/]+",
     log:
         "logs/download/{dataset}-{id}-{archive}.log",
+    wildcard_constraints:
+        archive="[^/]+",
     message:
         "download {wildcards.dataset}"
-    retries: 0
     shell:
         "nisbench download {wildcards.id} --log {log:q}"
 
 
 rule prepare:
     input:
-        archive,
+        archive_of,
     output:
         "data/{dataset}/prepare-{id}/instances.parquet",
         "data/{dataset}/prepare-{id}/vocabulary.parquet",
@@ -39,7 +32,9 @@ rule prepare:
 
 rule split:
     input:
-        lambda wildcards: made_by(PLAN.step(wildcards.id, "split").needs["prepare"], "instances"),
+        lambda wildcards: made_by(
+            PLAN.step(wildcards.id, "split").needs["prepare"], "instances"
+        ),
     output:
         "data/{dataset}/split-{id}/train.parquet",
         "data/{dataset}/split-{id}/validation.parquet",
@@ -54,8 +49,12 @@ rule split:
 
 rule block:
     input:
-        lambda wildcards: made_by(PLAN.step(wildcards.id, "block").needs["prepare"], "vocabulary"),
-        lambda wildcards: made_by(PLAN.step(wildcards.id, "block").needs["split"], "train"),
+        lambda wildcards: made_by(
+            PLAN.step(wildcards.id, "block").needs["prepare"], "vocabulary"
+        ),
+        lambda wildcards: made_by(
+            PLAN.step(wildcards.id, "block").needs["split"], "train"
+        ),
     output:
         "data/{dataset}/block-{id}/features.parquet",
     log:

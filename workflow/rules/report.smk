@@ -1,6 +1,10 @@
 """Tables, and the targets: one per study, and for DVC one per data set and stage."""
 
-STAGES = {"data": ("download", "prepare", "split", "block"), "search": ("search",), "prune": ("prune",)}
+STAGES = {
+    "data": ("download", "prepare", "split", "block"),
+    "search": ("search",),
+    "prune": ("prune",),
+}
 
 
 for _study in PLAN.studies.values():
@@ -12,15 +16,18 @@ for _study in PLAN.studies.values():
             [made_by(cell.prune, "run") for cell in _study.cells],
             [made_by(cell.prune.needs["search"], "run") for cell in _study.cells],
             [made_by(block, "features") for block in _study.blocks.values()],
-            [made_by(block.needs["prepare"], "instances") for block in _study.blocks.values()],
+            [
+                made_by(block.needs["prepare"], "instances")
+                for block in _study.blocks.values()
+            ],
         output:
             _study.outputs(),
         log:
             f"logs/tables/{_study.name}.log",
-        message:
-            f"assemble the tables of {_study.name}"
         params:
             study=_study.name,
+        message:
+            f"assemble the tables of {_study.name}"
         shell:
             "nisbench tables {params.study} --log {log}"
 
@@ -38,10 +45,8 @@ for _dataset in PLAN.config.params.datasets:
             name:
                 f"{_stage}_{_dataset}"
             input:
-                [path for step in PLAN.of_dataset(_dataset, *_names) for path in step.paths()],
-
-
-rule all:
-    default_target: True
-    input:
-        PLAN.study("paper").outputs(),
+                [
+                    path
+                    for step in PLAN.of_dataset(_dataset, *_names)
+                    for path in step.paths()
+                ],

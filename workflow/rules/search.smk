@@ -7,8 +7,12 @@ wildcard_constraints:
 
 rule search:
     input:
-        lambda wildcards: made_by(PLAN.step(wildcards.id, "search").needs["split"], "train", "validation"),
-        lambda wildcards: made_by(PLAN.step(wildcards.id, "search").needs["block"], "features"),
+        lambda wildcards: made_by(
+            PLAN.step(wildcards.id, "search").needs["split"], "train", "validation"
+        ),
+        lambda wildcards: made_by(
+            PLAN.step(wildcards.id, "search").needs["block"], "features"
+        ),
     output:
         "results/runs/{dataset}/search/{label}-{id}/run.json",
         "results/runs/{dataset}/search/{label}-{id}/weights.safetensors",
@@ -16,28 +20,34 @@ rule search:
         "logs/search/{dataset}-{label}-{id}.log",
     benchmark:
         "logs/search/{dataset}-{label}-{id}.tsv"
-    message:
-        "search {wildcards.dataset} {wildcards.label}"
     threads: 2
     resources:
         gpu=1,
+    message:
+        "search {wildcards.dataset} {wildcards.label}"
     shell:
         "nisbench search {wildcards.id} --threads {threads} --log {log}"
 
 
 rule prune:
     input:
-        lambda wildcards: made_by(PLAN.step(wildcards.id, "prune").needs["search"], "run", "weights"),
-        lambda wildcards: made_by(PLAN.step(wildcards.id, "prune").needs["split"], "test"),
-        lambda wildcards: made_by(PLAN.step(wildcards.id, "prune").needs["block"], "features"),
+        lambda wildcards: made_by(
+            PLAN.step(wildcards.id, "prune").needs["search"], "run", "weights"
+        ),
+        lambda wildcards: made_by(
+            PLAN.step(wildcards.id, "prune").needs["split"], "test"
+        ),
+        lambda wildcards: made_by(
+            PLAN.step(wildcards.id, "prune").needs["block"], "features"
+        ),
     output:
         "results/runs/{dataset}/prune/{label}-{id}/run.json",
         "results/runs/{dataset}/prune/{label}-{id}/scheme.safetensors",
     log:
         "logs/prune/{dataset}-{label}-{id}.log",
-    message:
-        "prune {wildcards.dataset} {wildcards.label}"
     resources:
         gpu=1,
+    message:
+        "prune {wildcards.dataset} {wildcards.label}"
     shell:
         "nisbench prune {wildcards.id} --threads {threads} --log {log}"

@@ -64,8 +64,12 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
 
 
 def metrics(results: pd.DataFrame) -> dict[str, Any]:
-    """Means over seeds as nested values: data set -> model -> method -> compression rate -> metric."""
+    """Means over seeds as nested values: data set -> model -> method -> compression rate -> metric.
+
+    For `dvc metrics`, so without times, which differ at every run and would drown what changed.
+    """
     nested: dict[str, Any] = {}
+    results = results[results["metric"] != "hours"]
     keys = ["dataset", "model", "method", "cr", "metric"]
     for row in results.groupby(keys, sort=False)["value"].mean().reset_index().to_dict("records"):
         dataset, model, method, cr, metric, value = row.values()

@@ -1,0 +1,108 @@
+"""A copy of the project, its demo study made tiny, in which real Snakemake and real DVC run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nisbench.params.loading import OVERLAYS_VARIABLE
+from tests.conftest import ROOT
+
+TINY = """
+datasets:
+  planted_ratings: {users: 60, items: 40, instances: 3000, rank: 4, levels: 3}
+studies:
+  demo:
+    methods: {grid_search: [1], random_search: [1], mde: [1], dnis: [1, 2]}
+    overrides:
+      training: {base_dimension: 8, batch_size: 512, max_epochs: 2}
+      methods:
+        grid_search: {dimensions: [4, 8]}
+        random_search: {trials: 8}
+        mde: {settings: [{base_dimension: 4, temperature: 0.1}]}
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    root: Path
+
+    def run(self, *command: str, overlays: str = "") -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        environment.pop(OVERLAYS_VARIABLE, None)
+        if overlays:
+            environment[OVERLAYS_VARIABLE] = overlays
+        return subprocess.run(
+            command, cwd=self.root, env=environment, text=True, capture_output=True, check=False, timeout=600
+        )
+
+    def snakemake(self, *arguments: str, overlays: str = "") -> dict[str, int]:
+        """Run Snakemake; how many jobs it ran of each rule that makes files."""
+        return jobs(self.succeeded("snakemake", "--cores", "2", *arguments, overlays=overlays))
+
+    def dvc_repro(self, overlays: str = "") -> dict[str, int]:
+        """Run `dvc repro report@demo`; the jobs that Snakemake ran below it."""
+        return jobs(self.succeeded("dvc", "repro", "report@demo", overlays=overlays))
+
+    def succeeded(self, *command: str, overlays: str = "") -> str:
+        done = self.run(*command, overlays=overlays)
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output
+        return output
+
+    def edit(self, file: str, change: Callable[[str], str]) -> None:
+        path = self.root / file
+        changed = change(path.read_text())
+        assert changed != path.read_text()
+        path.write_text(changed)
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Count the jobs in Snakemake's tables of them, targets left out."""
+    rules = ("download", "prepare", "split", "block", "search", "prune", "tables_demo")
+    counts: dict[str, int] = {}
+    for rule, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE):
+        if rule in rules:
+            counts[rule] = counts.get(rule, 0) + int(count)
+    return counts
+
+
+def copy_project(target: Path) -> Project:
+    for name in ("Snakefile", "workflow", "params", "dvc.yaml"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
+    (target / "params" / "studies" / "tiny.yaml").write_text(TINY)
+    return Project(target)
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Project:
+    """A project in which nothing was run."""
+    return copy_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _done_once(tmp_path_factory):
+    project = copy_project(tmp_path_factory.mktemp("project"))
+    counts = project.snakemake("demo")
+    return project, counts
+
+
+@pytest.fixture
+def first_jobs(_done_once) -> dict[str, int]:
+    """The jobs of the first run of `done`."""
+    return _done_once[1]
+
+
+@pytest.fixture
+def done(_done_once, tmp_path) -> Project:
+    """A copy of a project whose demo study was run by Snakemake."""
+    root = tmp_path / "project"
+    shutil.copytree(_done_once[0].root, root)  # with other times: they must not matter
+    return Project(root)

@@ -1,0 +1,157 @@
+"""The workflow through real Snakemake: what runs, what does not run again, and what is refused."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+EVERYTHING = {"prepare": 1, "split": 1, "block": 1, "search": 4, "prune": 5, "tables_demo": 1}
+COLUMNS = [
+    "study",
+    "dataset",
+    "task",
+    "model",
+    "method",
+    "cr",
+    "seed",
+    "metric",
+    "value",
+    "paper_value",
+    "weights",
+    "nonzeros",
+    "size_mib",
+    "seconds",
+    "peak_memory_mib",
+    "run_id",
+]
+
+
+def change_dnis(text):
+    return text.replace("learning_rate: 0.01 ", "learning_rate: 0.02 ")
+
+
+def test_the_study_runs_and_its_tables_are_there(done, first_jobs):
+    assert first_jobs == EVERYTHING
+    results = done.root / "results" / "demo"
+    summary = pd.read_csv(results / "summary.csv")
+    assert list(summary) == COLUMNS
+    mse = summary[summary["metric"] == "mse"]
+    assert [tuple(row) for row in mse[["method", "cr"]].to_numpy()] == [
+        ("grid_search", 1), ("random_search", 1), ("mde", 1), ("dnis", 1), ("dnis", 2),
+    ]  # fmt: skip
+    assert mse["value"].between(0.01, 5).all()
+    assert (mse["nonzeros"] <= mse["weights"] / mse["cr"]).all()
+    text = (results / "table2.md").read_text()
+    assert "DNIS (CR = 2)" in text
+    assert f"**{mse['value'].min():.4f}**" in text
+    assert "3,000" in (results / "table1.md").read_text()
+    for run_id in mse["run_id"]:
+        assert list(done.root.glob(f"results/runs/planted_ratings/prune/*-{run_id}/run.json"))
+
+
+def test_what_is_done_is_not_done_again(done):
+    assert done.snakemake("demo") == {}
+
+
+def test_intermediate_files_that_nothing_needs_are_not_missed(done):
+    """As after a clone that pulled results without data."""
+    shutil.rmtree(done.root / "data")
+    assert done.snakemake("demo") == {}
+
+
+def test_a_method_s_parameter_reruns_that_method_and_back_reruns_nothing(done):
+    before = (done.root / "results/demo/summary.csv").read_text()
+    done.edit("params/methods.yaml", change_dnis)
+    assert done.snakemake("demo") == {"search": 1, "prune": 2, "tables_demo": 1}
+    changed = (done.root / "results/demo/summary.csv").read_text()
+    assert changed != before
+    done.edit("params/methods.yaml", lambda text: text.replace("learning_rate: 0.02 ", "learning_rate: 0.01 "))
+    assert done.snakemake("demo") == {"tables_demo": 1}
+    assert (done.root / "results/demo/summary.csv").read_text() == before
+
+
+def test_a_compression_rate_more_is_one_pruning(done):
+    done.edit("params/studies/tiny.yaml", lambda text: text.replace("dnis: [1, 2]", "dnis: [1, 2, 4]"))
+    assert done.snakemake("demo") == {"prune": 1, "tables_demo": 1}
+
+
+def test_a_seed_more_is_that_seed_only(done):
+    done.edit("params/studies/tiny.yaml", lambda text: text + "    seeds: [1, 2]\n")
+    assert done.snakemake("demo") == {"search": 4, "prune": 5, "tables_demo": 1}
+    assert " ± " in (done.root / "results/demo/table2.md").read_text()
+
+
+def test_an_overlay_counts_like_an_edit(done, tmp_path):
+    (tmp_path / "over.yaml").write_text("methods: {mde: {min_dimension: 2}}")
+    counts = done.snakemake("demo", overlays=str(tmp_path / "over.yaml"))
+    assert counts == {"search": 1, "prune": 1, "tables_demo": 1}
+    assert done.snakemake("demo") == {"tables_demo": 1}
+
+
+def test_a_lost_table_is_made_again(done):
+    (done.root / "results/demo/table2.csv").unlink()
+    assert done.snakemake("demo") == {"tables_demo": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overlay", "says"),
+    [
+        (["demo"], "methods: {dnis: {learning_rat: 1}}", "methods.dnis.learning_rat: unknown key; did you mean"),
+        (["demo", "--config", "seed=2"], "", "NISBENCH_PARAMS"),
+        (["demo", "--configfile", "params/training.yaml"], "", "NISBENCH_PARAMS"),
+    ],
+)
+def test_what_is_wrong_stops_snakemake_before_any_job(fresh, tmp_path, arguments, overlay, says):
+    overlays = ""
+    if overlay:
+        (tmp_path / "over.yaml").write_text(overlay)
+        overlays = str(tmp_path / "over.yaml")
+    stopped = fresh.run("snakemake", "--cores", "2", *arguments, overlays=overlays)
+    assert stopped.returncode != 0
+    assert says in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert not (fresh.root / "data").exists()
+
+
+def test_all_is_the_paper_s_grid(fresh):
+    counts = fresh.succeeded("snakemake", "--cores", "2", "-n")
+    assert "movielens_20m mf-dnis-seed1-cr2.5" in counts
+    assert "tables_paper" in counts
+
+
+def test_snakemake_s_linter_finds_only_that_no_rule_has_a_conda_environment(fresh):
+    """They need none: the one environment that runs Snakemake runs all rules."""
+    found = re.findall(r"^    \* (.*)$", fresh.run("snakemake", "--lint").stderr, re.MULTILINE)
+    assert set(found) == {"Specify a conda environment or container for each rule.:"}
+
+
+def test_a_killed_search_goes_on_to_the_same_result(done):
+    (finished,) = done.root.glob("results/runs/planted_ratings/search/mf-random_search-*")
+    step_id = finished.name.rsplit("-", 1)[1]
+    expected = json.loads((finished / "run.json").read_text())
+    weights = (finished / "weights.safetensors").read_bytes()
+    for folder in (finished, *done.root.glob("results/runs/planted_ratings/prune/mf-random_search-*")):
+        shutil.rmtree(folder)
+    for manifest in done.root.glob("results/demo/runs-*.json"):
+        manifest.unlink()
+
+    command = [str(Path(sys.executable).parent / "nisbench"), "search", step_id, "--threads", "2"]
+    process = subprocess.Popen(command, cwd=done.root, stderr=subprocess.DEVNULL)
+    while not list(finished.glob("trials/*.json")) and process.poll() is None:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (finished / "run.json").exists()
+
+    assert done.snakemake("demo") == {"search": 1, "prune": 1, "tables_demo": 1}
+    resumed = json.loads((finished / "run.json").read_text())
+    assert [trial["losses"] for trial in resumed["trials"]] == [trial["losses"] for trial in expected["trials"]]
+    assert (finished / "weights.safetensors").read_bytes() == weights

@@ -1,0 +1,89 @@
+"""The command line: its help, its looks at the plan, and its errors."""
+
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from nisbench import cli, console
+from nisbench.console import duration
+from nisbench.errors import NisbenchError
+from nisbench.runs import plan
+from tests.conftest import ROOT
+
+COMMANDS = ("download", "prepare", "split", "block", "search", "prune", "tables", "plan", "show", "doctor")
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Run nisbench in a folder that holds params/ and nothing else."""
+    (tmp_path / "params").symlink_to(ROOT / "params")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    yield lambda *arguments: CliRunner().invoke(cli.app, arguments)
+    console.set_up()  # closes log files
+
+
+def test_every_command_s_help_teaches(call):
+    assert all(command in call("--help").output for command in COMMANDS)
+    for command in COMMANDS:
+        helped = call(command, "--help")
+        assert helped.exit_code == 0
+        assert "Usage" in helped.output
+
+
+def test_the_plan_lists_a_study_s_steps_with_their_ids(call, config):
+    listed = call("plan", "demo").output
+    for step in plan(ROOT, config).study("demo").steps.values():
+        assert step.id in listed
+    assert "0 of 14 steps are done" in listed
+
+
+def test_show_tells_a_step_s_settings(call, config):
+    cell = plan(ROOT, config).study("demo").cells[-1]
+    shown = json.loads(call("show", cell.prune.needs["search"].id).output)
+    assert shown["settings"]["method"]["learning_rate"] == 0.01
+    assert not any(shown["files"].values())
+
+
+def test_steps_run_by_hand_in_order(call, config):
+    cell = plan(ROOT, config).study("demo").cells[0]
+    split = cell.prune.needs["split"]
+    early = call("split", split.id)
+    assert isinstance(early.exception, NisbenchError)
+    assert f"nisbench prepare {split.needs['prepare'].id}" in str(early.exception)
+    for step in (split.needs["prepare"], split, cell.prune.needs["block"]):
+        assert call(step.name, step.id, "--log", "logs/x.log").exit_code == 0
+    assert "3 of 14 steps are done" in call("plan", "demo").output
+
+
+def test_the_doctor_finds_this_installation_well(call):
+    found = call("doctor")
+    assert found.exit_code == 0, found.output
+    assert "Ready" in found.output
+
+
+def test_the_doctor_names_what_is_wrong(call, monkeypatch, tmp_path):
+    (tmp_path / "over.yaml").write_text("training: {patiense: 1}")
+    monkeypatch.setenv("NISBENCH_PARAMS", "over.yaml")
+    found = call("doctor")
+    assert found.exit_code == 1
+    assert "did you mean 'patience'?" in found.output
+
+
+@pytest.mark.usefixtures("call")
+def test_an_error_is_one_message_without_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["nisbench", "plan", "nowhere"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("nisbench: There is no study 'nowhere'")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (7500, "2 h 05 min")],
+)  # fmt: skip
+def test_durations(seconds, said):
+    assert duration(seconds) == said

@@ -1,0 +1,120 @@
+"""Tables from made-up runs, so that what they must say is known."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nisbench.data import parquet
+from nisbench.data.parquet import Field
+from nisbench.errors import NisbenchError
+from nisbench.params.loading import load
+from nisbench.report import listing, tables
+from nisbench.report.results import read_run, summary
+from nisbench.runs import plan
+from tests.conftest import ROOT
+
+MSE = {"grid_search": 0.7, "random_search": 0.6, "mde": 0.65, "dnis": 0.5}
+MACHINE = {"device": "CPU", "threads": 2, "packages": {"torch": "2"}}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """The plan of the paper's study, its every run faked in the working directory; MSE rises by 0.15 per CR."""
+
+    def fake(overlay="{}"):
+        (tmp_path / "over.yaml").write_text(overlay)
+        found = plan(ROOT, load(ROOT, [tmp_path / "over.yaml"])).study("paper")
+        monkeypatch.chdir(tmp_path)
+        for cell in found.cells:
+            search = cell.prune.needs["search"]
+            trial = {"name": "only", "validation_loss": 0.4, "losses": [0.5, 0.4]}
+            write(search, {"id": search.id, "trials": [trial], "best_trial": 0, "seconds": 7200.0,
+                           "peak_memory_mib": 500.0, "machine": MACHINE})  # fmt: skip
+            mse = MSE[cell.method] + 0.15 * (cell.compression_rate - 1) + 0.01 * (cell.seed - 1)
+            write(cell.prune, {"id": cell.prune.id, "metrics": {"mse": mse}, "weights": 100,
+                               "nonzeros": int(100 / cell.compression_rate), "size_mib": 12.0})  # fmt: skip
+        (block,) = found.blocks.values()
+        path = Path(block.needs["prepare"].path("instances"))
+        parquet.write(path, [1, 2, 3], {"user": [0, 1, 1], "movie": [2, 3, 2]},
+                      [Field("user", "categorical"), Field("movie", "categorical")])  # fmt: skip
+        parquet.write_table(Path(block.path("features")), parquet.pq.read_table(path, columns=["label"]))
+        return found
+
+    def write(step, run):
+        path = Path(step.path("run"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run))
+
+    return fake
+
+
+def rows(markdown):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if "|" in line]
+
+
+def test_table_2_shows_ours_beside_the_paper_s_and_marks_the_best_two(study):
+    found = study()
+    text, _ = tables.table2(found, summary(found))
+    body = {row[0]: row[1:] for row in rows(text.split("## Runs", maxsplit=1)[0])}
+    assert body["Search method"] == ["MF: Params (M)", "paper", "MF: Time cost", "paper", "MF: MSE", "paper"]
+    assert body["Grid Search"] == ["12", "33", "2 h 00 min", "16 h 00 min", "0.7000", "0.6220"]
+    assert body["DNIS (unpruned)"][4:] == ["**0.5000**", "0.6096"]
+    assert body["Random Search"][4] == "<u>0.6000</u>"
+    assert body["DNIS (CR = 2.5)"] == ["12", "17", "2 h 00 min", "1 h 00 min", "0.7250", "0.6167"]
+    assert text.count("**0.") == text.count("<u>0.") == 1
+    assert "One seed" in text
+
+
+def test_several_seeds_give_mean_and_deviation(study):
+    found = study("studies: {paper: {seeds: [1, 2, 3]}}")
+    text, table = tables.table2(found, summary(found))
+    body = {row[0]: row[1:] for row in rows(text)}
+    assert body["DNIS (unpruned)"][4] == "**0.5100 ± 0.0100**"
+    assert "over 3 seeds" in text
+    assert set(table["seeds"]) == {3}
+
+
+def test_table_1_counts_the_files_and_shows_the_paper_s_counts(study):
+    found = study()
+    text, _ = tables.table1(found, summary(found))
+    assert rows(text)[2] == ["MovieLens-20M", "3", "20,000,263", "2", "2", "3", "165,771"]
+
+
+def test_all_files_are_written_and_the_old_manifest_goes(study):
+    found = study()
+    stale = Path("results/paper/runs-000000000000.json")
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    tables.run(found)
+    assert {str(path) for path in Path("results/paper").iterdir()} == set(found.outputs())
+    manifest = json.loads(Path(found.manifest).read_text())
+    assert [run["id"] for run in manifest["prunings"]] == [cell.prune.id for cell in found.cells]
+    results = pd.read_csv("results/paper/summary.csv")
+    assert results.query("metric == 'mse' and method == 'dnis' and cr == 2")["paper_value"].item() == 0.6126
+    metrics = json.loads(Path("results/paper/metrics.json").read_text())
+    assert metrics["movielens_20m"]["mf"]["mde"] == {"cr1": {"mse": 0.65, "params_mib": 12.0}}
+
+
+def test_a_missing_or_broken_run_is_named(study):
+    step = study().cells[0].prune
+    path = Path(step.path("run"))
+    path.write_text("{")
+    with pytest.raises(NisbenchError, match="not readable as JSON"):
+        read_run(step)
+    path.unlink()
+    with pytest.raises(NisbenchError, match="prune movielens_20m mf-grid_search-seed1-cr1 was not run"):
+        read_run(step)
+
+
+def test_the_ids_that_dvc_depends_on_change_with_their_stage_only(config, tmp_path):
+    (tmp_path / "over.yaml").write_text("methods: {dnis: {learning_rate: 0.5}}")
+    listing.write(plan(ROOT, config), tmp_path / "a")
+    listing.write(plan(ROOT, load(ROOT, [tmp_path / "over.yaml"])), tmp_path / "b")
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.json"))
+    differing = {str(f) for f in files if (tmp_path / "a" / f).read_text() != (tmp_path / "b" / f).read_text()}
+    sets = ("planted_ratings", "movielens_1m", "movielens_20m")
+    assert differing == {f"{stage}/{name}.json" for stage in ("search", "prune") for name in sets} | {
+        f"report/{name}.json" for name in ("demo", "movielens_1m", "paper")
+    }
