@@ -45,15 +45,19 @@ ALL_CORES = os.cpu_count() or 1
 
 
 def main() -> None:
-    """Run the command line; a user's error is one message on stderr and exit status 1."""
+    """Run the command line; a user's error is one message, on stderr and in the step's log, and exit status 1."""
+    console.set_up()
     try:
         app()
     except NisbenchError as error:
-        print(f"nisbench: {error}", file=sys.stderr)
+        console.log.error("nisbench: %s", error)  # noqa: TRY400
         sys.exit(1)
     except KeyboardInterrupt:
-        print("nisbench: interrupted. What is saved stays; the same command goes on from there.", file=sys.stderr)
+        console.log.error("nisbench: interrupted. What is saved stays; the same command goes on from there.")  # noqa: TRY400
         sys.exit(130)
+    except Exception:
+        console.log.debug("unexpected", exc_info=True)
+        raise
 
 
 # --- steps ----------------------------------------------------------------------------------------------------
