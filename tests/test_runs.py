@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import nisbench
-from nisbench import runs
+from nisbench import code_version, runs
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import load
 from nisbench.runs import plan
@@ -116,14 +116,14 @@ def edited(tmp_path, monkeypatch):
             assert old in source
             (folder / file).write_text(source.replace(old, new, 1))
         with monkeypatch.context() as patch:
-            patch.setattr(runs.nisbench, "__file__", str(folder / "__init__.py"))
-            runs.code_version.cache_clear()
-            runs._module_tree.cache_clear()
+            patch.setattr(nisbench, "__file__", str(folder / "__init__.py"))
+            code_version.code_version.cache_clear()
+            code_version._module_tree.cache_clear()
             return {step.title(): step.id for step in plan(ROOT, load(ROOT, [])).study("demo").steps.values()}
 
     yield ids
-    runs.code_version.cache_clear()
-    runs._module_tree.cache_clear()
+    code_version.code_version.cache_clear()
+    code_version._module_tree.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_a_code_version_is_the_same_in_every_python(monkeypatch, tmp_path):
     source = 'def f(x: int) -> str:\n    """Doc."""\n    return f"{x!r} {x:>{3}}"\n'
     (tmp_path / "__init__.py").write_text("")
     (tmp_path / "some.py").write_text(source)
-    monkeypatch.setattr(runs.nisbench, "__file__", str(tmp_path / "__init__.py"))
-    runs.code_version.cache_clear()
-    runs._module_tree.cache_clear()
-    assert runs.code_version(("nisbench.some",)).startswith("4d8c64e36ae2")
-    runs.code_version.cache_clear()
-    runs._module_tree.cache_clear()
+    monkeypatch.setattr(nisbench, "__file__", str(tmp_path / "__init__.py"))
+    code_version.code_version.cache_clear()
+    code_version._module_tree.cache_clear()
+    assert code_version.code_version(("nisbench.some",)).startswith("4d8c64e36ae2")
+    code_version.code_version.cache_clear()
+    code_version._module_tree.cache_clear()

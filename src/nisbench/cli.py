@@ -50,10 +50,10 @@ def main() -> None:
     try:
         app()
     except NisbenchError as error:
-        console.log.error("nisbench: %s", error)  # noqa: TRY400
+        console.log.error("nisbench: %s", error)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.log.error("nisbench: interrupted. What is saved stays; the same command goes on from there.")  # noqa: TRY400
+        console.log.error("nisbench: interrupted. What is saved stays; the same command goes on from there.")
         sys.exit(130)
     except Exception:
         console.log.debug("unexpected", exc_info=True)

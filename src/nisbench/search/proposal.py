@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nisbench.models.recommender import Recommender
-from nisbench.training.trainer import SelectionLearner
+from nisbench.training.learner import SelectionLearner
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,10 +12,8 @@ from torch import Tensor
 
 from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
-
-if TYPE_CHECKING:
-    from nisbench.models.recommender import Recommender
-    from nisbench.training.trainer import SelectionLearner
+from nisbench.models.recommender import Recommender
+from nisbench.training.learner import SelectionLearner
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
 
 def save_checkpoint(
     path: Path,
-    recommender: "Recommender",
+    recommender: Recommender,
     optimizer: torch.optim.Optimizer,
-    learner: "SelectionLearner | None",
+    learner: SelectionLearner | None,
     best: dict[str, Tensor],
     progress: dict[str, Any],
 ) -> None:
@@ -61,9 +59,9 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path,
-    recommender: "Recommender",
+    recommender: Recommender,
     optimizer: torch.optim.Optimizer,
-    learner: "SelectionLearner | None",
+    learner: SelectionLearner | None,
 ) -> Checkpoint:
     """Put a trial back to where `save_checkpoint` saved it."""
     tensors, progress = load_tensors(path, recommender.embedding.weight.device)

@@ -10,7 +10,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,20 +22,9 @@ from nisbench.evaluation import rating
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import Training
 from nisbench.training.checkpoints import load_checkpoint, save_checkpoint
+from nisbench.training.learner import SelectionLearner
 
 SILENCE = 15  # seconds after which a running trial says how far it is
-
-
-class SelectionLearner(Protocol):
-    """A method that changes the selection while the weights train, on validation batches."""
-
-    def step(self, recommender: Recommender, batch: Instances) -> None:
-        """One update of ``recommender.embedding.selection`` after an update of the weights."""
-
-    def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, beside the selection itself."""
-
-    def load_state(self, state: dict[str, Tensor]) -> None: ...
 
 
 @dataclass

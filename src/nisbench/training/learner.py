@@ -1,0 +1,20 @@
+"""What a method that learns its selection offers the training loop."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from nisbench.data.instances import Instances
+from nisbench.models.recommender import Recommender
+
+
+class SelectionLearner(Protocol):
+    """A method that changes the selection while the weights train, on validation batches."""
+
+    def step(self, recommender: Recommender, batch: Instances) -> None:
+        """One update of ``recommender.embedding.selection`` after an update of the weights."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, beside the selection itself."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
