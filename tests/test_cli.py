@@ -1,15 +1,19 @@
 """The command line: its help, its looks at the plan, and its errors."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from nisbench import cli, console
 from nisbench.console import duration
+from nisbench.data import blocks
 from nisbench.errors import NisbenchError
 from nisbench.runs import plan
+from nisbench.search import pruning, trials
 from tests.conftest import ROOT
 
 COMMANDS = ("download", "prepare", "split", "block", "search", "prune", "tables", "plan", "show", "doctor")
@@ -58,7 +62,32 @@ def test_steps_run_by_hand_in_order(call, config):
     assert "3 of 14 steps are done" in call("plan", "demo").output
 
 
-def test_the_doctor_finds_this_installation_well(call):
+def test_each_step_is_handed_its_own_files(call, config, monkeypatch):
+    """The test instances to pruning only, frequencies from train only: no id would notice a mix-up here."""
+    cell = plan(ROOT, config).study("demo").cells[0]
+    prune, search, block = cell.prune, cell.prune.needs["search"], cell.prune.needs["block"]
+    for step in (search, block, search.needs["split"], block.needs["prepare"]):
+        for path in map(Path, step.paths()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    handed = {}
+    for module, step in ((trials, search), (pruning, prune), (blocks, block)):
+        monkeypatch.setattr(module, "run", lambda *_, **files: handed.update(files))
+        handed.clear()
+        assert call(step.name, step.id).exit_code == 0
+        names = {name: Path(path).name for name, path in handed.items() if name.endswith("_file")}
+        assert names == {
+            "search": {"train_file": "train.parquet", "validation_file": "validation.parquet",
+                       "features_file": "features.parquet"},
+            "prune": {"test_file": "test.parquet", "weights_file": "weights.safetensors", "search_file": "run.json",
+                      "features_file": "features.parquet"},
+            "block": {"train_file": "train.parquet", "vocabulary_file": "vocabulary.parquet",
+                      "features_file": "features.parquet"},
+        }[step.name]  # fmt: skip
+
+
+def test_the_doctor_finds_this_installation_well(call, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     found = call("doctor")
     assert found.exit_code == 0, found.output
     assert "Ready" in found.output

@@ -73,6 +73,12 @@ def test_conformance(model, method, data, tmp_path, monkeypatch):
     served = pruning.with_scheme(settings.model, tensors, whole, fields=2)
     assert rating.evaluate(served, validation)["loss"] == pytest.approx(min(losses), rel=1e-5)
 
+    # what training starts from is the train set's and the seed's
+    train = pq.read_table(data["train"], columns=["label"])["label"].to_numpy()
+    assert tensors["model.mean"].item() == pytest.approx(train.mean(), abs=1e-6)
+    other = search(settings.model_copy(update={"seed": 2}), data, tmp_path / "s2")
+    assert [trial["losses"] for trial in other["trials"]] != [trial["losses"] for trial in run["trials"]]
+
     # a method must beat the mean rating
     labels = pq.read_table(data["validation"], columns=["label"])["label"].to_numpy()
     assert min(losses) < labels.var()
@@ -81,6 +87,10 @@ def test_conformance(model, method, data, tmp_path, monkeypatch):
     count = len(losses)
     for kill_at in {1, min(5, 3 * count - 1)}:
         killed_search(settings, data, tmp_path / f"k{kill_at}", kill_at, monkeypatch)
+        if kill_at > 1:  # the best trial's weights got lost, and another's result is damaged
+            for file in (tmp_path / f"k{kill_at}" / "trials").glob("?.safetensors"):
+                file.unlink()
+            (tmp_path / f"k{kill_at}" / "trials" / "0.json").write_text("{")
         again = search(settings, data, tmp_path / f"k{kill_at}")
         assert [trial["losses"] for trial in again["trials"]] == [trial["losses"] for trial in run["trials"]]
         resumed, _ = load_tensors(tmp_path / f"k{kill_at}" / "weights.safetensors")
@@ -101,7 +111,8 @@ def test_conformance(model, method, data, tmp_path, monkeypatch):
         )
         pruned = json.loads((folder / "run.json").read_text())
         scheme = DimensionScheme.load(folder / "scheme.safetensors")
-        assert pruned["nonzeros"] == np.count_nonzero(scheme.to_dense()) <= run["weights"] / rate
+        assert pruned["nonzeros"] == np.count_nonzero(scheme.to_dense())
+        assert pruned["nonzeros"] == min(int(run["weights"] / rate), len(whole.values))
         assert 0 < pruned["metrics"]["mse"] < 2 * labels.var()
 
 
@@ -120,3 +131,15 @@ def killed_search(settings, data, folder, kill_at, monkeypatch):
             search(settings, data, folder)
     assert (folder / "trials").exists()
     assert not (folder / "run.json").exists()
+
+
+def test_mde_is_told_the_train_frequencies(data, tmp_path):
+    settings = settings_for("mf", "mde")
+    run = search(settings, data, tmp_path)
+    features = pq.read_table(data["features"]).to_pandas()
+    mass = features.groupby("block")["frequency"].sum() / features["frequency"].sum()
+    sizes = features.groupby("block").size()
+    for pair, trial in zip(settings.method.settings, run["trials"], strict=True):
+        power = mass**pair.temperature
+        dimensions = np.floor(pair.base_dimension * len(features) * power / power.sum() / sizes).clip(1, 64).astype(int)
+        assert trial["name"].endswith(": " + "-".join(map(str, dimensions)))

@@ -39,7 +39,9 @@ def test_what_is_already_sparser_is_left_alone(merged):
 
 
 def test_a_rate_beyond_all_weights_leaves_none(merged):
-    assert np.count_nonzero(pruning.prune(merged, 800, 1000)[0]) == 0
+    pruned, threshold = pruning.prune(merged, 800, 1000)
+    assert np.count_nonzero(pruned) == 0
+    assert np.abs(merged).max() < threshold < np.inf
 
 
 def test_sizes_are_scipy_s(merged, tmp_path):

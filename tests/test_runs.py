@@ -72,6 +72,38 @@ def test_without_an_md5_the_address_names_the_archive(tmp_path):
     assert ids[0] != ids[1]
 
 
+def test_a_local_file_without_an_md5_is_what_is_in_it(tmp_path):
+    found = []
+    for folder, content in [("a", "x"), ("b", "x"), ("b", "y")]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "ml.zip").write_text(content)
+        (tmp_path / folder / "over.yaml").write_text("datasets: {movielens_latest_small: {url: ml.zip}}")
+        whole = plan(ROOT, load(ROOT, [tmp_path / folder / "over.yaml"]))
+        found.append(whole.of_dataset("movielens_latest_small", "download")[0].id)
+    assert found[0] == found[1] != found[2]
+
+
+def test_entries_of_equal_settings_are_different_runs(tmp_path):
+    """Two names for one thing are run twice, into two folders."""
+    path = tmp_path / "over.yaml"
+    text = (ROOT / "params" / "methods.yaml").read_text()
+    dnis = text[text.index("  dnis:") :].replace("dnis:", "dnis_again:", 1)
+    path.write_text(f"methods:\n{dnis}\nstudies: {{demo: {{methods: {{dnis_again: [1, 2, 2.5]}}}}}}")
+    study = plan(ROOT, load(ROOT, [path])).study("demo")
+    searches = {cell.prune.needs["search"].folder for cell in study.cells}
+    assert len(searches) == len(study.study.methods) == 5
+    assert len({cell.prune.id for cell in study.cells}) == len(study.cells)
+
+
+def test_a_data_set_twice_with_other_blocks(tmp_path):
+    path = tmp_path / "over.yaml"
+    text = (ROOT / "params" / "datasets.yaml").read_text()
+    entry = text[text.index("  movielens_1m:") : text.index("  movielens_20m:")]
+    changed = entry.replace("movielens_1m:", "movielens_1m_l20:").replace("count: 10", "count: 20")
+    path.write_text(f"datasets:\n{changed}")
+    assert plan(ROOT, load(ROOT, [path])).of_dataset("movielens_1m_l20", "block")
+
+
 def test_titles_and_reference_change_the_tables_only(tmp_path):
     path = tmp_path / "over.yaml"
     path.write_text("methods: {dnis: {title: Other}}")

@@ -1,5 +1,6 @@
 """The training loop: it stops when it should, keeps the best, and an interruption changes nothing."""
 
+import itertools
 import json
 
 import pytest
@@ -135,15 +136,15 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
 
 def test_batches_depend_on_seed_and_epoch_alone():
     device = torch.device("cpu")
-    one = shuffled(100, 100, (1, 0), "training", device)
-    assert torch.equal(one, shuffled(100, 100, (1, 0), "training", device))
-    for seeds, stream in [((2, 0), "training"), ((1, 1), "training"), ((1, 0), "validation")]:
+    one = shuffled(100, 100, (1, 0), "training batches", device)
+    assert torch.equal(one, shuffled(100, 100, (1, 0), "training batches", device))
+    for seeds, stream in [((2, 0), "training batches"), ((1, 1), "training batches"), ((1, 0), "validation batches")]:
         assert not torch.equal(one, shuffled(100, 100, seeds, stream, device))
     assert sorted(one.tolist()) == list(range(100))
 
 
 def test_validation_batches_go_round_the_whole_set():
-    order = shuffled(30, 100, (1, 0), "validation", torch.device("cpu"))
+    order = shuffled(30, 100, (1, 0), "validation batches", torch.device("cpu"))
     assert len(order) == 100
     for start in (0, 30, 60):
         assert sorted(order[start : start + 30].tolist()) == list(range(30))
@@ -174,3 +175,37 @@ def test_a_damaged_weight_file_is_named(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(json.dumps({"x": 1}).encode())
     with pytest.raises(NisbenchError, match=r"w\.safetensors: not a readable"):
         load_tensors(tmp_path / "w.safetensors")
+
+
+def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, parts):
+    """Algorithm 1: weights on a training batch, then the selection on a validation batch."""
+    training, validation = parts
+    seen, weights = [], []
+
+    class Recorder:
+        def step(self, recommender, batch):
+            seen.append(batch.labels)
+            weights.append(recommender.embedding.weight.detach().clone())
+
+        def state(self):
+            return {}
+
+        def load_state(self, state):
+            pass
+
+    recommender = build(mf, soft=True)
+    before = recommender.embedding.weight.detach().clone()
+    train(recommender, *parts, settings.model_copy(update={"max_epochs": 1}), seed=1, learner=Recorder())
+    assert len(seen) == -(-len(training) // settings.batch_size)
+    assert set(torch.cat(seen).tolist()) == set(validation.labels.tolist())
+    steps = [before, *weights]
+    assert all(not torch.equal(one, two) for one, two in itertools.pairwise(steps))
+
+
+def test_a_damaged_checkpoint_costs_the_trial_s_epochs_only(mf, settings, parts, tmp_path):
+    undisturbed = build(mf)
+    train(undisturbed, *parts, settings, seed=1)
+    (tmp_path / "checkpoint").write_bytes(b"damaged")
+    again = build(mf)
+    train(again, *parts, settings, seed=1, checkpoint=tmp_path / "checkpoint")
+    assert torch.equal(undisturbed.embedding.weight, again.embedding.weight)

@@ -37,7 +37,8 @@ def code_version(modules: tuple[str, ...]) -> str:
             continue
         tree, imported = _module_tree(module)
         trees[module] = tree
-        pending += imported
+        package = module.rpartition(".")[0]
+        pending += [*imported, package] if "." in package else imported
     return hashlib.sha256(canonical_json(trees).encode()).hexdigest()
 
 
@@ -52,6 +53,8 @@ def _module_tree(module: str) -> tuple[Any, list[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names if alias.name.startswith("nisbench.")]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise NisbenchError(f"{path}:{node.lineno}: import from nisbench by full name, or run ids miss the code")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nisbench":
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             imported += [name if module_path(name) else str(node.module) for name in names]

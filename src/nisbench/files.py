@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -21,9 +22,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # else a power cut may leave the name without the content
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def md5_sum(path: Path) -> str:
+    """The MD5 sum that publishers give to check a file by, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

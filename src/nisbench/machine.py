@@ -26,7 +26,7 @@ def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
     """The torch device that `setting` (auto, cpu, cuda, cuda:INDEX) means, with torch held to `threads`.
 
     Snakemake does not say which GPU a job may use. On a machine of several, each job therefore locks one until it is
-    done, and waits while all are taken. Where a scheduler has set CUDA_VISIBLE_DEVICES, its choice stands unlocked.
+    done, and waits while all are taken. Only those that CUDA_VISIBLE_DEVICES lets through are there to be locked.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -38,9 +38,6 @@ def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
     if not wanted or max(wanted) >= count:
         there = ", ".join(["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))])
         raise NisbenchError(f"training.device: there is no {setting} on this machine. There is: {there}.")
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        yield torch.device("cuda", wanted[0])
-        return
     with _one_of(wanted) as index:
         torch.cuda.set_device(index)
         yield torch.device("cuda", index)
@@ -53,7 +50,7 @@ def _one_of(indices: list[int]) -> Iterator[int]:
     waiting = False
     while True:
         for index in indices:
-            lock = FileLock(folder / f"gpu{index}.lock")
+            lock = FileLock(folder / f"{torch.cuda.get_device_properties(index).uuid}.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from nisbench.code_version import canonical_json, code_version
 from nisbench.errors import NisbenchError
+from nisbench.files import md5_sum
 from nisbench.params.loading import Config, load
 from nisbench.params.settings import (
     AnyDataset,
@@ -40,11 +41,11 @@ ID_LENGTH = 12
 
 
 class DownloadSettings(Settings):
-    """An archive is what its MD5 sum says; where none is given, it is what its address says."""
+    """Where an archive is and what it is: only the latter counts."""
 
     url: Annotated[str, Field(exclude=True)]
-    md5: str | None
-    address: str | None
+    md5: Annotated[str | None, Field(exclude=True)]
+    identity: str
 
 
 class PrepareSettings(Settings):
@@ -86,6 +87,8 @@ class Step:
     def __post_init__(self) -> None:
         identity = {
             "step": self.name,
+            "dataset": self.dataset,
+            "label": self.label,
             "settings": hashed_form(self),
             "needs": {name: step.id for name, step in self.needs.items()},
             "code": code_version(self.modules),
@@ -226,7 +229,7 @@ def plan(root: Path, config: Config | None = None) -> Plan:
         other = steps.setdefault(step.id, step)
         if (other.title(), hashed_form(other)) != (step.title(), hashed_form(step)):
             raise NisbenchError(
-                f"Two different runs share the id {step.id}: {other.title()} and {step.title()}. Change a seed of one."
+                f"Two different runs share the id {step.id}: {other.title()} and {step.title()}. Rename one of them."
             )
     return Plan(config, studies, steps)
 
@@ -285,7 +288,10 @@ def block_step(name: str, dataset: AnyDataset) -> Step:
 
 
 def download_step(name: str, dataset: Archive) -> Step:
-    settings = DownloadSettings(url=dataset.url, md5=dataset.md5, address=None if dataset.md5 else dataset.url)
+    # Without an MD5 sum, an address names what it holds today, and a local file is what is in it.
+    local = Path(dataset.url)
+    identity = dataset.md5 or (md5_sum(local) if local.is_file() else dataset.url)
+    settings = DownloadSettings(url=dataset.url, md5=dataset.md5, identity=identity)
     file = PurePosixPath(dataset.url.split("?")[0]).name
     return Step("download", name, "", settings, {}, (), {"archive": file})
 

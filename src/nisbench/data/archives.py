@@ -1,6 +1,7 @@
 """Read single files out of zip archives without ever unpacking to disk."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(archive) as opened:
             for name in opened.namelist():
                 path = PurePosixPath(name.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                if path.is_absolute() or ".." in path.parts or ":" in str(path):
                     raise NisbenchError(
                         f"{archive}: refused: it holds a file that would land outside its folder: {name!r}"
                     )
@@ -28,5 +29,5 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
                 raise NisbenchError(f"{archive}: holds no {member!r}; it holds {', '.join(opened.namelist()[:10])}")
             with opened.open(member) as stream:
                 yield stream
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
         raise NisbenchError(f"{archive}: not a readable zip archive: {error}. Delete it and run again.") from error

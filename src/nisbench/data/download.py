@@ -9,7 +9,7 @@ import requests
 
 from nisbench.console import log
 from nisbench.errors import NisbenchError
-from nisbench.files import whole_file
+from nisbench.files import md5_sum, whole_file
 
 ATTEMPTS = 4
 TIMEOUT = 30  # seconds without a byte
@@ -59,7 +59,7 @@ def _copy(source: Path, md5: str | None, target: Path) -> None:
 
 
 def _check(file: Path, name: str, md5: str | None) -> None:
-    found = pooch.file_hash(str(file), alg="md5")
+    found = md5_sum(file)
     if md5 is None:
         log.info("%s: MD5 %s (none was given to check it against)", name, found)
     elif found != md5:

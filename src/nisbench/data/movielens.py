@@ -56,7 +56,7 @@ def read_ratings(archive: Path, member: str) -> tuple[np.ndarray, np.ndarray, np
     with open_member(archive, member) as stream:
         try:
             table = pc.read_csv(
-                stream,
+                pa.BufferReader(stream.read()),  # Arrow's threads must not outlive the stream if a line is malformed
                 pc.ReadOptions(column_names=names),
                 pc.ParseOptions(delimiter=":" if dat else ",", quote_char=False),
                 pc.ConvertOptions(

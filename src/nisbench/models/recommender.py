@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nisbench.data.instances import Instances
 from nisbench.embedding import SelectedEmbedding, xavier_std
 from nisbench.params.settings import AnyModel
+from nisbench.seeds import derived
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ def build(
     seed: int,
 ) -> Recommender:
     """A new recommender on the CPU, its weights drawn from `seed`; `block` is (N,), `selection` (L, K)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(derived(seed, "embedding"))
     n, k = len(block), selection.shape[1]
     std = xavier_std(n, k) if isinstance(embedding_std, str) else embedding_std
     embedding = SelectedEmbedding(block, selection, std, generator, soft)
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
-        torch.manual_seed(seed)
+        torch.manual_seed(derived(seed, "model"))
         model = build_model(settings, Shape(n, fields, embedding.weight.shape[1], label_mean))
     return Recommender(embedding, model)
 

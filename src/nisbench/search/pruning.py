@@ -74,7 +74,7 @@ def prune(merged: np.ndarray, weights: int, compression_rate: float) -> tuple[np
     if compression_rate == 1 or np.count_nonzero(merged) <= keep:
         return merged, 0.0
     if keep == 0:
-        return np.zeros_like(merged), float("inf")
+        return np.zeros_like(merged), float(np.nextafter(magnitude.max(), np.float32(np.inf)))
     threshold = np.partition(magnitude, merged.size - keep, axis=None)[merged.size - keep]
     return np.where(magnitude < threshold, np.float32(0), merged), float(threshold)
 

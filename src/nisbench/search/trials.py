@@ -22,6 +22,7 @@ from nisbench.machine import peak_memory_mib, provenance
 from nisbench.models import recommender as recommenders
 from nisbench.runs import SearchSettings
 from nisbench.search.proposal import Blocks, Proposal
+from nisbench.seeds import derived
 from nisbench.training.checkpoints import load_tensors, save_tensors
 from nisbench.training.trainer import snapshot, train
 
@@ -108,7 +109,7 @@ class Search:
 
     def proposals(self) -> list[Proposal]:
         method = import_module(f"nisbench.search.{self.settings.method.kind}")
-        k, seed = self.settings.training.base_dimension, self.settings.seed
+        k, seed = self.settings.training.base_dimension, derived(self.settings.seed, "method")
         proposals: list[Proposal] = method.propose(self.settings.method, self.blocks, k, seed)
         return proposals
 
@@ -120,9 +121,9 @@ class Search:
 
     def saved_trial(self, index: int) -> Trial | None:
         """The trial as an interrupted search saved it, unless it may be needed and its weights are gone."""
-        if not self.result_file(index).exists():
+        saved = {int(path.stem): trial for path in self.folder.glob("*.json") if (trial := _read_trial(path))}
+        if index not in saved:
             return None
-        saved = {int(path.stem): Trial(**read_json(path)) for path in self.folder.glob("*.json")}
         best = min(saved, key=lambda i: (saved[i].validation_loss, i))
         return None if index == best and not self.weights_file(index).exists() else saved[index]
 
@@ -138,7 +139,7 @@ class Search:
             label_mean=float(self.training.labels.double().mean()),
             seed=self.settings.seed,
         ).to(self.device)
-        checkpoint = self.folder / f"{index}.checkpoint.safetensors"
+        checkpoint = self.folder / f"{index}.{self.device.type}-checkpoint.safetensors"  # to go on on the same kind
         progress = train(
             recommender,
             self.training,
@@ -163,3 +164,11 @@ class Search:
         write_json(self.result_file(index), asdict(trial))
         checkpoint.unlink(missing_ok=True)
         return trial
+
+
+def _read_trial(path: Path) -> Trial | None:
+    try:
+        return Trial(**read_json(path))
+    except (ValueError, TypeError):
+        log.warning("%s is damaged: this trial is trained again", path)
+        return None

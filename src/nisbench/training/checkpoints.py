@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nisbench.console import log
 from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
 from nisbench.models.recommender import Recommender
@@ -62,9 +63,15 @@ def load_checkpoint(
     recommender: Recommender,
     optimizer: torch.optim.Optimizer,
     learner: SelectionLearner | None,
-) -> Checkpoint:
-    """Put a trial back to where `save_checkpoint` saved it."""
-    tensors, progress = load_tensors(path, recommender.embedding.weight.device)
+) -> Checkpoint | None:
+    """Put a trial back to where `save_checkpoint` saved it; None if it did not, or if the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        tensors, progress = load_tensors(path, recommender.embedding.weight.device)
+    except NisbenchError as error:
+        log.warning("the trial begins again: %s", error)
+        return None
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -21,6 +21,7 @@ from nisbench.errors import NisbenchError
 from nisbench.evaluation import rating
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import Training
+from nisbench.seeds import Stream, derived
 from nisbench.training.checkpoints import load_checkpoint, save_checkpoint
 from nisbench.training.learner import SelectionLearner
 
@@ -58,8 +59,8 @@ def train(
     optimizer = torch.optim.Adam(recommender.parameters(), settings.learning_rate, fused=True)
     progress = Progress()
     best = snapshot(recommender)
-    if checkpoint and checkpoint.exists():
-        loaded = load_checkpoint(checkpoint, recommender, optimizer, learner)
+    loaded = load_checkpoint(checkpoint, recommender, optimizer, learner) if checkpoint else None
+    if loaded:
         best, progress = loaded.best, Progress(**loaded.progress)
         log.info("%s: going on after epoch %d", title, progress.epoch)
     saved = said = started = time.perf_counter()
@@ -99,9 +100,9 @@ def run_epoch(
 ) -> None:
     """One pass over `training`; with a learner, each step is followed by one of its own on a validation batch."""
     device = training.labels.device
-    order = shuffled(len(training), len(training), seeds, "training", device)
+    order = shuffled(len(training), len(training), seeds, "training batches", device)
     if learner:
-        selection_order = shuffled(len(validation), len(training), seeds, "validation", device)
+        selection_order = shuffled(len(validation), len(training), seeds, "validation batches", device)
     for start in range(0, len(training), batch_size):
         batch = training[order[start : start + batch_size]]
         optimizer.zero_grad()
@@ -111,12 +112,11 @@ def run_epoch(
             learner.step(recommender, validation[selection_order[start : start + batch_size]])
 
 
-def shuffled(n: int, length: int, seeds: tuple[int, int], stream: str, device: torch.device) -> Tensor:
+def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:
     """(length,) indices below `n`: random orders of all `n`, one after another, fixed by `seeds` and `stream`."""
     run_seed, epoch = seeds
-    offset = {"training": 0, "validation": 1}[stream]
     # Drawn on the CPU, so that CPU and GPU runs see the same batches.
-    generator = torch.Generator().manual_seed(run_seed * 1_000_003 + 2 * epoch + offset)
+    generator = torch.Generator().manual_seed(derived(run_seed, stream, epoch))
     orders = [torch.randperm(n, generator=generator) for _ in range(-(-length // n))]
     return torch.cat(orders)[:length].to(device)
 

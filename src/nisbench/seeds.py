@@ -1,0 +1,13 @@
+"""Seeds of independent random streams, derived from a run's one seed."""
+
+from typing import Literal
+
+import numpy as np
+
+Stream = Literal["embedding", "model", "training batches", "validation batches", "method"]
+_NUMBERS = {"embedding": 0, "model": 1, "training batches": 2, "validation batches": 3, "method": 4}
+
+
+def derived(seed: int, stream: Stream, step: int = 0) -> int:
+    """A 32-bit seed (torch's CPU generator reads no more) for one stream of a run, and for one step of it."""
+    return int(np.random.SeedSequence([seed, _NUMBERS[stream], step]).generate_state(1)[0])
