@@ -57,7 +57,7 @@ def test_steps_run_by_hand_in_order(call, config):
     early = call("split", split.id)
     assert isinstance(early.exception, NisbenchError)
     assert f"nisbench prepare {split.needs['prepare'].id}" in str(early.exception)
-    for step in (split.needs["prepare"], split, cell.prune.needs["block"]):
+    for step in (split.needs["prepare"], split, cell.prune.needs["search"].needs["block"]):
         assert call(step.name, step.id, "--log", "logs/x.log").exit_code == 0
     assert "3 of 14 steps are done" in call("plan", "demo").output
 
@@ -65,7 +65,7 @@ def test_steps_run_by_hand_in_order(call, config):
 def test_each_step_is_handed_its_own_files(call, config, monkeypatch):
     """The test instances to pruning only, frequencies from train only: no id would notice a mix-up here."""
     cell = plan(ROOT, config).study("demo").cells[0]
-    prune, search, block = cell.prune, cell.prune.needs["search"], cell.prune.needs["block"]
+    prune, search, block = cell.prune, cell.prune.needs["search"], cell.prune.needs["search"].needs["block"]
     for step in (search, block, search.needs["split"], block.needs["prepare"]):
         for path in map(Path, step.paths()):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,8 +79,7 @@ def test_each_step_is_handed_its_own_files(call, config, monkeypatch):
         assert names == {
             "search": {"train_file": "train.parquet", "validation_file": "validation.parquet",
                        "features_file": "features.parquet"},
-            "prune": {"test_file": "test.parquet", "weights_file": "weights.safetensors", "search_file": "run.json",
-                      "features_file": "features.parquet"},
+            "prune": {"test_file": "test.parquet", "weights_file": "weights.safetensors", "search_file": "run.json"},
             "block": {"train_file": "train.parquet", "vocabulary_file": "vocabulary.parquet",
                       "features_file": "features.parquet"},
         }[step.name]  # fmt: skip

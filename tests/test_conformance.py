@@ -104,7 +104,6 @@ def test_conformance(model, method, data, tmp_path, monkeypatch):
             weights_file=tmp_path / "a" / "weights.safetensors",
             search_file=tmp_path / "a" / "run.json",
             test_file=data["test"],
-            features_file=data["features"],
             folder=folder,
             device=CPU,
             about={"id": "y"},

@@ -144,7 +144,6 @@ def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
             weights_file=Path(step.needs["search"].path("weights")),
             search_file=Path(step.needs["search"].path("run")),
             test_file=Path(step.needs["split"].path("test")),
-            features_file=Path(step.needs["block"].path("features")),
             folder=Path(step.folder),
             device=device,
             about=about(step),

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nisbench.errors import NisbenchError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -46,4 +48,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NisbenchError(f"{path}: not readable as JSON: {error}. Delete it and run again.") from error

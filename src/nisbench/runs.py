@@ -7,6 +7,7 @@ be made. The *plan* of a study is the graph of its steps.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -292,7 +293,7 @@ def download_step(name: str, dataset: Archive) -> Step:
     local = Path(dataset.url)
     identity = dataset.md5 or (md5_sum(local) if local.is_file() else dataset.url)
     settings = DownloadSettings(url=dataset.url, md5=dataset.md5, identity=identity)
-    file = PurePosixPath(dataset.url.split("?")[0]).name
+    file = re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(dataset.url.split("?")[0]).name)
     return Step("download", name, "", settings, {}, (), {"archive": file})
 
 
@@ -322,12 +323,17 @@ def prune_step(search: Step, rate: float, params: Params) -> Step:
     return Step(
         "prune",
         search.dataset,
-        f"{search.label}-cr{rate:g}",
+        f"{search.label}-cr{rate_name(rate)}",
         settings,
-        {"split": search.needs["split"], "block": search.needs["block"], "search": search},
+        {"split": search.needs["split"], "search": search},
         ("nisbench.search.pruning", f"nisbench.models.{settings.model.kind}"),
         {"run": "run.json", "scheme": "scheme.safetensors"},
     )
+
+
+def rate_name(rate: float) -> str:
+    """A compression rate as it stands in names: 2, 2.5, 1e06."""
+    return f"{rate:.12g}".replace("+", "")
 
 
 def _titles(params: Params, study: Study) -> dict[str, str]:

@@ -37,9 +37,6 @@ rule prune:
         lambda wildcards: made_by(
             PLAN.step(wildcards.id, "prune").needs["split"], "test"
         ),
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "prune").needs["block"], "features"
-        ),
     output:
         "results/runs/{dataset}/prune/{label}-{id}/run.json",
         "results/runs/{dataset}/prune/{label}-{id}/scheme.safetensors",

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nisbench.data import parquet
 from nisbench.errors import NisbenchError
@@ -13,7 +12,7 @@ from nisbench.params.settings import BlockSettings
 
 def run(settings: BlockSettings, vocabulary_file: Path, train_file: Path, features_file: Path) -> None:
     """Add to the vocabulary each feature's ``frequency`` in the training instances and its ``block``."""
-    vocabulary = pq.read_table(vocabulary_file)
+    vocabulary = parquet.read_table(vocabulary_file)
     if settings.count > len(vocabulary):
         raise NisbenchError(f"blocks.count is {settings.count}, but there are only {len(vocabulary)} features")
     frequency = parquet.feature_counts(train_file, len(vocabulary))

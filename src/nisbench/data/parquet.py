@@ -64,6 +64,13 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise NisbenchError(f"{path}: not a readable Parquet file: {error}. Delete it and run again.") from error
 
 
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise NisbenchError(f"{path}: not a readable Parquet file: {error}. Delete it and run again.") from error
+
+
 def column(file: pq.ParquetFile, name: str) -> np.ndarray:
     """One column as an array of its own."""
     return np.array(file.read(columns=[name]).column(0).to_numpy())

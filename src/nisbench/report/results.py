@@ -8,7 +8,7 @@ import pandas as pd
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json
 from nisbench.params.settings import TASKS
-from nisbench.runs import Step, StudyPlan
+from nisbench.runs import Step, StudyPlan, rate_name
 
 COLUMNS = [
     "study", "dataset", "task", "model", "method", "cr", "seed", "metric", "value", "paper_value",
@@ -22,8 +22,6 @@ def read_run(step: Step) -> dict[str, Any]:
         run: dict[str, Any] = read_json(path)
     except FileNotFoundError:
         raise NisbenchError(f"{path} is missing: {step.title()} was not run") from None
-    except ValueError as error:
-        raise NisbenchError(f"{path}: not readable as JSON: {error}. Delete it and run again.") from error
     return run
 
 
@@ -74,7 +72,7 @@ def metrics(results: pd.DataFrame) -> dict[str, Any]:
     for row in results.groupby(keys, sort=False)["value"].mean().reset_index().to_dict("records"):
         dataset, model, method, cr, metric, value = row.values()
         place = nested.setdefault(dataset, {}).setdefault(model, {}).setdefault(method, {})
-        place.setdefault(f"cr{cr:g}", {})[metric] = float(value)
+        place.setdefault(f"cr{rate_name(cr)}", {})[metric] = float(value)
     return nested
 
 

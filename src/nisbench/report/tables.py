@@ -11,7 +11,7 @@ from nisbench.console import duration, log
 from nisbench.data.parquet import fields_of
 from nisbench.files import write_json, write_text
 from nisbench.report.results import metrics, provenance, read_run, summary
-from nisbench.runs import StudyPlan
+from nisbench.runs import StudyPlan, rate_name
 
 NONE = "-"
 
@@ -109,7 +109,9 @@ def _section(plan: StudyPlan, table: pd.DataFrame) -> str:
         title = plan.params.methods[method].title
         for rate in rates:
             name = (
-                title if len(rates) == 1 and rate == 1 else f"{title} ({'unpruned' if rate == 1 else f'CR = {rate:g}'})"
+                title
+                if len(rates) == 1 and rate == 1
+                else f"{title} ({'unpruned' if rate == 1 else f'CR = {rate_name(rate)}'})"
             )
             body.append([name, *(column.get((method, rate), NONE) for column in columns)])
     return _markdown(body, heads)
@@ -172,7 +174,7 @@ def _runs(plan: StudyPlan) -> str:
                 f"{found['machine']['device']}, {found['machine']['threads']} threads, torch {found['machine']['packages']['torch']}",
                 [],
             ]
-        rows[search.id][-1].append(f"`{cell.prune.id}` (CR {cell.compression_rate:g})")
+        rows[search.id][-1].append(f"`{cell.prune.id}` (CR {rate_name(cell.compression_rate)})")
     body = [[*row[:-1], ", ".join(row[-1])] for row in rows.values()]
     heads = ["Search", "id", "Trials", "Chosen", "Validation loss", "Peak memory", "Machine", "Measured on test by"]
     note = f"`nisbench show ID` prints a run's settings; `{plan.manifest.name}` holds them all."

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import scipy.sparse
 import torch
 
@@ -29,7 +28,6 @@ def run(
     weights_file: Path,
     search_file: Path,
     test_file: Path,
-    features_file: Path,
     folder: Path,
     device: torch.device,
     about: dict[str, Any],
@@ -43,7 +41,6 @@ def run(
     test = instances.read(test_file, device)
     recommender = with_scheme(settings.model, tensors, scheme, test.ids.shape[1]).to(device)
     metrics = rating.evaluate(recommender, test)
-    features = pq.read_table(features_file, columns=["frequency"])
     scheme.save(folder / "scheme.safetensors")
     write_json(
         folder / "run.json",
@@ -54,7 +51,7 @@ def run(
             "nonzeros": len(scheme.values),
             "threshold": threshold,
             **sizes(pruned),
-            "features": {"count": len(features), "without_dimensions": int((scheme.sizes() == 0).sum())},
+            "features": {"count": len(scheme.sizes()), "without_dimensions": int((scheme.sizes() == 0).sum())},
             "test_instances": len(test),
             "machine": provenance(device),
         },

@@ -10,13 +10,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from nisbench.console import duration, log
 from nisbench.data import instances
 from nisbench.data.instances import Instances
+from nisbench.data.parquet import read_table
+from nisbench.errors import NisbenchError
 from nisbench.files import read_json, write_json
 from nisbench.machine import peak_memory_mib, provenance
 from nisbench.models import recommender as recommenders
@@ -52,7 +53,7 @@ def run(
     about: dict[str, Any],
 ) -> None:
     """Run a search's trials; leave ``run.json``, headed by `about`, and the best's ``weights.safetensors`` in `folder`."""
-    features = pq.read_table(features_file, columns=["block", "frequency"])
+    features = read_table(features_file, ["block", "frequency"])
     block = features["block"].to_numpy()
     search = Search(
         settings=settings,
@@ -169,6 +170,6 @@ class Search:
 def _read_trial(path: Path) -> Trial | None:
     try:
         return Trial(**read_json(path))
-    except (ValueError, TypeError):
+    except (NisbenchError, TypeError):
         log.warning("%s is damaged: this trial is trained again", path)
         return None
