@@ -23,6 +23,9 @@ if config:
         f"{OVERLAYS_VARIABLE}=FILE snakemake ..."
     )
 
+# `nisbench` is beside this Python, whether or not the environment is activated.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
 try:
     PLAN = plan(Path())
 except NisbenchError as error:
@@ -48,4 +51,4 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        PLAN.study("paper").outputs(),
+        lambda wildcards: PLAN.study("paper").outputs(),

@@ -170,7 +170,8 @@ BODY = b"some bytes" * 1000
 MD5 = hashlib.md5(BODY).hexdigest()  # noqa: S324
 
 
-def test_a_transfer_that_breaks_off_is_begun_again(server, tmp_path):
+def test_a_transfer_that_breaks_off_is_begun_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PAUSE", 0)
     url, answers = server
     answers += [(200, BODY[:500], len(BODY)), (503, b"", 0), (200, BODY, len(BODY))]
     download.run(url, MD5, tmp_path / "data.zip")

@@ -55,10 +55,16 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("studies: {demo: {override: {}}}", "over.yaml:1: studies.demo.override", "did you mean 'overrides'"),
         ("studies: {demo: {overrides: {training: {x: 1}}}}", "over.yaml:1: training.x", "unknown key"),
         ("studies: {demo: {overrides: {studies: {}}}}", "over.yaml:1: studies.demo.overrides.studies", "cannot be"),
-        ("training: {base_dimension: 8}", "params/methods.yaml", "64 exceeds training.base_dimension = 8"),
+        ("training: {base_dimension: 8}", "params/studies/demo.yaml", "16 exceeds training.base_dimension = 8"),
         ("reference: {results: {movielens_20m: {mlp: {}}}}", "over.yaml:1: reference.results.movielens_20m.mlp", "'mlp'"),
         ("training: {batch_size: 1, batch_size: 2}", "over.yaml:1", "training.batch_size is repeated"),
         ("training: [1", "over.yaml:1", "not valid YAML"),
+        ("training: &a {x: *a}", "over.yaml", "an alias that contains itself"),
+        ("training: {device: 2026-02-30}", "over.yaml:1", "not a valid value"),
+        ("a: &a {b: 1}\nc:\n  <<: *a", "over.yaml:3", "merge keys"),
+        ('training: {device: "\x01"}', "over.yaml", "not valid YAML"),
+        ("methods: {mde: {settings: [{base_dimension: 4}]}}", "over.yaml:1: methods.mde.settings.0.temperature", "missing"),
+        ("datasets: {movielens_1m: {url: 'ftp://x/y.zip'}}", "over.yaml:1: datasets.movielens_1m.url", "https address"),
         ("- 1", "over.yaml:1", "must be a mapping"),
     ],
 )  # fmt: skip
@@ -88,6 +94,21 @@ def test_a_study_s_overrides_hold_for_that_study_alone(overlay):
     config = overlay("studies: {demo: {overrides: {training: {patience: 9}}}}")
     assert config.by_study["demo"].training.patience == 9
     assert config.by_study["paper"].training.patience == config.params.training.patience == 3
+
+
+def test_an_overlay_is_the_last_word_also_over_a_study_s_overrides(overlay):
+    assert load(ROOT, []).by_study["demo"].training.batch_size == 2048  # set by the study
+    assert overlay("training: {batch_size: 512}").by_study["demo"].training.batch_size == 512
+    both = "training: {batch_size: 512}\nstudies: {demo: {overrides: {training: {batch_size: 256}}}}"
+    assert overlay(both).by_study["demo"].training.batch_size == 256
+    assert overlay(both).by_study["paper"].training.batch_size == 512
+
+
+@pytest.mark.parametrize("name", ["all", "search", "runs", "tables_demo", "data_x"])
+def test_a_study_cannot_take_a_target_s_name(overlay, name):
+    study = "{title: X, datasets: [movielens_1m], models: [mf], methods: {dnis: [1]}, seeds: [1], tables: []}"
+    with pytest.raises(NisbenchError, match=f"over.yaml:1: studies.{name}: a study cannot have this name"):
+        overlay(f"studies: {{{name}: {study}}}")
 
 
 def test_local_paths_are_relative_to_the_file_that_names_them(overlay, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from filelock import FileLock, Timeout
 
 from nisbench import console
 from nisbench.errors import NisbenchError
@@ -41,6 +42,8 @@ Log = Annotated[Path | None, typer.Option("--log", help="Also write progress, wi
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads for torch.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, from params/studies.")]
 
+_held: list[FileLock] = []
+
 ALL_CORES = os.cpu_count() or 1
 
 
@@ -55,6 +58,10 @@ def main() -> None:
     except KeyboardInterrupt:
         console.log.error("nisbench: interrupted. What is saved stays; the same command goes on from there.")
         sys.exit(130)
+    except (OSError, MemoryError) as error:
+        console.log.debug("unexpected", exc_info=True)
+        console.log.error("nisbench: %s: %s", type(error).__name__, error)
+        sys.exit(1)
     except Exception:
         console.log.debug("unexpected", exc_info=True)
         raise
@@ -206,11 +213,27 @@ def ready(name: StepName, step_id: str, log: Path | None) -> Step:
     """The step to run, once all files it reads are seen to be there."""
     console.set_up(log)
     step = current_plan().step(step_id, name)
+    _hold(step)
     for needed in step.needs.values():
         for path in needed.paths():
             if not Path(path).exists():
                 raise NisbenchError(f"{path} is missing. Make it with: nisbench {needed.name} {needed.id}")
     return step
+
+
+def _hold(step: Step) -> None:
+    """Keep other processes from this step's files until this one ends, or turns to another step."""
+    while _held:
+        _held.pop().release()
+    path = Path("logs", "locks", step.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.log.info("another process is at this step; waiting for it to end")
+        lock.acquire()
+    _held.append(lock)
 
 
 def about(step: Step) -> dict[str, Any]:

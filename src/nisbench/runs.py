@@ -207,6 +207,10 @@ class Plan:
         found = [step for step in self.steps.values() if step.id.startswith(prefix) and name in (None, step.name)]
         if len(found) == 1:
             return found[0]
+        others = [step for step in self.steps.values() if step.id.startswith(prefix)]
+        if not found and len(others) == 1:
+            other = others[0]
+            raise NisbenchError(f"{prefix} is the id of a {other.name} step. Run: nisbench {other.name} {other.id}")
         if found:
             raise NisbenchError(f"{prefix!r} is the beginning of several ids: {', '.join(s.id for s in found)}.")
         raise NisbenchError(

@@ -74,7 +74,7 @@ def jobs(output: str) -> dict[str, int]:
 
 
 def copy_project(target: Path) -> Project:
-    for name in ("Snakefile", "workflow", "params", "dvc.yaml"):
+    for name in ("Snakefile", "profiles", "workflow", "params", "dvc.yaml"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
     (target / "params" / "studies" / "tiny.yaml").write_text(TINY)

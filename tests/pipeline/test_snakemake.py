@@ -67,6 +67,30 @@ def test_intermediate_files_that_nothing_needs_are_not_missed(done):
     assert done.snakemake("demo") == {}
 
 
+def test_a_rule_written_otherwise_reruns_nothing(done):
+    """The code that counts is in the ids; Snakemake's own memory of rules and times is not asked."""
+    old, new = "--threads {threads} --log {log}", "--log {log} --threads {threads}"
+    done.edit("workflow/rules/search.smk", lambda text: text.replace(old, new))
+    assert done.snakemake("demo") == {}
+
+
+def test_a_snakemake_killed_without_warning_goes_on(fresh):
+    """Killed during a search, its own job still at work: unlock, and the same command finishes."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["snakemake", "--cores", "2", "demo"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=fresh.root, env=environment, stderr=quiet, stdout=quiet)
+    while not list(fresh.root.glob("results/runs/*/search/*/trials/*.json")) and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    fresh.succeeded("snakemake", "--unlock")
+    counts = fresh.snakemake("demo")
+    assert counts["tables_demo"] == 1
+    assert fresh.snakemake("demo") == {}
+    assert len(list(fresh.root.glob("results/runs/*/prune/*/run.json"))) == 5
+
+
 def test_a_method_s_parameter_reruns_that_method_and_back_reruns_nothing(done):
     before = (done.root / "results/demo/summary.csv").read_text()
     done.edit("params/methods.yaml", change_dnis)

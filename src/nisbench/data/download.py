@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import pooch
@@ -12,6 +13,7 @@ from nisbench.errors import NisbenchError
 from nisbench.files import md5_sum, whole_file
 
 ATTEMPTS = 4
+PAUSE = 1  # seconds, doubled at every attempt
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -46,6 +48,7 @@ def run(url: str, md5: str | None, target: Path) -> None:
                         "overlay (see README): datasets.<name>.url may be a local path."
                     ) from error
                 log.warning("attempt %d of %d failed (%s); trying again", attempt, ATTEMPTS, error)
+                time.sleep(PAUSE * 2**attempt)
         _check(Path(found), url, md5)
         Path(found).replace(target)
 

@@ -14,6 +14,9 @@ from nisbench.params.tree import KeyPath, Tree, dotted
 
 Problem = tuple[KeyPath, str]
 
+RESERVED = {"all", "download", "prepare", "split", "block", "search", "prune", "runs", "plan"}
+RESERVED_PREFIXES = {"data", "search", "prune", "tables"}
+
 _QUOTED = re.compile(r"'([^']+)'")
 
 
@@ -48,6 +51,8 @@ def nearest(name: str, known: Collection[Any]) -> str:
 
 def _in_study(params: Params, name: str, study: Study) -> Iterator[Problem]:
     at: KeyPath = ("studies", name)
+    if name in RESERVED or name.split("_", maxsplit=1)[0] in RESERVED_PREFIXES:
+        yield at, "a study cannot have this name: a target or folder of the pipeline has it"
     yield from _unknown("data set", (*at, "datasets"), list(enumerate(study.datasets)), params.datasets)
     yield from _unknown("model", (*at, "models"), list(enumerate(study.models)), params.models)
     yield from _unknown("method", (*at, "methods"), [(method, method) for method in study.methods], params.methods)
@@ -136,7 +141,7 @@ def _key(cursor: Any, part: str | int) -> Any:
     if isinstance(cursor, list):
         return part if isinstance(part, int) and part < len(cursor) else None
     if isinstance(cursor, dict):
-        return next((key for key in cursor if key == part or str(key) == str(part)), None)
+        return part if part in cursor else next((key for key in cursor if str(key) == str(part)), None)
     return None
 
 

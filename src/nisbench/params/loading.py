@@ -1,18 +1,20 @@
 """Read ``params/*.yaml``, the studies and the overlays into checked `Params`.
 
 Files are merged key by key, later ones over earlier ones: ``params/*.yaml``, ``params/studies/*.yaml``, then each file
-named by the environment variable ``NISBENCH_PARAMS`` (separated by colons). Whatever is wrong is reported with the
+named by the environment variable ``NISBENCH_PARAMS`` (separated by colons). A study's ``overrides`` are merged over the
+files of params/ for that study; an overlay, being the user's last word, is merged over them too. Whatever is wrong is reported with the
 file and line that said it, before any work starts.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from nisbench.errors import NisbenchError
 from nisbench.params.checks import validate
 from nisbench.params.settings import Params
-from nisbench.params.tree import Tree, read_yaml
+from nisbench.params.tree import Tree, dotted, read_yaml
 
 OVERLAYS_VARIABLE = "NISBENCH_PARAMS"
 
@@ -40,17 +42,19 @@ def load(root: Path, overlays: list[Path] | None = None) -> Config:
         raise NisbenchError(
             f"{directory.absolute()}: no parameter files here. Run this in the project's top folder (where Snakefile is)."
         )
-    tree = Tree()
-    for path in [*files, *overlays]:
-        tree.merge(read_yaml(path))
-
-    _resolve_paths(tree)
-    params = validate(tree)
+    own, over = Tree(), Tree()
+    for tree, paths in ((own, files), (over, overlays)):
+        for path in paths:
+            tree.merge(read_yaml(path))
+    whole = own.merged(over)
+    _resolve_paths(whole)
+    params = validate(whole)
     by_study = {}
-    for name, study in params.studies.items():
-        merged = tree.overridden(study.overrides or {}, ("studies", name, "overrides"))
-        _resolve_paths(merged)
-        by_study[name] = validate(merged, study=name)
+    for name in params.studies:
+        # The later word counts: our files, the study's overrides in them, the overlays, the overrides in those.
+        tree = own.overridden(name).merged(over).overridden(name, by=over)
+        _resolve_paths(tree)
+        by_study[name] = validate(tree, study=name)
     return Config(params, by_study, tuple(path.absolute() for path in overlays))
 
 
@@ -59,6 +63,8 @@ def _resolve_paths(tree: Tree) -> None:
     datasets = tree.values.get("datasets")
     for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
         url = dataset.get("url") if isinstance(dataset, dict) else None
-        if isinstance(url, str) and "://" not in url:
-            file, _ = tree.origins["datasets", name, "url"]
-            dataset["url"] = str((file.parent / url).resolve())
+        if isinstance(url, str) and not url.startswith(("https://", "http://")):
+            path = ("datasets", name, "url")
+            if not url or re.match(r"[a-z]+:/", url):
+                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: an https address or a path, not {url!r}")
+            dataset["url"] = str((tree.origins[path][0].parent / Path(url).expanduser()).resolve())

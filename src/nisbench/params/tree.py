@@ -12,6 +12,7 @@ import yaml
 from nisbench.errors import NisbenchError
 
 KeyPath = tuple[str | int | float, ...]
+Origins = dict[KeyPath, tuple[Path, int]]
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,22 +29,48 @@ class Tree:
     """Nested values, and for every key path the (file, line) that set it."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    origins: dict[KeyPath, tuple[Path, int]] = field(default_factory=dict)
+    origins: Origins = field(default_factory=dict)
 
     def merge(self, other: "Tree") -> None:
-        _merge(self.values, other.values)
-        self.origins.update(other.origins)
+        """Put `other` over this, key by key."""
+        self._merge((), (), self.values, other.values, other.origins)
 
-    def overridden(self, values: dict[str, Any], at: KeyPath) -> "Tree":
-        """A copy with `values`, written at the key path `at`, merged over the top."""
-        for forbidden in {"studies", "reference"} & values.keys():
-            raise NisbenchError(f"{self.where((*at, forbidden))}: {dotted((*at, forbidden))} cannot be overridden")
+    def merged(self, other: "Tree") -> "Tree":
+        """A copy with `other` put over it."""
         copy = Tree(_copy(self.values), dict(self.origins))
-        _merge(copy.values, values)
-        copy.origins.update(
-            {path[len(at) :]: o for path, o in self.origins.items() if path[: len(at)] == at and path != at}
-        )
+        copy.merge(other)
         return copy
+
+    def overridden(self, study: str, by: "Tree | None" = None) -> "Tree":
+        """A copy with the ``overrides`` that `by` (or this) has for a study put over it."""
+        source, at = by or self, ("studies", study, "overrides")
+        values: Any = source.values
+        for key in at:
+            values = values.get(key) if isinstance(values, dict) else None
+        copy = Tree(_copy(self.values), dict(self.origins))
+        if isinstance(values, dict):
+            for forbidden in {"studies", "reference"} & values.keys():
+                path = (*at, forbidden)
+                raise NisbenchError(f"{source.where(path)}: {dotted(path)}: cannot be overridden")
+            copy._merge((), at, copy.values, values, source.origins)
+        return copy
+
+    def _merge(
+        self, path: KeyPath, at: KeyPath, base: dict[Any, Any], over: Mapping[Any, Any], origins: Origins
+    ) -> None:
+        """Put `over`, which stands below the key path `at` in its own tree, over `base`, which stands at `path` here."""
+        for key, value in over.items():
+            here = (*path, key)
+            if isinstance(value, dict) and isinstance(base.get(key), dict):
+                self._merge(here, at, base[key], value, origins)
+            else:
+                base[key] = _copy(value)
+                self.origins = {p: o for p, o in self.origins.items() if p[: len(here)] != here}
+                self.origins |= {
+                    p[len(at) :]: o for p, o in origins.items() if p[: len(at) + len(here)] == (*at, *here)
+                }
+            if (*at, *here) in origins:
+                self.origins[here] = origins[*at, *here]
 
     def where(self, path: KeyPath) -> str:
         """``file:line`` of the key path, or of its nearest parent that a file names."""
@@ -61,31 +88,32 @@ def read_yaml(path: Path) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         hint = f" (it was looked for in {Path.cwd()})" if not path.exists() else ""
         raise NisbenchError(f"{path}: cannot be read{hint}: {error}") from error
-    loader = _Loader(text)
+    tree = Tree()
     try:
-        tree = Tree()
+        loader = _Loader(text)
         node = loader.get_single_node()
         if isinstance(node, yaml.MappingNode):
             tree.values = _construct(loader, node, path, (), tree.origins)
-        elif node is not None:
+        elif node is not None and node.value not in ("", "null", "~"):
             raise NisbenchError(f"{shown(path)}:1: parameters must be a mapping of keys to values")
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise NisbenchError(f"{shown(path)}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    finally:
-        loader.dispose()
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise NisbenchError(f"{shown(path)}{line}: not valid YAML: {problem}") from error
+    except RecursionError:
+        raise NisbenchError(f"{shown(path)}: nested too deeply, or an alias that contains itself") from None
     return tree
 
 
-def _construct(
-    loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, origins: dict[KeyPath, tuple[Path, int]]
-) -> Any:
+def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, origins: Origins) -> Any:
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise NisbenchError(f"{shown(file)}:{line}: merge keys (<<) are not read here; write the keys out")
+            key = _scalar(loader, key_node, file)
             if not isinstance(key, str | int | float):
                 raise NisbenchError(f"{shown(file)}:{line}: a key must be a name or a number")
             if key in result:
@@ -95,15 +123,14 @@ def _construct(
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, file, (*path, i), origins) for i, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)
+    return _scalar(loader, node, file)
 
 
-def _merge(base: dict[Any, Any], over: Mapping[Any, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = _copy(value)
+def _scalar(loader: _Loader, node: yaml.Node, file: Path) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:
+        raise NisbenchError(f"{shown(file)}:{node.start_mark.line + 1}: not a valid value: {error}") from error
 
 
 def _copy(value: Any) -> Any:

@@ -29,9 +29,11 @@ def show(studies: list[StudyPlan]) -> None:
         made = all(Path(path).exists() for path in study.outputs())
         table.add_row("tables", study.id, "", str(study.folder), "[green]done[/]" if made else "to do")
         console.print(table)
-        console.print(
-            f"{sum(map(done, steps))} of {len(steps)} steps are done. Run: snakemake --cores all {study.name}\n"
-        )
+        count = f"{sum(map(done, steps))} of {len(steps)} steps are done."
+        if made:
+            console.print(f"{count} The tables are of today's parameters; what is not here is not needed for them.\n")
+        else:
+            console.print(f"{count} Run: snakemake --cores all {study.name}\n")
 
 
 def show_step(step: Step) -> None:

@@ -28,8 +28,10 @@ def run(plan: StudyPlan) -> None:
     write_text(folder / "summary.csv", results.to_csv(index=False))
     write_json(folder / "metrics.json", metrics(results))
     manifest = Path(plan.manifest)
-    for old in folder.glob("runs-*.json"):
-        old.unlink()
+    unlisted = [folder / f"{name}.{suffix}" for name in makers for suffix in ("md", "csv")]
+    for old in [*folder.glob("runs-*.json"), *unlisted]:
+        if str(old) not in plan.outputs():
+            old.unlink(missing_ok=True)
     write_json(manifest, provenance(plan))
     for name in plan.study.tables:
         log.info("%s", folder / f"{name}.md")
