@@ -7,6 +7,7 @@ docs/architecture.md). The ids are resolved here, once, from params/ and the ove
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 from snakemake.utils import min_version
 
@@ -24,7 +25,7 @@ if config:
     )
 
 # `nisbench` is beside this Python, whether or not the environment is activated.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+shell.prefix(f'export PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
 
 try:
     PLAN = plan(Path())
