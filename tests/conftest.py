@@ -32,7 +32,7 @@ def config() -> Config:
 
 @pytest.fixture(scope="session")
 def mf() -> MF:
-    return MF(kind="mf", title="MF", global_mean=True, biases=True)
+    return MF(kind="mf", title="MF", global_mean=True, biases=True, reduction="sum")
 
 
 @pytest.fixture(scope="session")

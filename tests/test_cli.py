@@ -41,7 +41,7 @@ def test_the_plan_lists_a_study_s_steps_with_their_ids(call, config):
     listed = call("plan", "demo").output
     for step in plan(ROOT, config).study("demo").steps.values():
         assert step.id in listed
-    assert "0 of 14 steps are done" in listed
+    assert "0 of 27 steps are done" in listed
 
 
 def test_show_tells_a_step_s_settings(call, config):
@@ -59,7 +59,7 @@ def test_steps_run_by_hand_in_order(call, config):
     assert f"nisbench prepare {split.needs['prepare'].id}" in str(early.exception)
     for step in (split.needs["prepare"], split, cell.prune.needs["search"].needs["block"]):
         assert call(step.name, step.id, "--log", "logs/x.log").exit_code == 0
-    assert "3 of 14 steps are done" in call("plan", "demo").output
+    assert "3 of 27 steps are done" in call("plan", "demo").output
 
 
 def test_each_step_is_handed_its_own_files(call, config, monkeypatch):

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nisbench.data import blocks, instances, planted_ratings, split
+from nisbench.data import blocks, instances, planted_ctr, planted_ratings, split
 from nisbench.embedding import DimensionScheme
-from nisbench.evaluation import rating
+from nisbench.evaluation import tasks
 from nisbench.params.loading import load
 from nisbench.params.settings import MODEL_TASKS, BlockSettings
 from nisbench.runs import PruneSettings, SearchSettings
@@ -20,30 +20,53 @@ from tests.conftest import ROOT
 CPU = torch.device("cpu")
 PARAMS = load(ROOT, overlays=[]).params
 CASES = [
-    pytest.param(model, method, id=f"{model}-{method}")
+    pytest.param(task, model, method, id=f"{model}-{method}-{task}")
     for model, settings in PARAMS.models.items()
     for method in PARAMS.methods
-    if "rating" in MODEL_TASKS[settings.kind]
+    for task in MODEL_TASKS[settings.kind]
 ]
 
 
 @pytest.fixture(scope="module")
-def data(planted, tmp_path_factory):
-    """Paths of train, validation, test and features."""
-    folder = tmp_path_factory.mktemp("data")
-    planted_ratings.run(planted, None, folder / "instances", folder / "vocabulary")
-    paths = {part: folder / part for part in split.PARTS}
-    split.run(planted.split, folder / "instances", paths)
-    paths["features"] = folder / "features"
-    blocks.run(BlockSettings(count=4), folder / "vocabulary", paths["train"], paths["features"])
-    return paths
+def data_of(planted, tmp_path_factory):
+    """For each task, the paths of train, validation, test and features."""
+    clicks = PARAMS.datasets["planted_ctr"].model_copy(
+        update={"instances": 3000, "scalar_fields": 2, "categorical_fields": [40, 20, 5], "rank": 4, "levels": 3}
+    )
+    found = {}
+    for task, module, settings in (("rating", planted_ratings, planted), ("ctr", planted_ctr, clicks)):
+        folder = tmp_path_factory.mktemp(task)
+        module.run(settings, None, folder / "instances", folder / "vocabulary")
+        paths = {part: folder / part for part in split.PARTS}
+        split.run(settings.split, folder / "instances", paths)
+        paths["features"] = folder / "features"
+        blocks.run(BlockSettings(by="count", count=4), folder / "vocabulary", paths["train"], paths["features"])
+        found[task] = paths
+    return found
 
 
-def settings_for(model, method):
+def trivial_loss(task, labels):
+    """The loss of predicting the mean label."""
+    mean = labels.mean()
+    return labels.var() if task == "rating" else -(mean * np.log(mean) + (1 - mean) * np.log(1 - mean))
+
+
+def few_trials(method):
+    """The method with at most three trials."""
+    shortened = {"grid": "dimensions", "mde": "settings"}
+    if method.kind in shortened:
+        name = shortened[method.kind]
+        return method.model_copy(update={name: getattr(method, name)[::6]})
+    return method.model_copy(update={"trials": 3}) if method.kind == "random" else method
+
+
+def settings_for(task, model, method):
     training = PARAMS.training.model_copy(
         update={"batch_size": 256, "max_epochs": 3, "learning_rate": 0.01, "checkpoint_seconds": 0}
     )
-    return SearchSettings(model=PARAMS.models[model], method=PARAMS.methods[method], training=training, seed=1)
+    return SearchSettings(
+        task=task, model=PARAMS.models[model], method=few_trials(PARAMS.methods[method]), training=training, seed=1
+    )
 
 
 def search(settings, data, folder):
@@ -52,9 +75,9 @@ def search(settings, data, folder):
     return json.loads((folder / "run.json").read_text())
 
 
-@pytest.mark.parametrize(("model", "method"), CASES)
-def test_conformance(model, method, data, tmp_path, monkeypatch):
-    settings = settings_for(model, method)
+@pytest.mark.parametrize(("task", "model", "method"), CASES)
+def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
+    data, settings = data_of[task], settings_for(task, model, method)
     run = search(settings, data, tmp_path / "a")
 
     # validation chose, ties go to the first, and the chosen weights are the ones that were measured
@@ -62,7 +85,7 @@ def test_conformance(model, method, data, tmp_path, monkeypatch):
     assert run["best_trial"] == losses.index(min(losses))
     assert run["seconds"] == pytest.approx(sum(trial["seconds"] for trial in run["trials"]))
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["run.json", "weights.safetensors"]
-    tensors, _ = load_tensors(tmp_path / "a" / "weights.safetensors")
+    tensors, about = load_tensors(tmp_path / "a" / "weights.safetensors")
     selection = tensors["embedding.selection"]
     assert selection.min() >= 0
     assert selection.max() <= 1
@@ -70,18 +93,19 @@ def test_conformance(model, method, data, tmp_path, monkeypatch):
         (tensors["embedding.weight"] * selection[tensors["embedding.block"].long()]).numpy()
     )
     validation = instances.read(data["validation"], CPU)
-    served = pruning.with_scheme(settings.model, tensors, whole, fields=2)
-    assert rating.evaluate(served, validation)["loss"] == pytest.approx(min(losses), rel=1e-5)
+    served = pruning.with_scheme(settings.model, tensors, tuple(about["widths"]), whole, validation.ids.shape[1])
+    assert tasks.of_name(task).evaluate(served, validation)["loss"] == pytest.approx(min(losses), rel=1e-5)
 
     # what training starts from is the train set's and the seed's
     train = pq.read_table(data["train"], columns=["label"])["label"].to_numpy()
-    assert tensors["model.mean"].item() == pytest.approx(train.mean(), abs=1e-6)
+    if task == "rating":
+        assert tensors["model.mean"].item() == pytest.approx(train.mean(), abs=1e-6)
     other = search(settings.model_copy(update={"seed": 2}), data, tmp_path / "s2")
     assert [trial["losses"] for trial in other["trials"]] != [trial["losses"] for trial in run["trials"]]
 
-    # a method must beat the mean rating
+    # a method must beat the mean label
     labels = pq.read_table(data["validation"], columns=["label"])["label"].to_numpy()
-    assert min(losses) < labels.var()
+    assert min(losses) < trivial_loss(task, labels)
 
     # killed in its first trial, and, where there are several, between two: the same result
     count = len(losses)
@@ -100,7 +124,7 @@ def test_conformance(model, method, data, tmp_path, monkeypatch):
     for rate in (1.0, 4.0):
         folder = tmp_path / f"cr{rate}"
         pruning.run(
-            PruneSettings(model=settings.model, compression_rate=rate, device="cpu"),
+            PruneSettings(task=task, model=settings.model, compression_rate=rate, device="cpu"),
             weights_file=tmp_path / "a" / "weights.safetensors",
             search_file=tmp_path / "a" / "run.json",
             test_file=data["test"],
@@ -112,12 +136,15 @@ def test_conformance(model, method, data, tmp_path, monkeypatch):
         scheme = DimensionScheme.load(folder / "scheme.safetensors")
         assert pruned["nonzeros"] == np.count_nonzero(scheme.to_dense())
         assert pruned["nonzeros"] == min(int(run["weights"] / rate), len(whole.values))
-        assert 0 < pruned["metrics"]["mse"] < 2 * labels.var()
+        assert pruned["metrics"].keys() == ({"mse"} if task == "rating" else {"auc", "logloss"})
+        loss = pruned["metrics"].get("mse", pruned["metrics"].get("logloss"))
+        assert 0 < loss < 2 * trivial_loss(task, labels)
 
 
 def killed_search(settings, data, folder, kill_at, monkeypatch):
     """Run a search that is interrupted at its `kill_at`-th evaluation after the first."""
-    evaluate, calls = rating.evaluate, iter(range(kill_at))
+    task = tasks.of_name(settings.task)
+    evaluate, calls = task.evaluate, iter(range(kill_at))
 
     def interrupted(*args):
         if next(calls, None) is None:
@@ -125,15 +152,15 @@ def killed_search(settings, data, folder, kill_at, monkeypatch):
         return evaluate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rating, "evaluate", interrupted)
+        patch.setattr(task, "evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             search(settings, data, folder)
     assert (folder / "trials").exists()
     assert not (folder / "run.json").exists()
 
 
-def test_mde_is_told_the_train_frequencies(data, tmp_path):
-    settings = settings_for("mf", "mde")
+def test_mde_is_told_the_train_frequencies(data_of, tmp_path):
+    data, settings = data_of["rating"], settings_for("rating", "mf", "mde")
     run = search(settings, data, tmp_path)
     features = pq.read_table(data["features"]).to_pandas()
     mass = features.groupby("block")["frequency"].sum() / features["frequency"].sum()

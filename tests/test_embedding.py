@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from nisbench.embedding import DimensionScheme, SelectedEmbedding, used_width, xavier_std
+from nisbench.embedding import DimensionScheme, SelectedEmbedding, used_columns, xavier_std
 from nisbench.errors import NisbenchError
 
 
 def embedding(block, selection, **options):
-    return SelectedEmbedding(block, selection, 1.0, torch.Generator().manual_seed(0), **options)
+    weight = torch.randn(len(block), selection.shape[1], generator=torch.Generator().manual_seed(0))
+    return SelectedEmbedding(block, selection, weight, **options)
 
 
 def test_forward_is_the_row_times_its_block_s_selection():
@@ -25,20 +26,26 @@ def test_forward_is_the_row_times_its_block_s_selection():
     torch.testing.assert_close(layer.merged(), layer.weight * selection[block])
 
 
-def test_columns_beyond_the_last_selected_are_not_held():
+def test_few_and_many_ids_are_scaled_alike():
+    """A small table is scaled as a whole, a large one where it is read: the same values and gradients."""
+    block, selection = torch.tensor([0, 1, 1, 2, 2, 2]), torch.rand(3, 4).requires_grad_()
+    ids = torch.tensor([[0, 5], [4, 5]], dtype=torch.int32)
+    gradients = []
+    for repeats in (1, 2):  # 4 ids for 6 rows, and 8
+        layer = embedding(block, selection.detach())
+        layer.selection.requires_grad_()
+        out = layer(ids.repeat(repeats, 1))[:2]
+        gradients.append((out, *torch.autograd.grad(out.square().sum(), [layer.weight, layer.selection])))
+    for few, many in zip(*gradients, strict=True):
+        torch.testing.assert_close(few, many)
+
+
+def test_used_columns():
     selection = torch.zeros(2, 8)
-    selection[0, :3] = 1
-    selection[1, :1] = 1
-    assert used_width(selection) == 3
-    assert embedding(torch.tensor([0, 1]), selection).weight.shape == (2, 3)
-    assert used_width(torch.zeros(2, 8)) == 1
-
-
-def test_a_narrow_trial_starts_from_the_wide_one_s_weights():
-    block = torch.tensor([0, 0, 0])
-    narrow = embedding(block, (torch.arange(8) < 3).float()[None])
-    wide = embedding(block, torch.ones(1, 8))
-    assert torch.equal(narrow.weight, wide.weight[:, :3])
+    selection[0, [1, 3]] = 1
+    selection[1, 5] = 0.1
+    assert used_columns(selection).tolist() == [1, 3, 5]
+    assert used_columns(torch.zeros(2, 8)).tolist() == [0]
 
 
 def test_weights_of_dimensions_that_do_not_exist_are_not_learned():

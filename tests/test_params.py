@@ -44,19 +44,22 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("training: {device: gpu}", "over.yaml:1: training.device", "pattern"),
         ("methods: {dnis: {kind: dins}}", "over.yaml:1: methods.dnis.kind", "did you mean 'dnis'"),
         ("datasets: {x: {title: X}}", "over.yaml:1: datasets.x.format", "missing"),
-        ("models: {Bad-Name: {kind: mf, title: X, global_mean: true, biases: true}}", "over.yaml:1: models.Bad-Name", "pattern"),
-        ("studies: {demo: {models: [mff]}}", "over.yaml:1: studies.demo.models.0", "unknown model 'mff'; did you mean 'mf'"),
-        ("studies: {demo: {methods: {dnsi: [1]}}}", "over.yaml:1: studies.demo.methods.dnsi", "did you mean 'dnis'"),
-        ("studies: {demo: {datasets: [movielens_2m]}}", "over.yaml:1: studies.demo.datasets.0", "did you mean 'movielens_"),
-        ("studies: {demo: {datasets: [criteo]}}", "over.yaml:1: studies.demo.datasets.0", "criteo is for the task ctr"),
+        ("models: {Bad-Name: {kind: mf, title: X, global_mean: true, biases: true, reduction: sum}}", "over.yaml:1: models.Bad-Name", "pattern"),
+        ("studies: {demo: {grids: {rating: {models: [mff]}}}}", "over.yaml:1: studies.demo.grids.rating.models.0", "unknown model 'mff'; did you mean 'mf'"),
+        ("studies: {demo: {grids: {rating: {methods: {dnsi: [1]}}}}}", "over.yaml:1: studies.demo.grids.rating.methods.dnsi", "did you mean 'dnis'"),
+        ("studies: {demo: {grids: {rating: {datasets: [movielens_2m]}}}}", "over.yaml:1: studies.demo.grids.rating.datasets.0", "did you mean 'movielens_"),
+        ("studies: {demo: {grids: {rating: {datasets: [planted_ratings, criteo]}}}}", "over.yaml:1: studies.demo.grids.rating.datasets.1", "criteo is for the task ctr"),
         ("studies: {demo: {tables: [table9]}}", "over.yaml:1: studies.demo.tables.0", "not 'table9'"),
         ("studies: {demo: {seeds: [1, 1]}}", "over.yaml:1: studies.demo.seeds", "1 is listed twice"),
-        ("studies: {demo: {methods: {dnis: [0.5]}}}", "over.yaml:1: studies.demo.methods.dnis.0", "greater than or equal to 1"),
+        ("studies: {demo: {grids: {rating: {methods: {dnis: [0.5]}}}}}", "over.yaml:1: studies.demo.grids.rating.methods.dnis.0", "greater than or equal to 1"),
         ("studies: {demo: {override: {}}}", "over.yaml:1: studies.demo.override", "did you mean 'overrides'"),
         ("studies: {demo: {overrides: {training: {x: 1}}}}", "over.yaml:1: training.x", "unknown key"),
         ("studies: {demo: {overrides: {studies: {}}}}", "over.yaml:1: studies.demo.overrides.studies", "cannot be"),
-        ("training: {base_dimension: 8}", "params/studies/demo.yaml", "16 exceeds training.base_dimension = 8"),
-        ("reference: {results: {movielens_20m: {mlp: {}}}}", "over.yaml:1: reference.results.movielens_20m.mlp", "'mlp'"),
+        ("training: {base_dimension: 8}", "params/methods.yaml", "64 exceeds training.base_dimension = 8 of the study criteo"),
+        ("studies: {demo: {grids: {ctr: {models: [mf]}}}}", "params/studies/demo.yaml:", "planted_ctr is for the task ctr"),
+        ("studies: {movielens_1m: {tables: [table3]}}", "over.yaml:1: studies.movielens_1m.tables.0", "for the task ctr, which"),
+        ("models: {mlp: {hidden: [2x]}}", "over.yaml:1: models.mlp.hidden.0", "multiple of the dimension such as 2d, not '2x'"),
+        ("reference: {results: {movielens_20m: {gru: {}}}}", "over.yaml:1: reference.results.movielens_20m.gru", "'gru'"),
         ("training: {batch_size: 1, batch_size: 2}", "over.yaml:1", "training.batch_size is repeated"),
         ("training: [1", "over.yaml:1", "not valid YAML"),
         ("training: &a {x: *a}", "over.yaml", "an alias that contains itself"),
@@ -106,7 +109,9 @@ def test_an_overlay_is_the_last_word_also_over_a_study_s_overrides(overlay):
 
 @pytest.mark.parametrize("name", ["all", "search", "runs", "tables_demo", "data_x"])
 def test_a_study_cannot_take_a_target_s_name(overlay, name):
-    study = "{title: X, datasets: [movielens_1m], models: [mf], methods: {dnis: [1]}, seeds: [1], tables: []}"
+    study = (
+        "{title: X, grids: {g: {datasets: [movielens_1m], models: [mf], methods: {dnis: [1]}}}, seeds: [1], tables: []}"
+    )
     with pytest.raises(NisbenchError, match=f"over.yaml:1: studies.{name}: a study cannot have this name"):
         overlay(f"studies: {{{name}: {study}}}")
 

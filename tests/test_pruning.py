@@ -63,7 +63,7 @@ def test_the_scheme_predicts_like_the_pruned_model(mf, ratings, tmp_path, rate):
     original.model.biases.weight.data.normal_()
     pruned, _ = pruning.prune(original.embedding.merged().numpy(), 180, rate)
     DimensionScheme.from_dense(pruned).save(tmp_path / "scheme")
-    served = pruning.with_scheme(mf, original.state_dict(), DimensionScheme.load(tmp_path / "scheme"), fields=2)
+    served = pruning.with_scheme(mf, original.state_dict(), (6,), DimensionScheme.load(tmp_path / "scheme"), fields=2)
 
     embeddings = torch.from_numpy(pruned)[ratings.ids.long()]
     expected = original.model(embeddings, ratings.ids, None)

@@ -33,13 +33,14 @@ def study(tmp_path, monkeypatch):
             write(search, {"id": search.id, "trials": [trial], "best_trial": 0, "seconds": 7200.0,
                            "peak_memory_mib": 500.0, "machine": MACHINE})  # fmt: skip
             mse = MSE[cell.method] + 0.15 * (cell.compression_rate - 1) + 0.01 * (cell.seed - 1)
-            write(cell.prune, {"id": cell.prune.id, "metrics": {"mse": mse}, "weights": 100,
+            metrics = {"mse": mse} if cell.dataset != "criteo" else {"auc": 1 - mse / 20, "logloss": mse}
+            write(cell.prune, {"id": cell.prune.id, "metrics": metrics, "weights": 100,
                                "nonzeros": int(100 / cell.compression_rate), "size_mib": 12.0})  # fmt: skip
-        (block,) = found.blocks.values()
-        path = Path(block.needs["prepare"].path("instances"))
-        parquet.write(path, [1, 2, 3], {"user": [0, 1, 1], "movie": [2, 3, 2]},
-                      [Field("user", "categorical"), Field("movie", "categorical")])  # fmt: skip
-        parquet.write_table(Path(block.path("features")), parquet.pq.read_table(path, columns=["label"]))
+        for block in found.blocks.values():
+            path = Path(block.needs["prepare"].path("instances"))
+            parquet.write(path, [1, 2, 3], {"user": [0, 1, 1], "movie": [2, 3, 2]},
+                          [Field("user", "categorical"), Field("movie", "categorical")])  # fmt: skip
+            parquet.write_table(Path(block.path("features")), parquet.pq.read_table(path, columns=["label"]))
         return found
 
     def write(step, run):
@@ -58,13 +59,27 @@ def test_table_2_shows_ours_beside_the_paper_s_and_marks_the_best_two(study):
     found = study()
     text, _ = tables.table2(found, summary(found))
     body = {row[0]: row[1:] for row in rows(text.split("## Runs", maxsplit=1)[0])}
-    assert body["Search method"] == ["MF: Params (M)", "paper", "MF: Time cost", "paper", "MF: MSE", "paper"]
-    assert body["Grid Search"] == ["12", "33", "2 h 00 min", "16 h 00 min", "0.7000", "0.6220"]
-    assert body["DNIS (unpruned)"][4:] == ["**0.5000**", "0.6096"]
+    assert body["Search method"][:6] == ["MF: Params (M)", "paper", "MF: Time cost", "paper", "MF: MSE", "paper"]
+    assert body["Search method"][6::6] == ["MLP: Params (M)", "NeuMF: Params (M)"]
+    assert body["Grid Search"][:6] == ["12", "33", "2 h 00 min", "16 h 00 min", "0.7000", "0.6220"]
+    assert body["DNIS (unpruned)"][4:6] == ["**0.5000**", "0.6096"]
     assert body["Random Search"][4] == "<u>0.6000</u>"
-    assert body["DNIS (CR = 2.5)"] == ["12", "17", "2 h 00 min", "1 h 00 min", "0.7250", "0.6167"]
-    assert text.count("**0.") == text.count("<u>0.") == 1
+    assert body["DNIS (CR = 2.5)"][:6] == ["12", "17", "2 h 00 min", "1 h 00 min", "0.7250", "0.6167"]
+    assert body["DNIS (CR = 2.5)"][12:] == ["12", "32", "2 h 00 min", "1 h 00 min", "0.7250", "0.6213"]
+    assert text.count("**0.") == text.count("<u>0.") == 3
     assert "One seed" in text
+    assert "Criteo" not in text
+
+
+def test_table_3_has_two_qualities_and_knows_which_way_each_is_better(study):
+    found = study()
+    text, _ = tables.table3(found, summary(found))
+    body = {row[0]: row[1:] for row in rows(text.split("## Runs", maxsplit=1)[0])}
+    assert body["Search method"][:8:2] == ["FM: Params (M)", "FM: Time cost", "FM: AUC", "FM: Logloss"]
+    assert body["DNIS (unpruned)"][4:8] == ["**0.9750**", "0.8004", "**0.5000**", "0.4510"]
+    assert body["Random Search"][4:8] == ["<u>0.9700</u>", "0.7997", "<u>0.6000</u>", "0.4518"]
+    assert [row for row in body if "CR" in row] == ["DNIS (CR = 20)", "DNIS (CR = 30)"]
+    assert "MovieLens" not in text
 
 
 def test_several_seeds_give_mean_and_deviation(study):
@@ -92,7 +107,10 @@ def test_all_files_are_written_and_the_old_manifest_goes(study):
     manifest = json.loads(Path(found.manifest).read_text())
     assert [run["id"] for run in manifest["prunings"]] == [cell.prune.id for cell in found.cells]
     results = pd.read_csv("results/paper/summary.csv")
-    assert results.query("metric == 'mse' and method == 'dnis' and cr == 2")["paper_value"].item() == 0.6126
+    assert (
+        results.query("metric == 'mse' and model == 'mf' and method == 'dnis' and cr == 2")["paper_value"].item()
+        == 0.6126
+    )
     metrics = json.loads(Path("results/paper/metrics.json").read_text())
     assert metrics["movielens_20m"]["mf"]["mde"] == {"cr1": {"mse": 0.65, "params_mib": 12.0}}
 
@@ -114,7 +132,7 @@ def test_the_ids_that_dvc_depends_on_change_with_their_stage_only(config, tmp_pa
     listing.write(plan(ROOT, load(ROOT, [tmp_path / "over.yaml"])), tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.json"))
     differing = {str(f) for f in files if (tmp_path / "a" / f).read_text() != (tmp_path / "b" / f).read_text()}
-    sets = ("planted_ratings", "movielens_1m", "movielens_20m")
+    sets = ("planted_ratings", "planted_ctr", "movielens_1m", "movielens_20m", "criteo")
     assert differing == {f"{stage}/{name}.json" for stage in ("search", "prune") for name in sets} | {
-        f"report/{name}.json" for name in ("demo", "movielens_1m", "paper")
+        f"report/{name}.json" for name in ("demo", "movielens_1m", "criteo", "paper")
     }

@@ -32,8 +32,14 @@ def test_a_method_s_parameter_changes_its_search_and_prunings_only(changed):
     assert changed("methods: {dnis: {learning_rate: 0.02}}") == [*dnis, "search movielens_1m mf-dnis-seed1"]
 
 
+def test_a_model_s_parameter_changes_that_model_only(changed):
+    titles = changed("models: {mlp: {hidden: [8]}}", study="paper")
+    assert titles
+    assert all(" mlp-" in title for title in titles)
+
+
 def test_a_compression_rate_more_is_one_pruning_more(changed):
-    more = changed("studies: {movielens_1m: {methods: {mde: [1, 4]}}}")
+    more = changed("studies: {movielens_1m: {grids: {rating: {methods: {mde: [1, 4]}}}}}")
     assert more == ["prune movielens_1m mf-mde-seed1-cr4"]
 
 
@@ -88,10 +94,12 @@ def test_entries_of_equal_settings_are_different_runs(tmp_path):
     path = tmp_path / "over.yaml"
     text = (ROOT / "params" / "methods.yaml").read_text()
     dnis = text[text.index("  dnis:") :].replace("dnis:", "dnis_again:", 1)
-    path.write_text(f"methods:\n{dnis}\nstudies: {{demo: {{methods: {{dnis_again: [1, 2, 2.5]}}}}}}")
+    path.write_text(
+        f"methods:\n{dnis}\nstudies: {{demo: {{grids: {{rating: {{methods: {{dnis_again: [1, 2, 2.5]}}}}}}}}}}"
+    )
     study = plan(ROOT, load(ROOT, [path])).study("demo")
     searches = {cell.prune.needs["search"].folder for cell in study.cells}
-    assert len(searches) == len(study.study.methods) == 5
+    assert len(searches) == len({cell.prune.needs["search"].id for cell in study.cells}) == 5 + 4
     assert len({cell.prune.id for cell in study.cells}) == len(study.cells)
 
 
@@ -166,14 +174,16 @@ def edited(tmp_path, monkeypatch):
         ("search/mde.py", "np.floor(", "np.ceil(", {"mde"}),
         ("search/dnis.py", "clamp_(0, 1)", "clamp_(0, 2)", {"dnis"}),
         ("training/trainer.py", "loss < progress", "loss <= progress", {"dnis", "mde", "grid_search", "random_search"}),
+        ("models/deepfm.py", "self.deep(", "2 * self.deep(", {"dnis", "mde", "grid_search", "random_search"}),
+        ("evaluation/ctr.py", "2 * pairs", "3 * pairs", {"dnis", "mde", "grid_search", "random_search"}),
         ("console.py", "%(message)s", "> %(message)s", set()),
         ("report/tables.py", ".4f", ".5f", set()),
     ],
 )
 def test_changed_code_changes_the_runs_that_use_it(edited, file, old, new, expected):
     before, after = edited(), edited(file, old, new)
-    searches = {title.split("mf-")[1].split("-seed")[0] for title in after if title.startswith("search")
-                and before[title] != after[title]}  # fmt: skip
+    labels = [title.split()[2] for title in after if title.startswith("search") and before[title] != after[title]]
+    searches = {label.split("-")[1] for label in labels}
     assert searches == expected
     assert all(before[title] == after[title] for title in after if title.split()[0] in ("prepare", "split", "block"))
 

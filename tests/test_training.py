@@ -12,7 +12,6 @@ from nisbench.files import whole_file
 from nisbench.models import recommender as recommenders
 from nisbench.params.settings import DNIS
 from nisbench.search.dnis import AlphaLearner
-from nisbench.training import trainer
 from nisbench.training.checkpoints import load_tensors
 from nisbench.training.trainer import shuffled, snapshot, train
 
@@ -44,7 +43,7 @@ def build(mf, *, soft=False, label_mean=3.0):
 
 
 def learner_for(recommender):
-    return AlphaLearner(recommender, DNIS(kind="dnis", title="", learning_rate=0.05, gradient_epsilon=1e-7))
+    return AlphaLearner(recommender, rating, DNIS(kind="dnis", title="", learning_rate=0.05, gradient_epsilon=1e-7))
 
 
 def test_mf_is_mean_plus_biases_plus_inner_product(mf, ratings):
@@ -64,7 +63,7 @@ def test_mf_without_mean_and_biases_is_the_inner_product(mf, ratings):
 
 
 def test_mse_is_of_the_whole_set(mf, ratings, monkeypatch):
-    monkeypatch.setattr(rating, "BATCH", 64)  # the last batch is smaller
+    monkeypatch.setattr(recommenders, "PREDICTION_FLOATS", 64 * 8)  # the last batch is smaller
     recommender = build(mf)
     expected = ((recommender(ratings) - ratings.labels).double() ** 2).mean().item()
     assert rating.evaluate(recommender, ratings)["mse"] == pytest.approx(expected, rel=1e-9)
@@ -74,7 +73,7 @@ def test_mse_is_of_the_whole_set(mf, ratings, monkeypatch):
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(mf, settings, parts, soft):
     recommender = build(mf, soft=soft)
     before = rating.evaluate(recommender, parts[0])["loss"]
-    progress = train(recommender, *parts, settings, seed=1, learner=learner_for(recommender) if soft else None)
+    progress = train(recommender, *parts, rating, settings, seed=1, learner=learner_for(recommender) if soft else None)
     assert rating.evaluate(recommender, parts[0])["loss"] < before
     assert progress.best_loss == min(progress.losses)
     assert progress.losses[progress.best_epoch - 1] == progress.best_loss
@@ -83,19 +82,19 @@ def test_training_lowers_the_loss_and_keeps_the_best_epoch(mf, settings, parts, 
 
 def test_a_trial_stops_after_patience_epochs_without_gain(mf, settings, parts, monkeypatch):
     losses = iter([5.0, 4.0, 4.5, 4.0, 4.1, 3.0])
-    monkeypatch.setattr(trainer.rating, "evaluate", lambda *_: {"loss": next(losses)})
-    progress = train(build(mf), *parts, settings.model_copy(update={"patience": 3}), seed=1)
+    monkeypatch.setattr(rating, "evaluate", lambda *_: {"loss": next(losses)})
+    progress = train(build(mf), *parts, rating, settings.model_copy(update={"patience": 3}), seed=1)
     assert progress.losses == [5.0, 4.0, 4.5, 4.0, 4.1]  # an equal loss is no gain
     assert (progress.epoch, progress.best_epoch, progress.best_loss) == (5, 2, 4.0)
 
 
 def test_training_does_not_go_beyond_max_epochs(mf, settings, parts):
-    assert train(build(mf), *parts, settings.model_copy(update={"max_epochs": 2}), seed=1).epoch == 2
+    assert train(build(mf), *parts, rating, settings.model_copy(update={"max_epochs": 2}), seed=1).epoch == 2
 
 
 def test_a_loss_that_is_no_number_is_told(mf, settings, parts):
     with pytest.raises(NisbenchError, match=r"epoch 1.*lower the learning rates"):
-        train(build(mf), *parts, settings.model_copy(update={"learning_rate": 1e30}), seed=1)
+        train(build(mf), *parts, rating, settings.model_copy(update={"learning_rate": 1e30}), seed=1)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -104,7 +103,7 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
         recommender = build(mf, soft=soft)
         learner = learner_for(recommender) if soft else None
         return snapshot(recommender), recommender, lambda: train(
-            recommender, *parts, settings, seed=1, learner=learner, checkpoint=checkpoint
+            recommender, *parts, rating, settings, seed=1, learner=learner, checkpoint=checkpoint
         )  # fmt: skip
 
     _, undisturbed, run = trained()
@@ -121,7 +120,7 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
             return evaluate(*args)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(trainer.rating, "evaluate", killed)
+            patch.setattr(rating, "evaluate", killed)
             trained(checkpoint)[2]()
         assert checkpoint.exists()
 
@@ -154,7 +153,7 @@ def test_the_same_seed_gives_the_same_weights(mf, settings, parts):
     runs = []
     for seed in (1, 1, 2):
         recommender = build(mf)
-        train(recommender, *parts, settings, seed=seed)
+        train(recommender, *parts, rating, settings, seed=seed)
         runs.append(recommender.embedding.weight.detach().clone())
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -195,7 +194,7 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
 
     recommender = build(mf, soft=True)
     before = recommender.embedding.weight.detach().clone()
-    train(recommender, *parts, settings.model_copy(update={"max_epochs": 1}), seed=1, learner=Recorder())
+    train(recommender, *parts, rating, settings.model_copy(update={"max_epochs": 1}), seed=1, learner=Recorder())
     assert len(seen) == -(-len(training) // settings.batch_size)
     assert set(torch.cat(seen).tolist()) == set(validation.labels.tolist())
     steps = [before, *weights]
@@ -204,8 +203,8 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
 
 def test_a_damaged_checkpoint_costs_the_trial_s_epochs_only(mf, settings, parts, tmp_path):
     undisturbed = build(mf)
-    train(undisturbed, *parts, settings, seed=1)
+    train(undisturbed, *parts, rating, settings, seed=1)
     (tmp_path / "checkpoint").write_bytes(b"damaged")
     again = build(mf)
-    train(again, *parts, settings, seed=1, checkpoint=tmp_path / "checkpoint")
+    train(again, *parts, rating, settings, seed=1, checkpoint=tmp_path / "checkpoint")
     assert torch.equal(undisturbed.embedding.weight, again.embedding.weight)

@@ -21,33 +21,29 @@ from nisbench.files import whole_file
 class SelectedEmbedding(nn.Module):
     """Embeddings e~_i = e_i * selection[block(i)] (paper, Eq. 4); a scalar field's row is multiplied by its value.
 
-    Only the first `width` of the K columns are held: those beyond the last dimension that any block selects are never
-    read. `weight` (N, width) is learned; `block` (N,) int32 and `selection` (L, width) are not, by this module. `soft`
-    says that something else changes the selection during training.
+    `weight` (N, width) is learned; `block` (N,) int32 and `selection` (L, width) are not, by this module. `soft` says that
+    something else changes the selection during training.
     """
 
     weight: nn.Parameter
     block: Tensor
     selection: Tensor
 
-    def __init__(
-        self, block: Tensor, selection: Tensor, std: float, generator: torch.Generator, soft: bool = False
-    ) -> None:
+    def __init__(self, block: Tensor, selection: Tensor, weight: Tensor, soft: bool = False) -> None:
         super().__init__()
-        k = selection.shape[1]
-        width = used_width(selection)
-        # Drawn at full size on the CPU: a feature's weights depend neither on the trial's width nor on the device.
-        weight = torch.empty(len(block), k).normal_(0.0, std, generator=generator)[:, :width].clone()
         self.weight = nn.Parameter(weight)
         self.register_buffer("block", block.to(torch.int32))
-        self.register_buffer("selection", selection[:, :width].clone())
-        self.scaled = soft or bool((self.selection != 1).any())  # else there is nothing to multiply by
+        self.register_buffer("selection", selection)
+        self.scaled = soft or bool((selection != 1).any())  # else there is nothing to multiply by
 
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Tensor:
         """(B, M) ids, and (B, M) values or None -> (B, M, width)."""
-        embeddings = functional.embedding(ids, self.weight)
-        if self.scaled:
-            embeddings = embeddings * functional.embedding(self.block[ids], self.selection)
+        if not self.scaled:
+            embeddings = functional.embedding(ids, self.weight)
+        elif len(self.weight) <= ids.numel():  # cheaper to scale each row of the table once than each occurrence of it
+            embeddings = functional.embedding(ids, self.weight * functional.embedding(self.block, self.selection))
+        else:
+            embeddings = functional.embedding(ids, self.weight) * functional.embedding(self.block[ids], self.selection)
         return embeddings if values is None else embeddings * values[..., None]
 
     @torch.no_grad()
@@ -56,10 +52,10 @@ class SelectedEmbedding(nn.Module):
         return self.weight * self.selection[self.block.long()]
 
 
-def used_width(selection: Tensor) -> int:
-    """1 + the index of the last column that any block selects; at least 1."""
-    used = selection.ne(0).any(0).nonzero()
-    return int(used.max()) + 1 if len(used) else 1
+def used_columns(selection: Tensor) -> Tensor:
+    """(L, K) -> indices of the columns that any block selects, or the first if none does."""
+    used = selection.ne(0).any(0).nonzero()[:, 0]
+    return used if len(used) else torch.zeros(1, dtype=torch.long)
 
 
 def xavier_std(features: int, k: int) -> float:

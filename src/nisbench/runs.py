@@ -8,7 +8,7 @@ be made. The *plan* of a study is the graph of its steps.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -21,14 +21,15 @@ from nisbench.errors import NisbenchError
 from nisbench.files import md5_sum
 from nisbench.params.loading import Config, load
 from nisbench.params.settings import (
+    TASKS,
     AnyDataset,
     AnyMethod,
     AnyModel,
     Archive,
-    Criteo,
     Params,
     Settings,
     Study,
+    Task,
     Training,
 )
 
@@ -56,6 +57,7 @@ class PrepareSettings(Settings):
 class SearchSettings(Settings):
     """All that a search is told; it cannot tell which study asks."""
 
+    task: Task
     model: AnyModel
     method: AnyMethod
     training: Training
@@ -63,6 +65,7 @@ class SearchSettings(Settings):
 
 
 class PruneSettings(Settings):
+    task: Task
     model: AnyModel
     compression_rate: float
     device: Annotated[str, Field(exclude=True)]
@@ -170,7 +173,7 @@ class StudyPlan:
             "data": {name: step.id for name, step in self.blocks.items()},
             "study": self.study.model_dump(mode="json"),
             "reference": self.params.reference.model_dump(mode="json"),
-            "titles": _titles(self.params, self.study),
+            "titles": _titles(self.params, self.cells),
             "code": code_version(("nisbench.report.tables",)),
         }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:ID_LENGTH]
@@ -228,7 +231,7 @@ def plan(root: Path, config: Config | None = None) -> Plan:
     studies = {name: plan_study(name, params) for name, params in config.by_study.items()}
     planned = [step for study in studies.values() for step in study.steps.values()]
     for name, dataset in config.params.datasets.items():  # a data set that no study uses can still be fetched
-        planned += data_steps(name, dataset)
+        planned += block_step(name, dataset).upstream()
     steps: dict[str, Step] = {}
     for step in planned:
         other = steps.setdefault(step.id, step)
@@ -241,21 +244,16 @@ def plan(root: Path, config: Config | None = None) -> Plan:
 
 def plan_study(name: str, params: Params) -> StudyPlan:
     study = params.studies[name]
-    blocks = {dataset: block_step(dataset, params.datasets[dataset]) for dataset in study.datasets}
-    cells = []
-    for dataset, model, method, seed in product(study.datasets, study.models, study.methods, study.seeds):
-        search = search_step(blocks[dataset], model, method, seed, params)
-        for rate in study.methods[method]:
-            cell = Cell(dataset, model, method, rate, seed, prune_step(search, rate, params))
-            cells.append(cell)
-    return StudyPlan(name, params, tuple(cells), blocks)
-
-
-def data_steps(name: str, dataset: AnyDataset) -> list[Step]:
-    """All steps that a data set allows by itself."""
-    if isinstance(dataset, Criteo):
-        return [download_step(name, dataset)]
-    return list(block_step(name, dataset).upstream())
+    datasets = dict.fromkeys(dataset for grid in study.grids.values() for dataset in grid.datasets)
+    blocks = {dataset: block_step(dataset, params.datasets[dataset]) for dataset in datasets}
+    cells = {}
+    for grid in study.grids.values():
+        for dataset, model, method, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
+            search = search_step(blocks[dataset], model, method, seed, params)
+            for rate in grid.methods[method]:
+                cell = Cell(dataset, model, method, rate, seed, prune_step(search, rate, params))
+                cells[cell.prune.id] = cell  # grids may overlap
+    return StudyPlan(name, params, tuple(cells.values()), blocks)
 
 
 def block_step(name: str, dataset: AnyDataset) -> Step:
@@ -303,10 +301,15 @@ def download_step(name: str, dataset: Archive) -> Step:
 
 def search_step(block: Step, model: str, method: str, seed: int, params: Params) -> Step:
     settings = SearchSettings(
-        model=params.models[model], method=params.methods[method], training=params.training, seed=seed
+        task=TASKS[params.datasets[block.dataset].format],
+        model=params.models[model],
+        method=params.methods[method],
+        training=params.training,
+        seed=seed,
     )
     modules = (
         "nisbench.search.trials",
+        f"nisbench.evaluation.{settings.task}",
         f"nisbench.models.{settings.model.kind}",
         f"nisbench.search.{settings.method.kind}",
     )
@@ -323,14 +326,23 @@ def search_step(block: Step, model: str, method: str, seed: int, params: Params)
 
 def prune_step(search: Step, rate: float, params: Params) -> Step:
     assert isinstance(search.settings, SearchSettings)
-    settings = PruneSettings(model=search.settings.model, compression_rate=rate, device=params.training.device)
+    settings = PruneSettings(
+        task=search.settings.task,
+        model=search.settings.model,
+        compression_rate=rate,
+        device=params.training.device,
+    )
     return Step(
         "prune",
         search.dataset,
         f"{search.label}-cr{rate_name(rate)}",
         settings,
         {"split": search.needs["split"], "search": search},
-        ("nisbench.search.pruning", f"nisbench.models.{settings.model.kind}"),
+        (
+            "nisbench.search.pruning",
+            f"nisbench.models.{settings.model.kind}",
+            f"nisbench.evaluation.{settings.task}",
+        ),
         {"run": "run.json", "scheme": "scheme.safetensors"},
     )
 
@@ -340,10 +352,10 @@ def rate_name(rate: float) -> str:
     return f"{rate:.12g}".replace("+", "")
 
 
-def _titles(params: Params, study: Study) -> dict[str, str]:
-    sections: list[tuple[Mapping[str, Any], list[str]]] = [
-        (params.datasets, study.datasets),
-        (params.models, study.models),
-        (params.methods, list(study.methods)),
-    ]
-    return {name: section[name].title for section, names in sections for name in names}
+def _titles(params: Params, cells: Iterable[Cell]) -> dict[str, str]:
+    titles = {}
+    for cell in cells:
+        titles[cell.dataset] = params.datasets[cell.dataset].title
+        titles[cell.model] = params.models[cell.model].title
+        titles[cell.method] = params.methods[cell.method].title
+    return titles

@@ -14,12 +14,27 @@ import pytest
 from nisbench.params.loading import OVERLAYS_VARIABLE
 from tests.conftest import ROOT
 
-TINY = """
+DATA = """
 datasets:
   planted_ratings: {users: 60, items: 40, instances: 3000, rank: 4, levels: 3}
+  planted_ctr: {instances: 3000, scalar_fields: 2, categorical_fields: [40, 20, 5], rank: 4, levels: 3}
+"""
+
+TINY = """
 studies:
   demo:
-    methods: {grid_search: [1], random_search: [1], mde: [1], dnis: [1, 2]}
+    title: Tiny
+    grids:
+      rating:
+        datasets: [planted_ratings]
+        models: [mf]
+        methods: {grid_search: [1], random_search: [1], mde: [1], dnis: [1, 2]}
+      ctr:
+        datasets: [planted_ctr]
+        models: [deepfm]
+        methods: {grid_search: [1]}
+    seeds: [1]
+    tables: [table1, table2, table3]
     overrides:
       training: {base_dimension: 8, batch_size: 512, max_epochs: 2}
       methods:
@@ -77,7 +92,8 @@ def copy_project(target: Path) -> Project:
     for name in ("Snakefile", "profiles", "workflow", "params", "dvc.yaml"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
-    (target / "params" / "studies" / "tiny.yaml").write_text(TINY)
+    (target / "params" / "studies" / "demo.yaml").write_text(TINY)
+    (target / "params" / "tiny.yaml").write_text(DATA)
     return Project(target)
 
 

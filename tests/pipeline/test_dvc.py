@@ -22,7 +22,13 @@ def versioned(done):
 
 
 def test_dvc_reruns_what_a_changed_parameter_asks_for_and_shows_it(versioned, tmp_path):
-    stages = ["data@planted_ratings", "search@planted_ratings", "prune@planted_ratings", "report@demo"]
+    stages = [
+        "data@planted_ratings",
+        "search@planted_ratings",
+        "prune@planted_ratings",
+        "prune@planted_ctr",
+        "report@demo",
+    ]
     assert "up to date" in versioned.succeeded("dvc", "status", *stages)
     assert versioned.dvc_repro() == {}
 

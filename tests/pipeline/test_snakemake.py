@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-EVERYTHING = {"prepare": 1, "split": 1, "block": 1, "search": 4, "prune": 5, "tables_demo": 1}
+EVERYTHING = {"prepare": 2, "split": 2, "block": 2, "search": 5, "prune": 6, "tables_demo": 1}
 COLUMNS = [
     "study",
     "dataset",
@@ -52,7 +52,10 @@ def test_the_study_runs_and_its_tables_are_there(done, first_jobs):
     text = (results / "table2.md").read_text()
     assert "DNIS (CR = 2)" in text
     assert f"**{mse['value'].min():.4f}**" in text
-    assert "3,000" in (results / "table1.md").read_text()
+    assert (results / "table1.md").read_text().count("3,000") == 2
+    auc = summary[summary["metric"] == "auc"]["value"]
+    assert auc.between(0.4, 1).all()
+    assert f"**{auc.max():.4f}**" in (results / "table3.md").read_text()
     for run_id in mse["run_id"]:
         assert list(done.root.glob(f"results/runs/planted_ratings/prune/*-{run_id}/run.json"))
 
@@ -88,7 +91,7 @@ def test_a_snakemake_killed_without_warning_goes_on(fresh):
     counts = fresh.snakemake("demo")
     assert counts["tables_demo"] == 1
     assert fresh.snakemake("demo") == {}
-    assert len(list(fresh.root.glob("results/runs/*/prune/*/run.json"))) == 5
+    assert len(list(fresh.root.glob("results/runs/*/prune/*/run.json"))) == 6
 
 
 def test_a_method_s_parameter_reruns_that_method_and_back_reruns_nothing(done):
@@ -103,13 +106,13 @@ def test_a_method_s_parameter_reruns_that_method_and_back_reruns_nothing(done):
 
 
 def test_a_compression_rate_more_is_one_pruning(done):
-    done.edit("params/studies/tiny.yaml", lambda text: text.replace("dnis: [1, 2]", "dnis: [1, 2, 4]"))
+    done.edit("params/studies/demo.yaml", lambda text: text.replace("dnis: [1, 2]", "dnis: [1, 2, 4]"))
     assert done.snakemake("demo") == {"prune": 1, "tables_demo": 1}
 
 
 def test_a_seed_more_is_that_seed_only(done):
-    done.edit("params/studies/tiny.yaml", lambda text: text + "    seeds: [1, 2]\n")
-    assert done.snakemake("demo") == {"search": 4, "prune": 5, "tables_demo": 1}
+    done.edit("params/studies/demo.yaml", lambda text: text.replace("seeds: [1]", "seeds: [1, 2]"))
+    assert done.snakemake("demo") == {"search": 5, "prune": 6, "tables_demo": 1}
     assert " ± " in (done.root / "results/demo/table2.md").read_text()
 
 

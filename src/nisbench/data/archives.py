@@ -1,5 +1,6 @@
-"""Read single files out of zip archives without ever unpacking to disk."""
+"""Read single files out of archives without ever unpacking to disk."""
 
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -7,27 +8,58 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import pyarrow as pa
+
 from nisbench.errors import NisbenchError
+
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, pa.ArrowException, NotImplementedError, EOFError, OSError)
 
 
 @contextmanager
 def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """The bytes of one file in a zip archive.
+    """The bytes of one file in a zip or tar.gz archive, as a stream.
 
     Raises `NisbenchError` if the archive is damaged, lacks the file, or holds names that point outside a folder it
     would be unpacked to: a publisher's archive has none, so such a one is not the publisher's.
     """
+    opened = _open_zip if zipfile.is_zipfile(archive) or archive.suffix == ".zip" else _open_tar
     try:
-        with zipfile.ZipFile(archive) as opened:
-            for name in opened.namelist():
-                path = PurePosixPath(name.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or ":" in str(path):
-                    raise NisbenchError(
-                        f"{archive}: refused: it holds a file that would land outside its folder: {name!r}"
-                    )
-            if member not in opened.namelist():
-                raise NisbenchError(f"{archive}: holds no {member!r}; it holds {', '.join(opened.namelist()[:10])}")
-            with opened.open(member) as stream:
-                yield stream
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
-        raise NisbenchError(f"{archive}: not a readable zip archive: {error}. Delete it and run again.") from error
+        with opened(archive, member) as stream:
+            yield stream
+    except DAMAGED as error:
+        raise NisbenchError(f"{archive}: not a readable archive: {error}. Delete it and run again.") from error
+
+
+@contextmanager
+def _open_zip(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(archive) as opened:
+        names = opened.namelist()
+        for name in names:
+            _check_name(archive, name)
+        if member not in names:
+            raise NisbenchError(f"{archive}: holds no {member!r}; it holds {', '.join(names[:10])}")
+        with opened.open(member) as stream:
+            yield stream
+
+
+@contextmanager
+def _open_tar(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    # Arrow decompresses ahead in C++; as a stream, the archive is read no further than the file wanted.
+    with pa.input_stream(str(archive), compression="gzip", buffer_size=1 << 20) as plain:
+        with tarfile.open(fileobj=plain, mode="r|", bufsize=1 << 20) as opened:
+            names = []
+            for entry in opened:
+                _check_name(archive, entry.name)
+                names.append(entry.name.removeprefix("./"))
+                if names[-1] == member and entry.isfile():
+                    stream = opened.extractfile(entry)
+                    assert stream is not None
+                    yield stream
+                    return
+        raise NisbenchError(f"{archive}: holds no {member!r}; it holds {', '.join(names[:10])}")
+
+
+def _check_name(archive: Path, name: str) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in str(path):
+        raise NisbenchError(f"{archive}: refused: it holds a file that would land outside its folder: {name!r}")

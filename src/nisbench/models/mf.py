@@ -17,10 +17,11 @@ class MatrixFactorisation(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(shape.label_mean if settings.global_mean else 0.0))
         self.biases = FirstOrder(shape.features) if settings.biases else None
+        self.reduce = torch.mean if settings.reduction == "mean" else torch.sum
 
     def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
-        """(B, 2, K) embeddings -> (B,) ratings."""
-        rating = self.mean + (embeddings[:, 0] * embeddings[:, 1]).sum(1)
+        """(B, 2, d) embeddings -> (B,) ratings."""
+        rating = self.mean + self.reduce(embeddings[:, 0] * embeddings[:, 1], 1)
         return rating if self.biases is None else rating + self.biases(ids, values)
 
 

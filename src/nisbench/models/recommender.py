@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from nisbench.data.instances import Instances
-from nisbench.embedding import SelectedEmbedding, xavier_std
+from nisbench.embedding import SelectedEmbedding, used_columns, xavier_std
 from nisbench.params.settings import AnyModel
 from nisbench.seeds import derived
+
+PREDICTION_FLOATS = 1 << 24  # embedding weights gathered at once to predict: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Shape:
     """N, over all fields."""
     fields: int
     """M."""
-    k: int
-    """Dimension of the embeddings it is given."""
+    widths: tuple[int, ...]
+    """Dimension of the embeddings it is given, of each of its parts (see `parts_of`)."""
     label_mean: float
     """Of the training instances."""
 
@@ -29,15 +31,22 @@ class Shape:
 class Recommender(nn.Module):
     """y = G(theta, X), X the selected embeddings of an instance (paper, Eq. 2 and 4)."""
 
-    def __init__(self, embedding: SelectedEmbedding, model: nn.Module) -> None:
+    def __init__(self, embedding: SelectedEmbedding, model: nn.Module, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.embedding = embedding
         self.model = model
+        self.widths = widths
 
     def forward(self, batch: Instances) -> Tensor:
         """Predictions (B,)."""
         prediction: Tensor = self.model(self.embedding(batch.ids, batch.values), batch.ids, batch.values)
         return prediction
+
+    @torch.no_grad()
+    def predict(self, data: Instances) -> Tensor:
+        """Predictions (n,) for any number of instances, a batch at a time."""
+        batch = max(1, PREDICTION_FLOATS // (data.ids.shape[1] * self.embedding.weight.shape[1]))
+        return torch.cat([self(data[start : start + batch]) for start in range(0, len(data), batch)])
 
 
 def build(
@@ -51,18 +60,38 @@ def build(
     label_mean: float,
     seed: int,
 ) -> Recommender:
-    """A new recommender on the CPU, its weights drawn from `seed`; `block` is (N,), `selection` (L, K)."""
+    """A new recommender on the CPU, its weights drawn from `seed`; `block` is (N,), `selection` (L, K).
+
+    A model may have several embeddings per feature, which share the selection: each of its dimensions stands for as
+    many of a part's as that part has more. Columns that no block selects are not held.
+    """
     generator = torch.Generator().manual_seed(derived(seed, "embedding"))
-    n, k = len(block), selection.shape[1]
-    std = xavier_std(n, k) if isinstance(embedding_std, str) else embedding_std
-    embedding = SelectedEmbedding(block, selection, std, generator, soft)
+    n = len(block)
+    weights, selections = [], []
+    for multiple in parts_of(settings):
+        part = selection.repeat_interleave(multiple, dim=1)
+        k = part.shape[1]
+        std = xavier_std(n, k) if isinstance(embedding_std, str) else embedding_std
+        used = used_columns(part)
+        # Drawn at full size on the CPU: a feature's weights depend neither on the trial's width nor on the device.
+        weights.append(torch.empty(n, k).normal_(0.0, std, generator=generator)[:, used])
+        selections.append(part[:, used])
+    widths = tuple(part.shape[1] for part in selections)
+    embedding = SelectedEmbedding(block, torch.cat(selections, 1), torch.cat(weights, 1), soft)
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
-        model = build_model(settings, Shape(n, fields, embedding.weight.shape[1], label_mean))
-    return Recommender(embedding, model)
+        model = build_model(settings, Shape(n, fields, widths, label_mean))
+    return Recommender(embedding, model, widths)
 
 
 def build_model(settings: AnyModel, shape: Shape) -> nn.Module:
     """The model that `settings` describe, from the module named by its kind."""
     model: nn.Module = import_module(f"nisbench.models.{settings.kind}").build(settings, shape)
     return model
+
+
+def parts_of(settings: AnyModel) -> tuple[int, ...]:
+    """The embeddings that a model has per feature, in multiples of the base dimension: most have one, of that dimension."""
+    module = import_module(f"nisbench.models.{settings.kind}")
+    parts: tuple[int, ...] = module.parts(settings) if hasattr(module, "parts") else (1,)
+    return parts

@@ -1,7 +1,7 @@
 """What types alone cannot say: names that nothing answers to, combinations that make no sense, and clear errors."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import MODEL_TASKS, TASKS, AnyMethod, Params, Study
+from nisbench.params.settings import MODEL_TASKS, TABLE_TASKS, TASKS, AnyMethod, Grid, Params, Study
 from nisbench.params.tree import KeyPath, Tree, dotted
 
 Problem = tuple[KeyPath, str]
@@ -53,30 +53,42 @@ def _in_study(params: Params, name: str, study: Study) -> Iterator[Problem]:
     at: KeyPath = ("studies", name)
     if name in RESERVED or name.split("_", maxsplit=1)[0] in RESERVED_PREFIXES:
         yield at, "a study cannot have this name: a target or folder of the pipeline has it"
-    yield from _unknown("data set", (*at, "datasets"), list(enumerate(study.datasets)), params.datasets)
-    yield from _unknown("model", (*at, "models"), list(enumerate(study.models)), params.models)
-    yield from _unknown("method", (*at, "methods"), [(method, method) for method in study.methods], params.methods)
-    lists: dict[KeyPath, list[Any]] = {
-        ("datasets",): study.datasets,
-        ("models",): study.models,
-        ("seeds",): study.seeds,
-        ("tables",): study.tables,
-        **{("methods", method): rates for method, rates in study.methods.items()},
-    }
-    for path, items in lists.items():
-        for item in sorted({item for item in items if items.count(item) > 1}):
-            yield (*at, *path), f"{item!r} is listed twice"
-    for i, dataset in enumerate(study.datasets):
-        for model in study.models:
+    tasks: set[str | None] = set()
+    for key, grid in study.grids.items():
+        yield from _in_grid(params, (*at, "grids", key), grid)
+        tasks |= {TASKS[params.datasets[name].format] if name in params.datasets else None for name in grid.datasets}
+        for method in grid.methods:
+            if method in params.methods:
+                yield from _too_large(method, params.methods[method], params.training.base_dimension, name)
+    yield from _twice(at, {("seeds",): study.seeds, ("tables",): study.tables})
+    for i, table in enumerate(study.tables):
+        if table in TABLE_TASKS and not {TABLE_TASKS[table], None} & tasks:
+            yield (
+                (*at, "tables", i),
+                f"{table} is for the task {TABLE_TASKS[table]}, which no data set of this study has",
+            )
+
+
+def _in_grid(params: Params, at: KeyPath, grid: Grid) -> Iterator[Problem]:
+    yield from _unknown("data set", (*at, "datasets"), list(enumerate(grid.datasets)), params.datasets)
+    yield from _unknown("model", (*at, "models"), list(enumerate(grid.models)), params.models)
+    yield from _unknown("method", (*at, "methods"), [(method, method) for method in grid.methods], params.methods)
+    yield from _twice(at, {("datasets",): grid.datasets, ("models",): grid.models})
+    yield from _twice(at, {("methods", method): rates for method, rates in grid.methods.items()})
+    for i, dataset in enumerate(grid.datasets):
+        for model in grid.models:
             if dataset in params.datasets and model in params.models:
                 task = TASKS[params.datasets[dataset].format]
                 tasks = MODEL_TASKS[params.models[model].kind]
                 if task not in tasks:
                     text = f"{dataset} is for the task {task}, but the model {model} does only: {', '.join(tasks)}"
                     yield (*at, "datasets", i), text
-    for method in study.methods:
-        if method in params.methods:
-            yield from _too_large(method, params.methods[method], params.training.base_dimension, name)
+
+
+def _twice(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Problem]:
+    for path, items in lists.items():
+        for item in sorted({item for item in items if items.count(item) > 1}):
+            yield (*at, *path), f"{item!r} is listed twice"
 
 
 def _too_large(name: str, method: AnyMethod, k: int, study: str) -> Iterator[Problem]:

@@ -4,9 +4,11 @@ No setting of a run has a default here: what a run uses stands in ``params/``. A
 the runs made with it, except for the fields marked ``UNHASHED``, which cannot change a result.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints
+from pydantic_core import PydanticCustomError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 """Names become parts of paths: lower-case letters, digits and underscores."""
@@ -36,8 +38,10 @@ class SplitSettings(Settings):
 
 
 class BlockSettings(Settings):
+    by: Literal["count", "magnitude"]
+    """Blocks of equal feature count, or one for each power of ten of the frequency, the last for all below 100."""
     count: PositiveInt
-    """L, the number of feature blocks of equal feature count."""
+    """L, the number of blocks; by magnitude, those that would be empty are left out."""
 
 
 class Dataset(Settings):
@@ -68,12 +72,17 @@ class MovieLens(Archive):
 
 class Criteo(Archive):
     format: Literal["criteo"]
+    member: ArchiveMember
+    """Path of the instances inside the archive: label, 13 numbers, 26 tokens a line, separated by tabs."""
+    min_count: PositiveInt
+    """A token that occurs less often, in the whole file, becomes its field's unknown feature."""
+    scalar_maxima: Annotated[list[PositiveInt], Field(min_length=13, max_length=13)]
+    """At most these are the maxima by which the numbers are scaled; the numbers themselves are not cut."""
 
 
-class PlantedRatings(Dataset):
-    format: Literal["planted_ratings"]
-    users: Annotated[int, Field(ge=2)]
-    items: Annotated[int, Field(ge=2)]
+class Planted(Dataset):
+    """A generated data set, whose features have known dimensions."""
+
     instances: Annotated[int, Field(ge=10)]
     rank: PositiveInt
     """The largest planted dimension."""
@@ -83,35 +92,120 @@ class PlantedRatings(Dataset):
     """A feature's planted dimension lies up to this far from its level's."""
     zipf_exponent: Annotated[float, Field(ge=0)]
     """Frequency of a field's r-th most frequent feature is proportional to r ** -zipf_exponent."""
+    seed: Seed
+
+
+class PlantedRatings(Planted):
+    format: Literal["planted_ratings"]
+    users: Annotated[int, Field(ge=2)]
+    items: Annotated[int, Field(ge=2)]
     signal: PositiveFloat
     """Standard deviation of what the embeddings contribute to a rating."""
     noise: Annotated[float, Field(ge=0)]
     """Standard deviation of what nothing explains: its square is the least MSE any model can have."""
-    seed: Seed
 
 
-AnyDataset = Annotated[MovieLens | Criteo | PlantedRatings, Field(discriminator="format")]
+class PlantedCTR(Planted):
+    format: Literal["planted_ctr"]
+    scalar_fields: Annotated[int, Field(ge=0)]
+    categorical_fields: Annotated[list[PositiveInt], Field(min_length=2)]
+    """The number of tokens in each categorical field."""
+    missing: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the numbers and tokens that are missing."""
+    click_rate: Annotated[float, Field(gt=0, lt=1)]
+    first_order: Annotated[float, Field(ge=0)]
+    """Standard deviation of the logit's first-order part."""
+    second_order: Annotated[float, Field(ge=0)]
+    """Of its second-order part, which only models with pairs of embeddings, or hidden layers, can express."""
+    wave: Annotated[float, Field(ge=0)]
+    """Of the part that only models with hidden layers can express."""
 
-TASKS: dict[str, str] = {"movielens": "rating", "planted_ratings": "rating", "criteo": "ctr"}
+
+AnyDataset = Annotated[MovieLens | Criteo | PlantedRatings | PlantedCTR, Field(discriminator="format")]
+
+Task = Literal["rating", "ctr"]
+
+TASKS: dict[str, Task] = {"movielens": "rating", "criteo": "ctr", "planted_ratings": "rating", "planted_ctr": "ctr"}
 """The task of each data format."""
 
 
 # --- models ---------------------------------------------------------------------------------------------------
 
 
-class MF(Settings):
-    kind: Literal["mf"]
+def _checked_width(value: Any) -> Any:
+    if (type(value) is int and value > 0) or (isinstance(value, str) and re.fullmatch(r"([1-9]\d*)?d", value)):
+        return value
+    raise PydanticCustomError(
+        "layer_width", "must be a whole number above 0, or a multiple of the dimension such as 2d"
+    )
+
+
+Layers = Annotated[list[Annotated[int | str, BeforeValidator(_checked_width)]], Field(min_length=1)]
+"""Widths of hidden layers: numbers, or multiples of the embeddings' dimension d, such as 2d."""
+
+
+class Model(Settings):
+    """What all models have."""
+
     title: Annotated[str, UNHASHED]
+    """The name that tables show."""
+
+
+class MF(Model):
+    kind: Literal["mf"]
     global_mean: bool
     """Add the mean label of the training instances."""
     biases: bool
     """Add one learned number per feature."""
+    reduction: Literal["sum", "mean"]
+    """Over the dimensions of the product of two embeddings: sum = inner product, as in the paper; mean = released code."""
 
 
-AnyModel = MF
+class MLP(Model):
+    kind: Literal["mlp"]
+    global_mean: bool
+    """Add the mean label of the training instances."""
+    hidden: Layers
 
-MODEL_TASKS: dict[str, tuple[str, ...]] = {"mf": ("rating",)}
-"""The tasks that each kind of model can do."""
+
+class NeuMF(Model):
+    kind: Literal["neumf"]
+    global_mean: bool
+    """Add the mean label of the training instances."""
+    mlp_dimension: PositiveInt
+    """The MLP's own embeddings have this many times the dimension of the GMF part's."""
+    hidden: Layers
+
+
+class FM(Model):
+    kind: Literal["fm"]
+    reduction: Literal["sum", "mean"]
+    """Of the second-order term over dimensions: sum, as in the FM paper; mean, as in the released code."""
+
+
+class WideDeep(Model):
+    kind: Literal["wide_deep"]
+    hidden: Layers
+
+
+class DeepFM(Model):
+    kind: Literal["deepfm"]
+    reduction: Literal["sum", "mean"]
+    """Of FM's second-order term over dimensions."""
+    hidden: Layers
+
+
+AnyModel = Annotated[MF | MLP | NeuMF | FM | WideDeep | DeepFM, Field(discriminator="kind")]
+
+MODEL_TASKS: dict[str, tuple[Task, ...]] = {
+    "mf": ("rating",),
+    "mlp": ("rating",),
+    "neumf": ("rating",),
+    "fm": ("ctr",),
+    "wide_deep": ("ctr",),
+    "deepfm": ("ctr",),
+}
+"""The tasks that each kind of model is for."""
 
 
 # --- search methods -------------------------------------------------------------------------------------------
@@ -182,19 +276,28 @@ class Training(Settings):
 
 # --- studies --------------------------------------------------------------------------------------------------
 
-Table = Literal["table1", "table2"]
+Table = Literal["table1", "table2", "table3"]
+
+TABLE_TASKS: dict[Table, Task] = {"table2": "rating", "table3": "ctr"}
+"""The task whose results a table shows; Table 1 shows data sets."""
 
 CompressionRate = Annotated[float, Field(ge=1)]
 
 
-class Study(Settings):
-    """A grid of runs and the tables to make of them."""
+class Grid(Settings):
+    """Every one of the data sets with every model and every method."""
 
-    title: str
     datasets: Annotated[list[str], Field(min_length=1)]
     models: Annotated[list[str], Field(min_length=1)]
     methods: Annotated[dict[str, Annotated[list[CompressionRate], Field(min_length=1)]], Field(min_length=1)]
     """Method -> the compression rates to prune its result at; 1 = unpruned."""
+
+
+class Study(Settings):
+    """Grids of runs and the tables to make of them."""
+
+    title: str
+    grids: Annotated[dict[Name, Grid], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """Seeds of initial weights, batch order and the methods' own draws."""
     tables: list[Table]
@@ -214,11 +317,13 @@ class DatasetReference(Settings):
 
 
 class ResultReference(Settings):
-    """One method's figures in the paper's Table 2."""
+    """One method's figures in the paper's Table 2 (MSE) or 3 (AUC and logloss)."""
 
     params_mib: PositiveFloat
     hours: PositiveFloat
-    mse: PositiveFloat
+    mse: PositiveFloat | None = None
+    auc: PositiveFloat | None = None
+    logloss: PositiveFloat | None = None
 
 
 class Reference(Settings):

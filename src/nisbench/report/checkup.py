@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import Config, load
-from nisbench.params.settings import Archive, Criteo
+from nisbench.params.settings import Archive
 from nisbench.runs import block_step, download_step
 
 PACKAGES = ("nisbench", "torch", "snakemake", "dvc", "pandas", "pyarrow", "scipy", "pydantic")
@@ -84,7 +84,7 @@ def _disk(good: Say, note: Say) -> None:
 
 def _data(config: Config, good: Say, note: Say, bad: Say) -> None:
     for name, dataset in config.params.datasets.items():
-        if not isinstance(dataset, Criteo) and Path(block_step(name, dataset).path("features")).exists():
+        if Path(block_step(name, dataset).path("features")).exists():
             good("data", f"{name}: ready")
         elif not isinstance(dataset, Archive):
             note("data", f"{name}: will be generated")

@@ -36,7 +36,7 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
             .get(cell.method, {})
             .get(cell.compression_rate)
         )
-        values = {**pruned["metrics"], "params_mib": pruned["size_mib"], "hours": searched["seconds"] / 3600}
+        values = {"params_mib": pruned["size_mib"], "hours": searched["seconds"] / 3600, **pruned["metrics"]}
         for metric, value in values.items():
             rows.append(
                 {

@@ -1,7 +1,8 @@
 """The paper's tables with our figures beside the printed ones, in Markdown and CSV."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -10,8 +11,9 @@ from tabulate import tabulate
 from nisbench.console import duration, log
 from nisbench.data.parquet import fields_of
 from nisbench.files import write_json, write_text
+from nisbench.params.settings import Task
 from nisbench.report.results import metrics, provenance, read_run, summary
-from nisbench.runs import StudyPlan, rate_name
+from nisbench.runs import Cell, StudyPlan, rate_name
 
 NONE = "-"
 
@@ -20,7 +22,7 @@ def run(plan: StudyPlan) -> None:
     """Write a study's tables, ``summary.csv``, ``metrics.json`` and, last, the manifest of the runs behind them."""
     folder = Path(plan.folder)
     results = summary(plan)
-    makers = {"table1": table1, "table2": table2}
+    makers = {"table1": table1, "table2": table2, "table3": table3}
     for name in plan.study.tables:
         text, table = makers[name](plan, results)
         write_text(folder / f"{name}.md", text)
@@ -64,15 +66,35 @@ def table1(plan: StudyPlan, _results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     return text, table
 
 
-# --- Table 2 --------------------------------------------------------------------------------------------------
+# --- Tables 2 and 3 -------------------------------------------------------------------------------------------
 
 _PAPER_NOTE = "*paper*: as printed in arXiv 2006.04466, where it has this data set."
-_FIGURES = {"params_mib": "Params (M)", "hours": "Time cost", "mse": "MSE"}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A metric as tables show it."""
+
+    title: str
+    better: Literal["lower", "higher"]
+
+
+QUALITIES = {"mse": Quality("MSE", "lower"), "auc": Quality("AUC", "higher"), "logloss": Quality("Logloss", "lower")}
+COSTS = {"params_mib": "Params (M)", "hours": "Time cost"}
 
 
 def table2(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Methods against each other on rating prediction, a section per data set."""
-    results = results[results["task"] == "rating"]
+    return _comparison(plan, results, "rating", "Table 2: rating prediction")
+
+
+def table3(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Methods against each other on click-through-rate prediction, a section per data set."""
+    return _comparison(plan, results, "ctr", "Table 3: click-through-rate prediction")
+
+
+def _comparison(plan: StudyPlan, results: pd.DataFrame, task: Task, title: str) -> tuple[str, pd.DataFrame]:
+    results = results[results["task"] == task]
     keys = ["dataset", "model", "method", "cr"]
     rows = [
         {
@@ -86,36 +108,38 @@ def table2(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         for (*group, metric), values in results.groupby([*keys, "metric"], sort=False)
     ]
     table = pd.DataFrame(rows)
-    sections = [f"# Table 2: rating prediction\n\n{plan.study.title}."]
-    for dataset in plan.study.datasets:
-        title = plan.params.datasets[dataset].title
-        sections.append(f"## {title}\n\n{_section(plan, table[table['dataset'] == dataset])}")
-    sections += [_reading(plan), f"## Runs\n\n{_runs(plan)}"]
+    sections = [f"# {title}\n\n{plan.study.title}."]
+    for dataset in table["dataset"].unique():
+        heading = plan.params.datasets[dataset].title
+        sections.append(f"## {heading}\n\n{_section(plan, table[table['dataset'] == dataset])}")
+    shown = [quality.title for metric, quality in QUALITIES.items() if metric in set(table["metric"])]
+    cells = [cell for cell in plan.cells if cell.dataset in set(table["dataset"])]
+    sections += [_reading(plan, shown), f"## Runs\n\n{_runs(plan, cells)}"]
     return "\n\n".join(sections) + "\n", table
 
 
 def _section(plan: StudyPlan, table: pd.DataFrame) -> str:
-    """One row per method and compression rate, and per model the figures of `_FIGURES` with the paper's beside."""
+    """One row per method and compression rate, and per model its costs and qualities with the paper's beside."""
     with_paper = bool(table["paper"].notna().any())
     heads, columns = ["Search method"], []
-    for model in plan.study.models:
-        for metric, title in _FIGURES.items():
+    for model in table["model"].unique():
+        for metric in table[table["model"] == model]["metric"].unique():
             chosen = table[(table["model"] == model) & (table["metric"] == metric)].set_index(["method", "cr"])
-            heads.append(f"{plan.params.models[model].title}: {title}")
+            name = QUALITIES[metric].title if metric in QUALITIES else COSTS[metric]
+            heads.append(f"{plan.params.models[model].title}: {name}")
             columns.append(_cells(chosen, metric))
             if with_paper:
                 heads.append("paper")
                 columns.append({key: _figure(metric, value) for key, value in chosen["paper"].items()})
+    keys = list(dict.fromkeys(zip(table["method"], table["cr"], strict=True)))
     body = []
-    for method, rates in plan.study.methods.items():
-        title = plan.params.methods[method].title
-        for rate in rates:
-            name = (
-                title
-                if len(rates) == 1 and rate == 1
-                else f"{title} ({'unpruned' if rate == 1 else f'CR = {rate_name(rate)}'})"
-            )
-            body.append([name, *(column.get((method, rate), NONE) for column in columns)])
+    for method, rate in keys:
+        name = plan.params.methods[method].title
+        if rate != 1:
+            name += f" (CR = {rate_name(rate)})"
+        elif any(other == method and cr != 1 for other, cr in keys):
+            name += " (unpruned)"
+        body.append([name, *(column.get((method, rate), NONE) for column in columns)])
     return _markdown(body, heads)
 
 
@@ -123,10 +147,10 @@ def _cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
     """The figures of one column, the best in bold and the second best underlined, as in the paper."""
     cells = {}
     for key, row in chosen.iterrows():
-        spread = f" ± {row['std']:.4f}" if row["seeds"] > 1 and metric == "mse" else ""
+        spread = f" ± {row['std']:.4f}" if row["seeds"] > 1 and metric in QUALITIES else ""
         cells[key] = _figure(metric, row["mean"]) + spread
-    if metric == "mse":
-        ordered = sorted(set(chosen["mean"]))
+    if metric in QUALITIES:
+        ordered = sorted(set(chosen["mean"]), reverse=QUALITIES[metric].better == "higher")
         for key, mean in chosen["mean"].items():
             if mean == ordered[0]:
                 cells[key] = f"**{cells[key]}**"
@@ -140,10 +164,10 @@ def _figure(metric: str, value: float) -> str:
         return NONE
     if metric == "hours":
         return duration(value * 3600)
-    return f"{value:.4f}" if metric == "mse" else f"{value:.3g}"
+    return f"{value:.4f}" if metric in QUALITIES else f"{value:.3g}"
 
 
-def _reading(plan: StudyPlan) -> str:
+def _reading(plan: StudyPlan, shown: list[str]) -> str:
     seeds = plan.study.seeds
     noise = (
         "One seed: small differences may be noise."
@@ -151,17 +175,17 @@ def _reading(plan: StudyPlan) -> str:
         else f"Mean ± standard deviation over {len(seeds)} seeds."
     )
     return (
-        "MSE is on the test instances, of the trial that validation chose; **best**, <u>second best</u>. "
+        f"{' and '.join(shown)} on the test instances, of the trial that validation chose; **best**, <u>second best</u>. "
         f"{noise} Params (M) is the size in MiB of the embedding weights as a deflated SciPy COO file, the paper's measure. "
         "Time cost is the whole search's: all trials, with their validation. A method without a CR is unpruned. "
         f"{_PAPER_NOTE}"
     )
 
 
-def _runs(plan: StudyPlan) -> str:
+def _runs(plan: StudyPlan, cells: list[Cell]) -> str:
     """What was run for the table: a row per search, with its pruning ids."""
     rows: dict[str, list[Any]] = {}
-    for cell in plan.cells:
+    for cell in cells:
         search = cell.prune.needs["search"]
         if search.id not in rows:
             found = read_run(search)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nisbench.data.instances import Instances
-from nisbench.evaluation import rating
+from nisbench.evaluation.tasks import Task
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import DNIS
 from nisbench.search.proposal import Blocks, Proposal
@@ -16,19 +16,24 @@ from nisbench.search.proposal import Blocks, Proposal
 
 def propose(settings: DNIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
     """A single trial, from alpha = 1 everywhere."""
-    return [Proposal("soft selection", torch.ones(len(blocks), k), lambda it: AlphaLearner(it, settings))]
+
+    def learner(recommender: Recommender, task: Task) -> AlphaLearner:
+        return AlphaLearner(recommender, task, settings)
+
+    return [Proposal("soft selection", torch.ones(len(blocks), k), learner)]
 
 
 class AlphaLearner:
     """Learns alpha in [0, 1]: by Adam, on gradients normalised row by row."""
 
-    def __init__(self, recommender: Recommender, settings: DNIS) -> None:
+    def __init__(self, recommender: Recommender, task: Task, settings: DNIS) -> None:
+        self.task = task
         self.alpha = recommender.embedding.selection
         self.epsilon = settings.gradient_epsilon
         self.optimizer = torch.optim.Adam([self.alpha], settings.learning_rate, fused=True)
 
     def step(self, recommender: Recommender, batch: Instances) -> None:
-        self.alpha.grad = normalised(alpha_gradient(recommender, batch), self.epsilon)
+        self.alpha.grad = normalised(alpha_gradient(recommender, self.task, batch), self.epsilon)
         self.optimizer.step()
         self.alpha.clamp_(0, 1)
 
@@ -41,11 +46,11 @@ class AlphaLearner:
         self.optimizer.load_state_dict(whole)
 
 
-def alpha_gradient(recommender: Recommender, batch: Instances) -> Tensor:
+def alpha_gradient(recommender: Recommender, task: Task, batch: Instances) -> Tensor:
     """Gradient (L, K) of the batch's loss by alpha alone; no gradient of the weights is computed."""
     alpha = recommender.embedding.selection.requires_grad_()
     try:
-        (gradient,) = torch.autograd.grad(rating.loss(recommender(batch), batch.labels), alpha)
+        (gradient,) = torch.autograd.grad(task.loss(recommender(batch), batch.labels), alpha)
     finally:
         alpha.requires_grad_(False)
     return gradient

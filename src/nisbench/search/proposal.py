@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nisbench.evaluation.tasks import Task
 from nisbench.models.recommender import Recommender
 from nisbench.training.learner import SelectionLearner
 
@@ -36,7 +37,7 @@ class Proposal:
     name: str
     selection: Tensor
     """(L, K) float32."""
-    learner: Callable[[Recommender], SelectionLearner] | None = None
+    learner: Callable[[Recommender, Task], SelectionLearner] | None = None
 
 
 def prefix_selection(dimensions: np.ndarray, k: int) -> Tensor:

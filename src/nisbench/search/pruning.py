@@ -14,7 +14,7 @@ import torch
 from nisbench.data import instances
 from nisbench.embedding import DimensionScheme, SelectedEmbedding
 from nisbench.errors import NisbenchError
-from nisbench.evaluation import rating
+from nisbench.evaluation import tasks
 from nisbench.files import read_json, write_json
 from nisbench.machine import provenance
 from nisbench.models.recommender import Recommender, Shape, build_model
@@ -33,14 +33,16 @@ def run(
     about: dict[str, Any],
 ) -> None:
     """Prune a search's result; leave ``scheme.safetensors`` and ``run.json``, headed by `about`, in `folder`."""
-    tensors, _ = load_tensors(weights_file)
+    tensors, about_weights = load_tensors(weights_file)
     search = read_json(search_file)
     merged = (tensors["embedding.weight"] * tensors["embedding.selection"][tensors["embedding.block"].long()]).numpy()
     pruned, threshold = prune(merged, search["weights"], settings.compression_rate)
     scheme = DimensionScheme.from_dense(pruned)
     test = instances.read(test_file, device)
-    recommender = with_scheme(settings.model, tensors, scheme, test.ids.shape[1]).to(device)
-    metrics = rating.evaluate(recommender, test)
+    recommender = with_scheme(settings.model, tensors, tuple(about_weights["widths"]), scheme, test.ids.shape[1]).to(
+        device
+    )
+    metrics = tasks.of_name(settings.task).evaluate(recommender, test)
     scheme.save(folder / "scheme.safetensors")
     write_json(
         folder / "run.json",
@@ -92,13 +94,17 @@ def sizes(embeddings: np.ndarray) -> dict[str, float]:
     }
 
 
-def with_scheme(model: AnyModel, tensors: dict[str, torch.Tensor], scheme: DimensionScheme, fields: int) -> Recommender:
-    """The recommender of a search's weight file, its embeddings replaced by a scheme's."""
-    n, k = len(scheme.sizes()), scheme.k
-    embedding = SelectedEmbedding(torch.zeros(n, dtype=torch.int32), torch.ones(1, k), 0.0, torch.Generator())
-    recommender = Recommender(embedding, build_model(model, Shape(n, fields, k, 0.0)))
+def with_scheme(
+    model: AnyModel,
+    tensors: dict[str, torch.Tensor],
+    widths: tuple[int, ...],
+    scheme: DimensionScheme,
+    fields: int,
+) -> Recommender:
+    """The recommender of a search's weight file, its embeddings replaced by a scheme's; `widths` are its parts'."""
+    n = len(scheme.sizes())
+    embedding = SelectedEmbedding(torch.zeros(n), torch.ones(1, scheme.k), torch.from_numpy(scheme.to_dense()))
+    recommender = Recommender(embedding, build_model(model, Shape(n, fields, widths, 0.0)), widths)
     own = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    own |= {f"embedding.{name}": tensor for name, tensor in embedding.state_dict().items()}
-    own["embedding.weight"] = torch.from_numpy(scheme.to_dense())
-    recommender.load_state_dict(own)
+    recommender.load_state_dict({f"embedding.{name}": tensor for name, tensor in embedding.state_dict().items()} | own)
     return recommender

@@ -18,6 +18,7 @@ from nisbench.data import instances
 from nisbench.data.instances import Instances
 from nisbench.data.parquet import read_table
 from nisbench.errors import NisbenchError
+from nisbench.evaluation import tasks
 from nisbench.files import read_json, write_json
 from nisbench.machine import peak_memory_mib, provenance
 from nisbench.models import recommender as recommenders
@@ -81,7 +82,7 @@ def run(
             search.weights_file(index).unlink(missing_ok=True)
     log.info("best: %s", trials[best].name)
 
-    save_tensors(folder / "weights.safetensors", load_tensors(search.weights_file(best))[0])
+    save_tensors(folder / "weights.safetensors", *load_tensors(search.weights_file(best)))
     result = {
         **about,
         "best_trial": best,
@@ -140,18 +141,20 @@ class Search:
             label_mean=float(self.training.labels.double().mean()),
             seed=self.settings.seed,
         ).to(self.device)
+        task = tasks.of_name(self.settings.task)
         checkpoint = self.folder / f"{index}.{self.device.type}-checkpoint.safetensors"  # to go on on the same kind
         progress = train(
             recommender,
             self.training,
             self.validation,
+            task,
             self.settings.training,
             self.settings.seed,
-            learner=proposal.learner(recommender) if proposal.learner else None,
+            learner=proposal.learner(recommender, task) if proposal.learner else None,
             checkpoint=checkpoint,
             title=proposal.name,
         )
-        dimensions = proposal.selection.ne(0).sum(1).numpy()
+        dimensions = proposal.selection.ne(0).sum(1).numpy() * sum(recommenders.parts_of(self.settings.model))
         trial = Trial(
             name=proposal.name,
             validation_loss=progress.best_loss,
@@ -161,7 +164,7 @@ class Search:
             peak_memory_mib=peak_memory_mib(self.device),
             losses=progress.losses,
         )
-        save_tensors(self.weights_file(index), snapshot(recommender))
+        save_tensors(self.weights_file(index), snapshot(recommender), {"widths": recommender.widths})
         write_json(self.result_file(index), asdict(trial))
         checkpoint.unlink(missing_ok=True)
         return trial

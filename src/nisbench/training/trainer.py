@@ -18,7 +18,7 @@ from torch import Tensor
 from nisbench.console import log
 from nisbench.data.instances import Instances
 from nisbench.errors import NisbenchError
-from nisbench.evaluation import rating
+from nisbench.evaluation.tasks import Task
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import Training
 from nisbench.seeds import Stream, derived
@@ -45,6 +45,7 @@ def train(
     recommender: Recommender,
     training: Instances,
     validation: Instances,
+    task: Task,
     settings: Training,
     seed: int,
     learner: SelectionLearner | None = None,
@@ -67,8 +68,9 @@ def train(
     already = progress.seconds
 
     while progress.epoch < settings.max_epochs and progress.epoch - progress.best_epoch < settings.patience:
-        run_epoch(recommender, training, validation, settings.batch_size, (seed, progress.epoch), optimizer, learner)
-        loss = rating.evaluate(recommender, validation)["loss"]
+        batches = Batches(training, validation, settings.batch_size, (seed, progress.epoch))
+        run_epoch(recommender, batches, task, optimizer, learner)
+        loss = task.evaluate(recommender, validation)["loss"]
         progress.epoch += 1
         progress.losses.append(loss)
         if loss < progress.best_loss:
@@ -89,27 +91,37 @@ def train(
     return progress
 
 
+@dataclass(frozen=True)
+class Batches:
+    """An epoch's batches: those of `training` in a random order and, for each, one of `validation`."""
+
+    training: Instances
+    validation: Instances
+    size: int
+    seeds: tuple[int, int]
+    """The run's, and the epoch."""
+
+
 def run_epoch(
     recommender: Recommender,
-    training: Instances,
-    validation: Instances,
-    batch_size: int,
-    seeds: tuple[int, int],
+    batches: Batches,
+    task: Task,
     optimizer: torch.optim.Optimizer,
     learner: SelectionLearner | None,
 ) -> None:
-    """One pass over `training`; with a learner, each step is followed by one of its own on a validation batch."""
+    """One pass over the training instances; with a learner, each step is followed by one of its own on a validation batch."""
+    training, validation, size = batches.training, batches.validation, batches.size
     device = training.labels.device
-    order = shuffled(len(training), len(training), seeds, "training batches", device)
+    order = shuffled(len(training), len(training), batches.seeds, "training batches", device)
     if learner:
-        selection_order = shuffled(len(validation), len(training), seeds, "validation batches", device)
-    for start in range(0, len(training), batch_size):
-        batch = training[order[start : start + batch_size]]
+        selection_order = shuffled(len(validation), len(training), batches.seeds, "validation batches", device)
+    for start in range(0, len(training), size):
+        batch = training[order[start : start + size]]
         optimizer.zero_grad()
-        torch.autograd.backward(rating.loss(recommender(batch), batch.labels))
+        torch.autograd.backward(task.loss(recommender(batch), batch.labels))
         optimizer.step()
         if learner:
-            learner.step(recommender, validation[selection_order[start : start + batch_size]])
+            learner.step(recommender, validation[selection_order[start : start + size]])
 
 
 def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:

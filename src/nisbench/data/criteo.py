@@ -1,0 +1,202 @@
+"""Criteo's display advertising challenge (Criteo Labs 2014): clicks with 13 numbers and 26 tokens each, as instances.
+
+A line of ``train.txt`` is a label, I1 to I13 and C1 to C26, separated by tabs; missing ones are empty. The file is read
+twice in batches, so memory grows with the number of different tokens and not with the number of lines: first tokens are
+counted and the numbers' ranges found, then instances are written.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from nisbench.console import log
+from nisbench.data import parquet
+from nisbench.data.archives import open_member
+from nisbench.data.parquet import Field
+from nisbench.errors import NisbenchError
+from nisbench.files import whole_file
+from nisbench.params.settings import Criteo
+
+SCALARS = [f"I{i}" for i in range(1, 14)]
+TOKENS = [f"C{i}" for i in range(1, 27)]
+COLUMNS = ["label", *SCALARS, *TOKENS]
+UNKNOWN = "<unknown>"
+FIELDS = [Field(name, "scalar", i) for i, name in enumerate(SCALARS)] + [Field(name, "categorical") for name in TOKENS]
+BLOCK_BYTES = 1 << 23  # larger ones wait for each other: decompression, parsing and counting run side by side
+
+
+def run(settings: Criteo, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
+    """Write instances and vocabulary: 13 scalar features, then per field its unknown feature and its kept tokens."""
+    assert archive is not None
+    found = count(archive, settings.member)
+    kept = [counter.kept(settings.min_count) for counter in found.tokens]
+    unknown = len(SCALARS) + np.cumsum([0, *(1 + len(tokens) for tokens in kept)])
+    tokens = pa.concat_arrays([pa.array(SCALARS), *(pa.concat_arrays([pa.array([UNKNOWN]), each]) for each in kept)])
+    names = np.repeat([*SCALARS, *TOKENS], [*[1] * len(SCALARS), *(1 + len(each) for each in kept)])
+    low, high = found.low, np.minimum(found.high, settings.scalar_maxima)
+    span = np.where(high > low, high - low, 1.0)
+
+    with whole_file(instances_file) as temporary:
+        with pq.ParquetWriter(temporary, parquet.schema(FIELDS), compression=parquet.COMPRESSION) as writer:
+            for batch in batches(archive, settings.member):
+                columns = [batch["label"].cast(pa.float32())]
+                for i, name in enumerate(SCALARS):
+                    scaled = pc.divide(pc.subtract(batch[name], low[i]), span[i])
+                    columns.append(pc.fill_null(scaled, 0.0).cast(pa.float32()))
+                columns += [encoded(batch[name], kept[i], int(unknown[i])) for i, name in enumerate(TOKENS)]
+                writer.write_table(pa.table(columns, schema=parquet.schema(FIELDS)))
+        parquet.write_table(vocabulary_file, pa.table({"field": names, "token": tokens}))
+    log.info("%d instances, %d features", found.lines, len(tokens))
+
+
+# --- what the file holds --------------------------------------------------------------------------------------
+
+
+@dataclass
+class TokenCounter:
+    """How often each token of a field occurs. Counts of batches are summed when they outgrow what is summed already."""
+
+    pending: list[pa.Table] = field(default_factory=list)
+    pending_rows: int = 0
+    summed: int = 0
+
+    def add(self, tokens: pa.ChunkedArray) -> None:
+        """Count dictionary-encoded tokens; missing ones do not count."""
+        for chunk in tokens.chunks:
+            occurrences = np.bincount(chunk.indices.drop_null().to_numpy(), minlength=len(chunk.dictionary))
+            self.pending.append(pa.table({"token": chunk.dictionary, "count": occurrences}))
+            self.pending_rows += len(chunk.dictionary)
+        if self.pending_rows > 2 * self.summed + 100_000:
+            self._sum()
+
+    def kept(self, min_count: int) -> pa.Array:
+        """The tokens that occur at least `min_count` times, in their own order."""
+        table = self._sum()
+        tokens = table["token"].filter(pc.greater_equal(table["count"], min_count)).combine_chunks()
+        self.pending.clear()
+        return tokens.take(pc.sort_indices(tokens))
+
+    def _sum(self) -> pa.Table:
+        if not self.pending:
+            return pa.table({"token": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
+        table = pa.concat_tables(self.pending).group_by("token").aggregate([("count", "sum")])
+        table = table.rename_columns({"count_sum": "count"})
+        self.pending, self.pending_rows, self.summed = [table], 0, len(table)
+        return table
+
+
+@dataclass
+class Contents:
+    """What the first pass finds."""
+
+    lines: int
+    low: np.ndarray
+    """(13,) float64: least value of each number."""
+    high: np.ndarray
+    """(13,) float64: greatest value of each number."""
+    tokens: list[TokenCounter]
+    """Of each of the 26 fields."""
+
+
+def count(archive: Path, member: str) -> Contents:
+    """The first pass: tokens and ranges of numbers. Raises `NisbenchError` naming the first malformed line."""
+    found = Contents(0, np.full(len(SCALARS), np.inf), np.full(len(SCALARS), -np.inf), [TokenCounter() for _ in TOKENS])
+    for batch in batches(archive, member):
+        labels = batch["label"]
+        if labels.null_count or not pc.all(pc.is_in(labels, pa.array([0, 1], pa.int8()))).as_py():
+            raise _malformed(archive, member, "a label is neither 0 nor 1")
+        for i, name in enumerate(SCALARS):
+            if pc.all(pc.is_finite(batch[name])).as_py() is False:
+                raise _malformed(archive, member, f"{name} is not a finite number")
+            extremes = pc.min_max(batch[name]).as_py()
+            if extremes["min"] is not None:
+                found.low[i] = min(found.low[i], extremes["min"])
+                found.high[i] = max(found.high[i], extremes["max"])
+        for counter, name in zip(found.tokens, TOKENS, strict=True):
+            counter.add(batch[name])
+        found.lines += len(batch)
+        log.debug("%d lines counted", found.lines)
+    if found.lines == 0:
+        raise NisbenchError(f"{archive}: {member}: is empty")
+    never = ~np.isfinite(found.low)
+    found.low[never], found.high[never] = 0.0, 1.0
+    return found
+
+
+def encoded(tokens: pa.ChunkedArray, kept: pa.Array, unknown: int) -> pa.ChunkedArray:
+    """Feature ids of dictionary-encoded tokens: `unknown` for those missing or not kept, and from there on, in order."""
+    chunks = []
+    for chunk in tokens.chunks:
+        ids = pc.fill_null(pc.add(pc.index_in(chunk.dictionary, value_set=kept), unknown + 1), unknown)
+        chunks.append(pc.fill_null(ids.take(chunk.indices), unknown).cast(pa.int32()))
+    return pa.chunked_array(chunks, pa.int32())
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def batches(archive: Path, member: str) -> Iterator[pa.Table]:
+    """The file in batches of lines: ``label`` int8, numbers float64, tokens dictionary-encoded."""
+    kinds: dict[str, pa.DataType] = {"label": pa.int8()}
+    kinds |= dict.fromkeys(SCALARS, pa.float64()) | dict.fromkeys(TOKENS, pa.dictionary(pa.int32(), pa.string()))
+    with open_member(archive, member) as stream, _arrow_errors(archive, member):
+        reader = pa.csv.open_csv(
+            stream,
+            pa.csv.ReadOptions(column_names=COLUMNS, block_size=BLOCK_BYTES),
+            pa.csv.ParseOptions(delimiter="\t", quote_char=False),
+            pa.csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
+        )
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+@contextmanager
+def _arrow_errors(archive: Path, member: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise _malformed(archive, member, str(error)) from error
+
+
+def _malformed(archive: Path, member: str, otherwise: str) -> NisbenchError:
+    """The error that names the first malformed line. Slow; called once something is known to be wrong."""
+    with open_member(archive, member) as stream:
+        for number, line in enumerate(stream, start=1):
+            problem = _problem(line.rstrip(b"\r\n"))
+            if problem:
+                return NisbenchError(f"{archive}: {member}:{number}: {problem}")
+    return NisbenchError(f"{archive}: {member}: {otherwise}")
+
+
+def _problem(line: bytes) -> str | None:
+    parts = line.split(b"\t")
+    if not line:
+        return None
+    if len(parts) != len(COLUMNS):
+        return f"expected {len(COLUMNS)} columns, found {len(parts)}"
+    if parts[0] not in (b"0", b"1"):
+        return f"the label must be 0 or 1, not {_shown(parts[0])}"
+    for name, part in zip(COLUMNS[1:], parts[1:], strict=True):
+        if part and not _is_sound(name, part):
+            return f"{name} must be {'a number' if name in SCALARS else 'text in UTF-8'} or empty, not {_shown(part)}"
+    return None
+
+
+def _is_sound(name: str, part: bytes) -> bool:
+    try:
+        text = part.decode("utf-8")
+        return name not in SCALARS or bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _shown(text: bytes) -> str:
+    shown = text.decode("utf-8", errors="backslashreplace")
+    return repr(shown if len(shown) <= 60 else shown[:60] + "...")

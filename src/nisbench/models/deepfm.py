@@ -1,0 +1,28 @@
+"""DeepFM (Guo et al. 2017, arXiv 1703.04247): a factorisation machine and an MLP over the same embeddings."""
+
+from torch import Tensor, nn
+
+from nisbench.models.layers import FirstOrder, SecondOrder, perceptron
+from nisbench.models.recommender import Shape
+from nisbench.params.settings import DeepFM
+
+
+class DeepFactorisationMachine(nn.Module):
+    """Logit = first-order weights + inner products of all pairs of embeddings + MLP of the embeddings side by side."""
+
+    def __init__(self, settings: DeepFM, shape: Shape) -> None:
+        super().__init__()
+        (d,) = shape.widths
+        self.first_order = FirstOrder(shape.features)
+        self.second_order = SecondOrder(settings.reduction)
+        self.deep = perceptron(shape.fields * d, settings.hidden, d)
+
+    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+        """(B, M, d) embeddings -> (B,) logits."""
+        fm = self.first_order(ids, values) + self.second_order(embeddings)
+        logit: Tensor = fm + self.deep(embeddings.flatten(1))
+        return logit
+
+
+def build(settings: DeepFM, shape: Shape) -> nn.Module:
+    return DeepFactorisationMachine(settings, shape)

@@ -1,0 +1,29 @@
+"""A multi-layer perceptron over the concatenated embeddings (He et al. 2017, arXiv 1708.05031, section 3.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from nisbench.models.layers import perceptron
+from nisbench.models.recommender import Shape
+from nisbench.params.settings import MLP
+
+
+class MultiLayerPerceptron(nn.Module):
+    """Rating = global mean + MLP of the embeddings side by side."""
+
+    mean: Tensor
+
+    def __init__(self, settings: MLP, shape: Shape) -> None:
+        super().__init__()
+        (d,) = shape.widths
+        self.register_buffer("mean", torch.tensor(shape.label_mean if settings.global_mean else 0.0))
+        self.deep = perceptron(shape.fields * d, settings.hidden, d)
+
+    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+        """(B, M, d) embeddings -> (B,) ratings."""
+        rating: Tensor = self.mean + self.deep(embeddings.flatten(1))
+        return rating
+
+
+def build(settings: MLP, shape: Shape) -> nn.Module:
+    return MultiLayerPerceptron(settings, shape)

@@ -1,0 +1,38 @@
+"""Neural matrix factorisation (He et al. 2017, arXiv 1708.05031, section 3.4)."""
+
+import torch
+from torch import Tensor, nn
+
+from nisbench.models.layers import hidden_layers
+from nisbench.models.recommender import Shape
+from nisbench.params.settings import NeuMF
+
+
+class NeuralMatrixFactorisation(nn.Module):
+    """Rating = global mean + one linear layer over GMF's products and an MLP's last layer, each with its own embeddings."""
+
+    mean: Tensor
+
+    def __init__(self, settings: NeuMF, shape: Shape) -> None:
+        super().__init__()
+        self.widths = shape.widths
+        gmf, mlp = shape.widths
+        self.register_buffer("mean", torch.tensor(shape.label_mean if settings.global_mean else 0.0))
+        self.deep, last = hidden_layers(shape.fields * mlp, settings.hidden, gmf)
+        self.output = nn.Linear(gmf + last, 1)
+
+    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+        """(B, M, d_gmf + d_mlp) embeddings -> (B,) ratings."""
+        gmf, mlp = torch.split(embeddings, list(self.widths), dim=2)
+        both = torch.cat([gmf.prod(1), self.deep(mlp.flatten(1))], dim=1)
+        rating: Tensor = self.mean + self.output(both)[:, 0]
+        return rating
+
+
+def parts(settings: NeuMF) -> tuple[int, ...]:
+    """GMF's embeddings and the MLP's, in multiples of the base dimension."""
+    return 1, settings.mlp_dimension
+
+
+def build(settings: NeuMF, shape: Shape) -> nn.Module:
+    return NeuralMatrixFactorisation(settings, shape)

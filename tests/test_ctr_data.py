@@ -1,0 +1,229 @@
+"""Click logs: Criteo's file against an encoding written out in pandas, what is malformed named, and the planted truth."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nisbench.data import blocks, criteo, instances, planted_ctr
+from nisbench.data.archives import open_member
+from nisbench.data.criteo import COLUMNS, SCALARS, TOKENS, UNKNOWN, TokenCounter
+from nisbench.errors import NisbenchError
+
+CPU = torch.device("cpu")
+
+
+def line(label="0", numbers=("1",) * 13, tokens=("a",) * 26):
+    return "\t".join([label, *numbers, *tokens]) + "\n"
+
+
+def packed(folder: Path, members: dict[str, bytes]) -> Path:
+    path = folder / "dac.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def settings(config):
+    return config.params.datasets["criteo"]
+
+
+@pytest.fixture
+def prepared(tmp_path, settings):
+    """Prepare an archive whose train.txt has this text; returns (instances, vocabulary)."""
+
+    def prepare(text, **update):
+        paths = [tmp_path / "i.parquet", tmp_path / "v.parquet"]
+        archive = packed(tmp_path, {"readme.txt": b"x", "train.txt": text.encode("latin-1")})
+        before = set(tmp_path.iterdir())
+        try:
+            criteo.run(settings.model_copy(update=update), archive, *paths)
+        except NisbenchError:
+            assert set(tmp_path.iterdir()) == before, "half-written output was left behind"
+            raise
+        return instances.read(paths[0], CPU), pq.read_table(paths[1]).to_pandas()
+
+    return prepare
+
+
+def random_log(n):
+    """A click log as text, with missing numbers and tokens, rare tokens and negative numbers."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for _ in range(n):
+        numbers = [str(generator.integers(-2, 100)) if generator.random() < 0.8 else "" for _ in SCALARS]
+        tokens = [f"{int(30 * generator.random() ** 3):x}" if generator.random() < 0.9 else "" for _ in TOKENS]
+        rows.append(line(str(generator.integers(0, 2)), numbers, tokens))
+    return "".join(rows)
+
+
+@pytest.mark.parametrize("block_bytes", [1 << 13, 1 << 23])  # in many batches, and in one
+def test_the_encoding_is_pandas_s(prepared, settings, monkeypatch, block_bytes):
+    monkeypatch.setattr(criteo, "BLOCK_BYTES", block_bytes)
+    text = random_log(400)
+    found, vocabulary = prepared(text, min_count=4)
+    log = pd.read_csv(io.StringIO(text), sep="\t", header=None, names=COLUMNS, dtype=dict.fromkeys(TOKENS, str))
+    assert found.labels.tolist() == log["label"].tolist()
+    for i, name in enumerate(SCALARS):
+        low, high = log[name].min(), min(log[name].max(), settings.scalar_maxima[i])
+        expected = ((log[name] - low) / (high - low)).fillna(0).to_numpy()
+        np.testing.assert_allclose(found.values[:, i], expected, rtol=1e-6)
+        assert (found.ids[:, i] == i).all()
+    tokens_of = vocabulary["token"].to_numpy()
+    fields_of = vocabulary["field"].to_numpy()
+    for i, name in enumerate(TOKENS, start=13):
+        counts = log[name].value_counts()
+        kept = counts[counts >= 4].index
+        ids = found.ids[:, i].numpy()
+        assert (fields_of[ids] == name).all()
+        assert tokens_of[ids].tolist() == log[name].where(log[name].isin(kept), UNKNOWN).tolist()
+        assert set(tokens_of[fields_of == name]) == {UNKNOWN, *kept}
+        assert (found.values[:, i] == 1).all()
+    assert vocabulary["field"][:13].tolist() == SCALARS
+
+
+def test_a_column_that_is_always_missing_is_0_and_unknown(prepared):
+    found, vocabulary = prepared(line("1", ("",) * 13, ("",) * 26) * 3)
+    assert (found.values[:, :13] == 0).all()
+    assert vocabulary["token"].tolist()[13:] == [UNKNOWN] * 26
+    assert found.ids[0].tolist() == list(range(39))
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ("\t".join(["0"] * 39) + "\n", "expected 40 columns, found 39"),
+        ("\t".join(["0"] * 41) + "\n", "expected 40 columns, found 41"),
+        (line("2"), "the label must be 0 or 1, not '2'"),
+        (line(""), "the label must be 0 or 1, not ''"),
+        (line("yes"), "the label must be 0 or 1, not 'yes'"),
+        (line(numbers=("1",) * 12 + ("many",)), "I13 must be a number or empty, not 'many'"),
+        (line(numbers=("inf",) + ("1",) * 12), "I1 must be a number or empty, not 'inf'"),
+        (line(tokens=("a",) * 25 + ("\xff",)), "C26 must be text in UTF-8 or empty"),
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [1 << 12, 1 << 23])
+def test_a_malformed_line_is_named(prepared, monkeypatch, bad, says, block_bytes):
+    monkeypatch.setattr(criteo, "BLOCK_BYTES", block_bytes)
+    with pytest.raises(NisbenchError) as raised:
+        prepared(line() * 150 + bad + line() * 150)
+    assert f"train.txt:151: {says}" in str(raised.value)
+
+
+def test_an_empty_file_is_an_error(prepared):
+    with pytest.raises(NisbenchError, match=r"train\.txt: .*[Ee]mpty"):
+        prepared("")
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_truncated_archive_is_refused_and_leaves_nothing(tmp_path, settings, keep):
+    path = packed(tmp_path, {"train.txt": random_log(3000).encode()})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(NisbenchError, match=r"dac\.tar\.gz: not a readable archive"):
+        criteo.run(settings, path, tmp_path / "i", tmp_path / "v")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_archive_that_reaches_outside_is_refused(tmp_path):
+    path = packed(tmp_path, {"../evil": b"x", "train.txt": b"y"})
+    with pytest.raises(NisbenchError, match=r"outside its folder: '\.\./evil'"), open_member(path, "train.txt"):
+        pass
+    path = packed(tmp_path, {"other.txt": b"y"})
+    with (
+        pytest.raises(NisbenchError, match=r"holds no 'train\.txt'; it holds other\.txt"),
+        open_member(path, "train.txt"),
+    ):
+        pass
+
+
+def test_counts_of_tokens_do_not_depend_on_when_they_are_summed():
+    generator = np.random.default_rng(0)
+    tokens = (generator.random(600_000) ** 4 * 400_000).astype(int).astype(str)
+    counter = TokenCounter()
+    for part in np.array_split(tokens, 7):
+        counter.add(pa.chunked_array([pa.array(part).dictionary_encode()]))
+    counts = pd.Series(tokens).value_counts()
+    assert counter.kept(3).to_pylist() == sorted(counts[counts >= 3].index)
+
+
+def test_the_real_rows_of_criteo(real_data, settings, tmp_path):
+    criteo.run(settings, real_data / "dac-head10k.tar.gz", tmp_path / "i", tmp_path / "v")
+    found = instances.read(tmp_path / "i", CPU)
+    assert found.ids.shape == (10_000, 39)
+    assert found.labels.mean().item() == pytest.approx(0.218, abs=0.001)
+    assert found.ids.max().item() < pq.read_metadata(tmp_path / "v").num_rows
+
+
+# --- blocks by magnitude --------------------------------------------------------------------------------------
+
+
+def test_blocks_by_magnitude_by_hand():
+    frequency = np.array([0, 99, 100, 999, 1000, 10**4, 10**5, 10**6, 10**8])
+    assert blocks.magnitude(frequency, 6).tolist() == [5, 5, 4, 4, 3, 2, 1, 0, 0]
+    assert blocks.magnitude(frequency, 3).tolist() == [2, 2, 1, 1, 0, 0, 0, 0, 0]
+    assert blocks.magnitude(np.array([5, 5000, 7]), 6).tolist() == [1, 0, 1]  # empty blocks are left out
+
+
+# --- planted clicks -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(config, tmp_path_factory):
+    settings = config.params.datasets["planted_ctr"].model_copy(update={"instances": 150_000})
+    folder = tmp_path_factory.mktemp("planted")
+    planted_ctr.run(settings, None, folder / "i", folder / "v")
+    return settings, instances.read(folder / "i", CPU), pq.read_table(folder / "v").to_pandas()
+
+
+def test_planted_clicks_have_the_asked_rate_and_shape(planted):
+    settings, data, vocabulary = planted
+    assert data.labels.mean().item() == pytest.approx(settings.click_rate, abs=0.01)
+    assert set(data.labels.tolist()) == {0, 1}
+    assert len(data) == settings.instances
+    assert data.ids.shape[1] == settings.scalar_fields + len(settings.categorical_fields)
+    assert len(vocabulary) == settings.scalar_fields + sum(settings.categorical_fields) + len(
+        settings.categorical_fields
+    )
+    fields = vocabulary["field"].to_numpy()
+    for i in range(data.ids.shape[1]):
+        assert len(set(fields[data.ids[:, i].numpy()])) == 1
+
+
+def test_missing_ones_are_0_and_unknown(planted):
+    settings, data, vocabulary = planted
+    unknown = (vocabulary["token"] == "<unknown>").to_numpy()[data.ids[:, settings.scalar_fields :].numpy()]
+    assert unknown.mean() == pytest.approx(settings.missing, abs=0.003)
+    zero = (data.values[:, : settings.scalar_fields] == 0).float().mean().item()
+    assert zero == pytest.approx(settings.missing, abs=0.003)
+    assert (vocabulary["planted_dimension"] == 0).sum() == len(settings.categorical_fields)
+
+
+def test_the_frequent_have_more_planted_dimensions_but_not_all_of_them(planted):
+    settings, data, vocabulary = planted
+    frequency = np.bincount(data.ids.flatten().numpy(), minlength=len(vocabulary))
+    largest = (vocabulary["field"] == "C1").to_numpy() & (vocabulary["token"] != "<unknown>").to_numpy()
+    dimension = vocabulary["planted_dimension"][largest]
+    quarters = dimension.groupby(blocks.equal_count(frequency[largest], 4))
+    assert (np.diff(quarters.mean()) < 0).all()
+    assert (quarters.std() > 0).all()
+    assert dimension.between(1, settings.rank).all()
+
+
+def test_more_planted_clicks_begin_like_fewer(planted, tmp_path):
+    settings, data, _ = planted
+    more = settings.model_copy(update={"instances": settings.instances + planted_ctr.CHUNK})
+    planted_ctr.run(more, None, tmp_path / "i", tmp_path / "v")
+    again = instances.read(tmp_path / "i", CPU)
+    whole = settings.instances // planted_ctr.CHUNK * planted_ctr.CHUNK
+    assert torch.equal(again.ids[:whole], data.ids[:whole])
+    assert torch.equal(again.labels[:whole], data.labels[:whole])
