@@ -13,7 +13,7 @@ demo: $(READY)
 	@# The repository holds the tables but not the runs behind them: without the manifest, both are made here.
 	@test -d results/runs/planted_ratings || rm -f results/demo/runs-*.json
 	@$(IN_ENVIRONMENT) snakemake --cores all --quiet rules reason -- demo
-	@cat results/demo/table1.md && echo && cat results/demo/table2.md
+	@for table in results/demo/table*.md; do cat $$table; echo; done
 	@echo "These tables, as Markdown and CSV, and summary.csv are in results/demo/."
 
 test: lint
