@@ -109,6 +109,7 @@ def test_a_column_that_is_always_missing_is_0_and_unknown(prepared):
         (line("yes"), "the label must be 0 or 1, not 'yes'"),
         (line(numbers=("1",) * 12 + ("many",)), "I13 must be a number or empty, not 'many'"),
         (line(numbers=("inf",) + ("1",) * 12), "I1 must be a number or empty, not 'inf'"),
+        (line(numbers=("1e39",) + ("1",) * 12), "I1 must be a number or empty, not '1e39'"),
         (line(tokens=("a",) * 25 + ("\xff",)), "C26 must be text in UTF-8 or empty"),
     ],
 )
@@ -171,6 +172,7 @@ def test_blocks_by_magnitude_by_hand():
     frequency = np.array([0, 99, 100, 999, 1000, 10**4, 10**5, 10**6, 10**8])
     assert blocks.magnitude(frequency, 6).tolist() == [5, 5, 4, 4, 3, 2, 1, 0, 0]
     assert blocks.magnitude(frequency, 3).tolist() == [2, 2, 1, 1, 0, 0, 0, 0, 0]
+    assert blocks.magnitude(frequency, 40).tolist() == [6, 6, 5, 5, 4, 3, 2, 1, 0]
     assert blocks.magnitude(np.array([5, 5000, 7]), 6).tolist() == [1, 0, 1]  # empty blocks are left out
 
 
@@ -217,6 +219,13 @@ def test_the_frequent_have_more_planted_dimensions_but_not_all_of_them(planted):
     assert (np.diff(quarters.mean()) < 0).all()
     assert (quarters.std() > 0).all()
     assert dimension.between(1, settings.rank).all()
+
+
+@pytest.mark.parametrize("update", [{"click_rate": 1e-9}, {"first_order": 300.0}, {"wave": 0.0, "second_order": 0.0}])
+def test_extreme_plantings_are_generated(planted, tmp_path, update):
+    settings = planted[0].model_copy(update={"instances": 1000, **update})
+    planted_ctr.run(settings, None, tmp_path / "i", tmp_path / "v")
+    assert pq.read_metadata(tmp_path / "i").num_rows == 1000
 
 
 def test_more_planted_clicks_begin_like_fewer(planted, tmp_path):

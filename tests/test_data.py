@@ -69,6 +69,12 @@ def test_line_ends_do_not_matter(prepared):
     assert prepared({"ml-1m/ratings.dat": DAT.replace("\n", "\r\n") + "\n"}) == plain
 
 
+def test_a_byte_order_mark_and_blank_lines_at_the_end_do_not_matter(prepared):
+    names = {"ratings": "r.csv", "movies": "m.csv"}
+    plain = prepared({"r.csv": CSV, "m.csv": MOVIES}, **names)
+    assert prepared({"r.csv": "\ufeff" + CSV + "\n", "m.csv": "\ufeff" + MOVIES + "\n"}, **names) == plain
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -105,6 +111,12 @@ def test_a_malformed_line_is_named(prepared, text, line, says):
             {"ratings": "r.csv", "movies": "m.csv"},
             "m.csv:5: expected a movie",
         ),
+        (
+            {"r.csv": CSV, "m.csv": MOVIES + "3000000000,y\n"},
+            {"ratings": "r.csv", "movies": "m.csv"},
+            "m.csv:5: expected",
+        ),
+        ({"r.csv": "\ufeff" + CSV + "1,2,9,4\n"}, {"ratings": "r.csv"}, "r.csv:5: rating must be"),
         ({"ml-1m/ratings.dat": DAT, "../evil": "x"}, {}, "outside its folder: '../evil'"),
         ({"ml-1m/ratings.dat": DAT, "/etc/evil": "x"}, {}, "outside its folder"),
     ],

@@ -74,6 +74,12 @@ def test_a_scheme_survives_saving(tmp_path):
     assert loaded.dimensions[first].tolist() == np.flatnonzero(dense[0]).tolist()
 
 
+def test_a_scheme_of_very_many_dimensions():
+    dense = np.zeros((2, 70_000), dtype=np.float32)
+    dense[1, [5, 66_000]] = 1
+    assert np.array_equal(DimensionScheme.from_dense(dense).to_dense(), dense)
+
+
 def test_a_damaged_scheme_is_named(tmp_path):
     DimensionScheme.from_dense(np.eye(3, dtype=np.float32)).save(tmp_path / "scheme")
     (tmp_path / "scheme").write_bytes((tmp_path / "scheme").read_bytes()[:-5])

@@ -1,6 +1,7 @@
 """The command line: one thin command per step, and a few that look."""
 
 import os
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -62,8 +63,14 @@ def main() -> None:
         console.log.debug("unexpected", exc_info=True)
         console.log.error("nisbench: %s: %s", type(error).__name__, error)
         sys.exit(1)
-    except Exception:
+    except Exception as error:
         console.log.debug("unexpected", exc_info=True)
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's
+            console.log.error(
+                "nisbench: out of memory. Lower training.batch_size or training.base_dimension.\n%s",
+                str(error).splitlines()[0],
+            )
+            sys.exit(1)
         raise
 
 
@@ -214,6 +221,8 @@ def ready(name: StepName, step_id: str, log: Path | None) -> Step:
     console.set_up(log)
     step = current_plan().step(step_id, name)
     _hold(step)
+    for left in [*Path(step.folder).glob(".*.part"), *Path(step.folder).glob(".download-*")]:  # by a killed process
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     for needed in step.needs.values():
         for path in needed.paths():
             if not Path(path).exists():

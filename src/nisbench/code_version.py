@@ -90,4 +90,4 @@ def _syntax(node: Any) -> Any:
         return {"": type(node).__name__, **{name: value for name, value in fields.items() if value not in (None, [])}}
     if isinstance(node, list):
         return [_syntax(item) for item in node]
-    return node if isinstance(node, str | int | bool | type(None)) else repr(node)
+    return node if isinstance(node, str | int | bool | type(None)) else {"": type(node).__name__, "repr": repr(node)}

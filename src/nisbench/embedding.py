@@ -74,7 +74,7 @@ class DimensionScheme:
     offsets: np.ndarray
     """(N + 1,) int64."""
     dimensions: np.ndarray
-    """(nonzeros,) uint16."""
+    """(nonzeros,) uint16, or uint32 where K asks for it."""
     values: np.ndarray
     """(nonzeros,) float32."""
 
@@ -85,7 +85,8 @@ class DimensionScheme:
         counts = np.bincount(features, minlength=len(embeddings))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         values = embeddings[features, dimensions].astype(np.float32)
-        return cls(embeddings.shape[1], offsets, dimensions.astype(np.uint16), values)
+        kind = np.uint16 if embeddings.shape[1] <= 1 << 16 else np.uint32
+        return cls(embeddings.shape[1], offsets, dimensions.astype(kind), values)
 
     def to_dense(self) -> np.ndarray:
         """(N, K) float32, with 0 where a dimension does not exist."""

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ def md5_sum(path: Path) -> str:
     """The MD5 sum that publishers give to check a file by, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def md5_of_local(path: Path) -> str:
+    """The MD5 sum of a file, read once as long as the file is not changed."""
+    found = path.stat()
+    return _md5_of_state(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _md5_of_state(path: Path, _size: int, _time: int) -> str:
+    return md5_sum(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,17 +30,25 @@ def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
     """
     if threads:
         torch.set_num_threads(threads)
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if setting == "cpu" or (setting == "auto" and count == 0):
+    wanted = check(setting)
+    if not wanted:
         yield torch.device("cpu")
         return
+    with _one_of(wanted) as index:
+        torch.cuda.set_device(index)
+        yield torch.device("cuda", index)
+
+
+def check(setting: str) -> list[int]:
+    """The indices of the GPUs that `setting` allows; none means the CPU. Raises `NisbenchError` if it asks for what is not there."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if setting == "cpu" or (setting == "auto" and count == 0):
+        return []
     wanted = [int(setting.split(":")[1])] if ":" in setting else list(range(count))
     if not wanted or max(wanted) >= count:
         there = ", ".join(["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))])
         raise NisbenchError(f"training.device: there is no {setting} on this machine. There is: {there}.")
-    with _one_of(wanted) as index:
-        torch.cuda.set_device(index)
-        yield torch.device("cuda", index)
+    return wanted
 
 
 @contextmanager

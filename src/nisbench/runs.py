@@ -7,7 +7,6 @@ be made. The *plan* of a study is the graph of its steps.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -18,7 +17,7 @@ from pydantic import Field
 
 from nisbench.code_version import canonical_json, code_version
 from nisbench.errors import NisbenchError
-from nisbench.files import md5_sum
+from nisbench.files import md5_of_local
 from nisbench.params.loading import Config, load
 from nisbench.params.settings import (
     TASKS,
@@ -293,10 +292,9 @@ def block_step(name: str, dataset: AnyDataset) -> Step:
 def download_step(name: str, dataset: Archive) -> Step:
     # Without an MD5 sum, an address names what it holds today, and a local file is what is in it.
     local = Path(dataset.url)
-    identity = dataset.md5 or (md5_sum(local) if local.is_file() else dataset.url)
+    identity = dataset.md5 or (md5_of_local(local) if local.is_file() else dataset.url)
     settings = DownloadSettings(url=dataset.url, md5=dataset.md5, identity=identity)
-    file = re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(dataset.url.split("?")[0]).name)
-    return Step("download", name, "", settings, {}, (), {"archive": file})
+    return Step("download", name, "", settings, {}, (), {"archive": "archive"})
 
 
 def search_step(block: Step, model: str, method: str, seed: int, params: Params) -> Step:

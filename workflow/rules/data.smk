@@ -3,15 +3,13 @@
 
 rule download:
     output:
-        "data/{dataset}/download-{id}/{archive}",
+        "data/{dataset}/download-{id}/archive",
     log:
-        "logs/download/{dataset}-{id}-{archive}.log",
-    wildcard_constraints:
-        archive="[^/]+",
+        "logs/download/{dataset}-{id}.log",
     message:
         "download {wildcards.dataset}"
     shell:
-        "nisbench download {wildcards.id} --log {log:q}"
+        "nisbench download {wildcards.id} --log {log}"
 
 
 rule prepare:

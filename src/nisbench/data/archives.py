@@ -1,5 +1,7 @@
 """Read single files out of archives without ever unpacking to disk."""
 
+import codecs
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -12,7 +14,11 @@ import pyarrow as pa
 
 from nisbench.errors import NisbenchError
 
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, pa.ArrowException, NotImplementedError, EOFError, OSError)
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, pa.ArrowException, NotImplementedError, EOFError,
+    OSError,
+)  # fmt: skip
+ENCRYPTED = 1  # bit of a zip entry's flags
 
 
 @contextmanager
@@ -22,8 +28,9 @@ def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
     Raises `NisbenchError` if the archive is damaged, lacks the file, or holds names that point outside a folder it
     would be unpacked to: a publisher's archive has none, so such a one is not the publisher's.
     """
-    opened = _open_zip if zipfile.is_zipfile(archive) or archive.suffix == ".zip" else _open_tar
     try:
+        with archive.open("rb") as file:
+            opened = _open_zip if file.read(2) == b"PK" else _open_tar
         with opened(archive, member) as stream:
             yield stream
     except DAMAGED as error:
@@ -38,6 +45,8 @@ def _open_zip(archive: Path, member: str) -> Iterator[IO[bytes]]:
             _check_name(archive, name)
         if member not in names:
             raise NisbenchError(f"{archive}: holds no {member!r}; it holds {', '.join(names[:10])}")
+        if opened.getinfo(member).flag_bits & ENCRYPTED:
+            raise NisbenchError(f"{archive}: {member} is encrypted")
         with opened.open(member) as stream:
             yield stream
 
@@ -63,3 +72,16 @@ def _check_name(archive: Path, name: str) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in str(path):
         raise NisbenchError(f"{archive}: refused: it holds a file that would land outside its folder: {name!r}")
+
+
+def numbered_lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, without their ends or a byte order mark, and their numbers from 1."""
+    for number, line in enumerate(stream, start=1):
+        text = line.rstrip(b"\r\n")
+        yield number, text.removeprefix(codecs.BOM_UTF8) if number == 1 else text
+
+
+def shown_bytes(text: bytes) -> str:
+    """A value from a file as error messages show it."""
+    shown = text.decode("utf-8", errors="backslashreplace")
+    return repr(shown if len(shown) <= 60 else shown[:60] + "...")

@@ -35,6 +35,7 @@ def magnitude(frequency: np.ndarray, count: int) -> np.ndarray:
     The last of the `count` blocks holds all frequencies below 100, the first all from 10 ** `count` on. Empty ones are
     left out, so the numbers stay contiguous.
     """
+    count = min(count, 18)  # no int64 is larger; the blocks beyond would be empty
     bounds = 10 ** np.arange(2, count + 1, dtype=np.int64)
     block = count - 1 - np.searchsorted(bounds, frequency, side="right")
     return np.unique(block, return_inverse=True)[1].astype(np.int32)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from nisbench.console import log
 from nisbench.data import parquet
-from nisbench.data.archives import open_member
+from nisbench.data.archives import numbered_lines, open_member, shown_bytes
 from nisbench.data.parquet import Field
 from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
@@ -29,6 +29,7 @@ TOKENS = [f"C{i}" for i in range(1, 27)]
 COLUMNS = ["label", *SCALARS, *TOKENS]
 UNKNOWN = "<unknown>"
 FIELDS = [Field(name, "scalar", i) for i, name in enumerate(SCALARS)] + [Field(name, "categorical") for name in TOKENS]
+LARGEST = float(np.finfo(np.float32).max)
 BLOCK_BYTES = 1 << 23  # larger ones wait for each other: decompression, parsing and counting run side by side
 
 
@@ -113,8 +114,8 @@ def count(archive: Path, member: str) -> Contents:
         if labels.null_count or not pc.all(pc.is_in(labels, pa.array([0, 1], pa.int8()))).as_py():
             raise _malformed(archive, member, "a label is neither 0 nor 1")
         for i, name in enumerate(SCALARS):
-            if pc.all(pc.is_finite(batch[name])).as_py() is False:
-                raise _malformed(archive, member, f"{name} is not a finite number")
+            if pc.all(pc.less_equal(pc.abs(batch[name]), LARGEST)).as_py() is False:  # nor is NaN
+                raise _malformed(archive, member, f"{name} holds a number that is not finite")
             extremes = pc.min_max(batch[name]).as_py()
             if extremes["min"] is not None:
                 found.low[i] = min(found.low[i], extremes["min"])
@@ -168,8 +169,8 @@ def _arrow_errors(archive: Path, member: str) -> Iterator[None]:
 def _malformed(archive: Path, member: str, otherwise: str) -> NisbenchError:
     """The error that names the first malformed line. Slow; called once something is known to be wrong."""
     with open_member(archive, member) as stream:
-        for number, line in enumerate(stream, start=1):
-            problem = _problem(line.rstrip(b"\r\n"))
+        for number, line in numbered_lines(stream):
+            problem = _problem(line)
             if problem:
                 return NisbenchError(f"{archive}: {member}:{number}: {problem}")
     return NisbenchError(f"{archive}: {member}: {otherwise}")
@@ -182,21 +183,18 @@ def _problem(line: bytes) -> str | None:
     if len(parts) != len(COLUMNS):
         return f"expected {len(COLUMNS)} columns, found {len(parts)}"
     if parts[0] not in (b"0", b"1"):
-        return f"the label must be 0 or 1, not {_shown(parts[0])}"
+        return f"the label must be 0 or 1, not {shown_bytes(parts[0])}"
     for name, part in zip(COLUMNS[1:], parts[1:], strict=True):
         if part and not _is_sound(name, part):
-            return f"{name} must be {'a number' if name in SCALARS else 'text in UTF-8'} or empty, not {_shown(part)}"
+            return (
+                f"{name} must be {'a number' if name in SCALARS else 'text in UTF-8'} or empty, not {shown_bytes(part)}"
+            )
     return None
 
 
 def _is_sound(name: str, part: bytes) -> bool:
     try:
         text = part.decode("utf-8")
-        return name not in SCALARS or bool(np.isfinite(float(text)))
+        return name not in SCALARS or abs(float(text)) <= LARGEST
     except ValueError:
         return False
-
-
-def _shown(text: bytes) -> str:
-    shown = text.decode("utf-8", errors="backslashreplace")
-    return repr(shown if len(shown) <= 60 else shown[:60] + "...")

@@ -3,16 +3,14 @@
 ``.dat`` files have lines ``user::movie::rating::timestamp``; ``.csv`` files have the same columns behind a header.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
 from nisbench.data import parquet
-from nisbench.data.archives import open_member
+from nisbench.data.archives import numbered_lines, open_member, shown_bytes
 from nisbench.data.parquet import Field
 from nisbench.errors import NisbenchError
 from nisbench.params.settings import MovieLens
@@ -85,12 +83,14 @@ def read_movies(archive: Path, member: str) -> np.ndarray:
     """The numbers of all movies in ``movies.csv``, ascending."""
     with open_member(archive, member) as stream:
         numbers = []
-        for number, line in _lines(stream):
+        for number, line in numbered_lines(stream):
             first = line.split(b",", 1)[0]
-            if number == 1 and first == b"movieId":
+            if not line or (number == 1 and first == b"movieId"):
                 continue
-            if not first.isdigit():
-                raise NisbenchError(f"{archive}: {member}:{number}: expected a movie's number, found {_shown(first)}")
+            if not _is_id(first):
+                raise NisbenchError(
+                    f"{archive}: {member}:{number}: expected a movie's number, found {shown_bytes(first)}"
+                )
             numbers.append(int(first))
     movies = np.unique(np.array(numbers, dtype=np.int32))
     if len(movies) == 0:
@@ -102,35 +102,29 @@ def _find_malformed(archive: Path, member: str, dat: bool) -> None:
     """Raise on the first line that is not a rating, naming it. Slow; called once something is known to be wrong."""
     separator = b"::" if dat else b","
     with open_member(archive, member) as stream:
-        for number, line in _lines(stream):
+        for number, line in numbered_lines(stream):
             where = f"{archive}: {member}:{number}"
             if not line:
                 continue
             parts = line.split(separator)
             if not dat and number == 1:
                 if [part.decode(errors="replace") for part in parts] != HEADER:
-                    raise NisbenchError(f"{where}: expected the header {','.join(HEADER)}, found {_shown(line)}")
+                    raise NisbenchError(f"{where}: expected the header {','.join(HEADER)}, found {shown_bytes(line)}")
                 continue
             if len(parts) != len(HEADER):
-                raise NisbenchError(f"{where}: expected {len(HEADER)} columns, found {len(parts)}: {_shown(line)}")
+                raise NisbenchError(f"{where}: expected {len(HEADER)} columns, found {len(parts)}: {shown_bytes(line)}")
             for name, part in zip(HEADER[:2], parts[:2], strict=True):
-                if not part.isdigit() or not 0 < int(part) < 2**31:
-                    raise NisbenchError(f"{where}: {name} must be a positive whole number, not {_shown(part)}")
+                if not _is_id(part):
+                    raise NisbenchError(f"{where}: {name} must be a positive whole number, not {shown_bytes(part)}")
             try:
                 rating = float(parts[2])
             except ValueError:
                 rating = float("nan")
             if not MIN_RATING <= rating <= MAX_RATING:
                 raise NisbenchError(
-                    f"{where}: rating must be a number from {MIN_RATING} to {MAX_RATING}, not {_shown(parts[2])}"
+                    f"{where}: rating must be a number from {MIN_RATING} to {MAX_RATING}, not {shown_bytes(parts[2])}"
                 )
 
 
-def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(stream, start=1):
-        yield number, line.rstrip(b"\r\n")
-
-
-def _shown(text: bytes) -> str:
-    shown = text.decode("utf-8", errors="backslashreplace")
-    return repr(shown if len(shown) <= 60 else shown[:60] + "...")
+def _is_id(text: bytes) -> bool:
+    return text.isdigit() and len(text) <= 10 and 0 < int(text) < 2**31

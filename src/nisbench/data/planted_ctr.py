@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from nisbench.data import parquet, planted
 from nisbench.data.parquet import Field
@@ -128,7 +128,8 @@ def chunks(settings: PlantedCTR, truth: Truth) -> Iterator[tuple[np.ndarray, np.
         return total
 
     pilot_logits = logits(pilot)
-    constant = brentq(lambda c: expit(pilot_logits + c).mean() - settings.click_rate, -50, 50)
+    bounds = logit(settings.click_rate) - np.array([pilot_logits.max() + 1, pilot_logits.min() - 1])
+    constant = brentq(lambda c: expit(pilot_logits + c).mean() - settings.click_rate, *bounds)
     for number, begin in enumerate(range(0, settings.instances, CHUNK)):
         generator = np.random.default_rng([settings.seed, 2, number])
         ids, values = truth.draw(min(CHUNK, settings.instances - begin), settings.missing, generator)

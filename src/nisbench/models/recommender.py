@@ -62,8 +62,9 @@ def build(
 ) -> Recommender:
     """A new recommender on the CPU, its weights drawn from `seed`; `block` is (N,), `selection` (L, K).
 
-    A model may have several embeddings per feature, which share the selection: each of its dimensions stands for as
-    many of a part's as that part has more. Columns that no block selects are not held.
+    A model may have several embeddings per feature. What is proposed holds for all of them: each dimension stands for as
+    many of a part's as that part has more. A soft selection is then learned for each by itself, all being dimensions of
+    one block. Columns that no block selects are not held.
     """
     generator = torch.Generator().manual_seed(derived(seed, "embedding"))
     n = len(block)

@@ -14,7 +14,7 @@ from nisbench.params.tree import KeyPath, Tree, dotted
 
 Problem = tuple[KeyPath, str]
 
-RESERVED = {"all", "download", "prepare", "split", "block", "search", "prune", "runs", "plan"}
+RESERVED = {"all", "download", "prepare", "split", "block", "search", "prune", "runs", "plan", "trials"}
 RESERVED_PREFIXES = {"data", "search", "prune", "tables"}
 
 _QUOTED = re.compile(r"'([^']+)'")
@@ -33,7 +33,7 @@ def validate(tree: Tree, study: str | None = None) -> Params:
     found = _in_reference(params) if study is None else _in_study(params, study, params.studies[study])
     problems = [f"{tree.where(path)}: {dotted(path)}: {text}" for path, text in found]
     if problems:
-        raise NisbenchError("\n".join(problems))
+        raise NisbenchError("\n".join(dict.fromkeys(problems)))
     return params
 
 
@@ -93,11 +93,12 @@ def _twice(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Prob
 
 def _too_large(name: str, method: AnyMethod, k: int, study: str) -> Iterator[Problem]:
     """Dimensions that do not fit into a table of `k` columns."""
+    otherwise = f"; what is meant for one study only goes into its overrides (studies.{study}.overrides.methods.{name})"
     if method.kind == "grid" and max(method.dimensions) > k:
-        text = f"{max(method.dimensions)} exceeds training.base_dimension = {k} of the study {study}"
+        text = f"{max(method.dimensions)} exceeds training.base_dimension = {k} of the study {study}{otherwise}"
         yield ("methods", name, "dimensions"), text
     if method.kind in {"random", "mde"} and method.min_dimension >= k:
-        text = f"{method.min_dimension} must be below training.base_dimension = {k} of the study {study}"
+        text = f"{method.min_dimension} must be below training.base_dimension = {k} of the study {study}{otherwise}"
         yield ("methods", name, "min_dimension"), text
 
 
@@ -142,10 +143,18 @@ def _explain(error: ErrorDetails, tree: Tree) -> str:
     else:
         text = error["msg"][0].lower() + error["msg"][1:]
         if not isinstance(error["input"], dict | list):
-            text += f", not {error['input']!r}"
+            text += f", not {_short(error['input'])}"
         if error["type"] == "literal_error":
             text += nearest(str(error["input"]), _QUOTED.findall(error["msg"]))
     return f"{tree.where(path)}: {dotted(path)}: {text}"
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print a number of thousands of digits
+        return "a huge number"
+    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def _key(cursor: Any, part: str | int) -> Any:

@@ -63,8 +63,11 @@ def _resolve_paths(tree: Tree) -> None:
     datasets = tree.values.get("datasets")
     for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
         url = dataset.get("url") if isinstance(dataset, dict) else None
-        if isinstance(url, str) and not url.startswith(("https://", "http://")):
+        if isinstance(url, str) and not url.lower().startswith(("https://", "http://")):
             path = ("datasets", name, "url")
-            if not url or re.match(r"[a-z]+:/", url):
+            if not url or "\0" in url or re.match(r"[a-z]+:/", url.lower()):
                 raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: an https address or a path, not {url!r}")
-            dataset["url"] = str((tree.origins[path][0].parent / Path(url).expanduser()).resolve())
+            try:
+                dataset["url"] = str((tree.origins[path][0].parent / Path(url).expanduser()).resolve())
+            except (RuntimeError, OSError) as error:
+                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {error}") from error

@@ -31,7 +31,7 @@ class Settings(BaseModel):
 
 
 class SplitSettings(Settings):
-    proportions: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    proportions: Annotated[list[Annotated[int, Field(gt=0, le=10**6)]], Field(min_length=3, max_length=3)]
     """Shares of train : validation : test, such as [8, 1, 1]."""
     seed: Seed
     """Seed of the random assignment of instances to parts."""

@@ -86,7 +86,7 @@ def read_yaml(path: Path) -> Tree:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        hint = f" (it was looked for in {Path.cwd()})" if not path.exists() else ""
+        hint = f" (it was looked for in {Path.cwd()})" if isinstance(error, FileNotFoundError) else ""
         raise NisbenchError(f"{path}: cannot be read{hint}: {error}") from error
     tree = Tree()
     try:
@@ -128,9 +128,12 @@ def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, orig
 
 def _scalar(loader: _Loader, node: yaml.Node, file: Path) -> Any:
     try:
-        return loader.construct_object(node, deep=True)
-    except ValueError as error:
+        value = loader.construct_object(node, deep=True)
+        if isinstance(value, str):
+            value.encode()  # YAML can spell characters that no file can hold
+    except (ValueError, LookupError, AttributeError) as error:
         raise NisbenchError(f"{shown(file)}:{node.start_mark.line + 1}: not a valid value: {error}") from error
+    return value
 
 
 def _copy(value: Any) -> Any:

@@ -46,6 +46,7 @@ def run() -> int:
         bad("parameters", str(error))
     else:
         overlays = ", ".join(map(str, config.overlays)) or "no overlay"
+        _wanted_devices(config, bad)
         good("parameters", f"valid: {', '.join(config.params.studies)}; {overlays}")
         _data(config, good, note, bad)
     console.print("[red]Mend what is wrong first.[/]" if troubles else "Ready. Try: snakemake --cores all demo")
@@ -74,6 +75,16 @@ def _device(good: Say) -> None:
     else:
         good("device", "cpu (no GPU is seen by torch)")
     good("threads", f"{torch.get_num_threads()} for torch; Snakemake gives each search the threads of its rule")
+
+
+def _wanted_devices(config: Config, bad: Say) -> None:
+    from nisbench import machine  # noqa: PLC0415
+
+    for wanted in sorted({params.training.device for params in config.by_study.values()}):
+        try:
+            machine.check(wanted)
+        except NisbenchError as error:
+            bad("device", str(error))
 
 
 def _disk(good: Say, note: Say) -> None:
