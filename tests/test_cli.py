@@ -100,6 +100,46 @@ def test_the_doctor_names_what_is_wrong(call, monkeypatch, tmp_path):
     assert "did you mean 'patience'?" in found.output
 
 
+def test_the_doctor_asks_for_the_device(call, monkeypatch, tmp_path):
+    (tmp_path / "over.yaml").write_text("training: {device: 'cuda:99'}")
+    monkeypatch.setenv("NISBENCH_PARAMS", "over.yaml")
+    found = call("doctor")
+    assert found.exit_code == 1
+    assert "there is no cuda:99" in found.output
+
+
+def test_a_step_clears_away_what_a_killed_one_left(call, config):
+    prepare = plan(ROOT, config).study("demo").cells[0].prune.needs["split"].needs["prepare"]
+    folder = Path(prepare.folder)
+    (folder / ".download-x").mkdir(parents=True)
+    (folder / ".download-x" / "archive").touch()
+    (folder / ".instances.parquet.y.part").touch()
+    assert call("prepare", prepare.id).exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["instances.parquet", "vocabulary.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("[enforce] can't allocate memory: you tried"), "Lower training.batch_size"),
+        (OSError("full"), "full"),
+    ],
+)
+@pytest.mark.usefixtures("call")
+def test_a_machine_that_is_too_small_is_told_in_one_message(monkeypatch, capsys, error, says):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "current_plan", fail)
+    monkeypatch.setattr(sys, "argv", ["nisbench", "plan"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert "Traceback" not in shown
+
+
 @pytest.mark.usefixtures("call")
 def test_an_error_is_one_message_without_traceback(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["nisbench", "plan", "nowhere"])

@@ -188,6 +188,19 @@ def test_changed_code_changes_the_runs_that_use_it(edited, file, old, new, expec
     assert all(before[title] == after[title] for title in after if title.split()[0] in ("prepare", "split", "block"))
 
 
+def test_a_number_and_its_text_are_different_code(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(nisbench, "__file__", str(tmp_path / "__init__.py"))
+    for text in ("x = 1.5", "x = '1.5'", "x = ...", "x = 'Ellipsis'"):
+        (tmp_path / "some.py").write_text(text)
+        code_version.code_version.cache_clear()
+        code_version._module_tree.cache_clear()
+        found.append(code_version.code_version(("nisbench.some",)))
+    assert len(set(found)) == 4
+    code_version.code_version.cache_clear()
+    code_version._module_tree.cache_clear()
+
+
 def test_a_code_version_is_the_same_in_every_python(monkeypatch, tmp_path):
     """Fields that only some Python versions have, and that say nothing when empty, do not enter."""
     source = 'def f(x: int) -> str:\n    """Doc."""\n    return f"{x!r} {x:>{3}}"\n'
