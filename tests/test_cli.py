@@ -108,6 +108,16 @@ def test_the_doctor_asks_for_the_device(call, monkeypatch, tmp_path):
     assert "there is no cuda:99" in found.output
 
 
+def test_a_step_that_another_process_has_done_meanwhile_is_not_done_again(call, config, monkeypatch):
+    prepare = plan(ROOT, config).study("demo").cells[0].prune.needs["split"].needs["prepare"]
+    monkeypatch.setattr(cli, "_hold", lambda _step: True)  # it had to wait
+    for path in map(Path, prepare.paths()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("by the other")
+    assert call("prepare", prepare.id).exit_code == 0
+    assert [Path(path).read_text() for path in prepare.paths()] == ["by the other"] * 2
+
+
 def test_a_step_clears_away_what_a_killed_one_left(call, config):
     prepare = plan(ROOT, config).study("demo").cells[0].prune.needs["split"].needs["prepare"]
     folder = Path(prepare.folder)

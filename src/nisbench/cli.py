@@ -220,7 +220,9 @@ def ready(name: StepName, step_id: str, log: Path | None) -> Step:
     """The step to run, once all files it reads are seen to be there."""
     console.set_up(log)
     step = current_plan().step(step_id, name)
-    _hold(step)
+    if _hold(step) and all(Path(path).exists() for path in step.paths()):
+        console.log.info("that process has done it")
+        raise typer.Exit
     for left in [*Path(step.folder).glob(".*.part"), *Path(step.folder).glob(".download-*")]:  # by a killed process
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     for needed in step.needs.values():
@@ -230,19 +232,22 @@ def ready(name: StepName, step_id: str, log: Path | None) -> Step:
     return step
 
 
-def _hold(step: Step) -> None:
-    """Keep other processes from this step's files until this one ends, or turns to another step."""
+def _hold(step: Step) -> bool:
+    """Keep other processes from this step's files until this one ends, or turns to another step. True after a wait."""
     while _held:
         _held.pop().release()
     path = Path("logs", "locks", step.id)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
+    waited = False
     try:
         lock.acquire(timeout=0)
     except Timeout:
         console.log.info("another process is at this step; waiting for it to end")
         lock.acquire()
+        waited = True
     _held.append(lock)
+    return waited
 
 
 def about(step: Step) -> dict[str, Any]:

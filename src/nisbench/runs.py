@@ -18,6 +18,7 @@ from pydantic import Field
 from nisbench.code_version import canonical_json, code_version
 from nisbench.errors import NisbenchError
 from nisbench.files import md5_of_local
+from nisbench.params.checks import nearest
 from nisbench.params.loading import Config, load
 from nisbench.params.settings import (
     TASKS,
@@ -201,7 +202,7 @@ class Plan:
 
     def study(self, name: str) -> StudyPlan:
         if name not in self.studies:
-            raise NisbenchError(f"There is no study {name!r} in params/studies. There is: {', '.join(self.studies)}.")
+            raise NisbenchError(f"There is no study {name!r} in params/studies{nearest(name, self.studies)}")
         return self.studies[name]
 
     def step(self, prefix: str, name: StepName | None = None) -> Step:
