@@ -16,7 +16,7 @@ from nisbench.params.settings import FM, MF, MLP, DeepFM, NeuMF, WideDeep
 D = 4
 IDS = torch.tensor([[0, 3, 5], [1, 4, 5], [2, 3, 5]], dtype=torch.int32)
 VALUES = torch.tensor([[1.0, 1.0, 0.3], [1.0, 1.0, 0.0], [1.0, 1.0, 2.0]])
-SHAPE = Shape(features=6, fields=3, widths=(D,), label_mean=3.0)
+SHAPE = Shape(features=6, fields=3, widths=(D,), prior=3.0)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_mf_with_the_mean_over_dimensions(embeddings):
 
 
 def test_mlp(embeddings):
-    shape = Shape(features=6, fields=2, widths=(D,), label_mean=3.0)
+    shape = Shape(features=6, fields=2, widths=(D,), prior=3.0)
     model = weighted(MLP(kind="mlp", title="", global_mean=True, hidden=["2d", "d"]), shape)
     widths = [layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     assert widths == [2 * D, D, 1]
@@ -90,7 +90,7 @@ def test_mlp(embeddings):
 
 
 def test_neumf_has_embeddings_of_its_own_for_either_part():
-    shape = Shape(features=6, fields=2, widths=(D, 2 * D), label_mean=3.0)
+    shape = Shape(features=6, fields=2, widths=(D, 2 * D), prior=3.0)
     model = weighted(NeuMF(kind="neumf", title="", global_mean=True, mlp_dimension=2, hidden=[7, "d"]), shape)
     inputs = torch.randn(3, 2, 3 * D, generator=torch.Generator().manual_seed(3))
     gmf, mlp = inputs[..., :D], inputs[..., D:]
@@ -107,7 +107,7 @@ def test_parts_share_the_selection_and_only_used_columns_are_held():
 
     def build(selection):
         return recommenders.build(
-            settings, block=block, selection=selection, embedding_std=0.1, fields=2, label_mean=3.0, seed=1
+            settings, block=block, selection=selection, embedding_std=0.1, fields=2, prior=3.0, seed=1
         )
 
     narrow, wide = build(selection), build(torch.ones(2, 4))
@@ -125,7 +125,7 @@ def test_xavier_s_deviation_is_each_part_s_own():
         selection=torch.ones(1, 100),
         embedding_std="xavier",
         fields=2,
-        label_mean=3.0,
+        prior=3.0,
         seed=1,
     )
     gmf, mlp = built.embedding.weight.detach().split(built.widths, dim=1)

@@ -58,7 +58,7 @@ def test_the_scheme_predicts_like_the_pruned_model(mf, ratings, tmp_path, rate):
     selection = torch.rand(3, 6)
     block = torch.arange(30) * 3 // 30
     original = recommenders.build(
-        mf, block=block, selection=selection, soft=True, embedding_std=0.5, fields=2, label_mean=3.0, seed=1
+        mf, block=block, selection=selection, soft=True, embedding_std=0.5, fields=2, prior=3.0, seed=1
     )
     original.model.biases.weight.data.normal_()
     pruned, _ = pruning.prune(original.embedding.merged().numpy(), 180, rate)

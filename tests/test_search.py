@@ -80,7 +80,7 @@ def soft(mf):
     block = torch.arange(30) * 3 // 30
     selection = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
     return recommenders.build(
-        mf, block=block, selection=selection, soft=True, embedding_std=0.5, fields=2, label_mean=3.0, seed=1
+        mf, block=block, selection=selection, soft=True, embedding_std=0.5, fields=2, prior=3.0, seed=1
     )
 
 

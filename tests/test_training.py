@@ -28,7 +28,7 @@ def parts(ratings):
     return ratings[:400], ratings[400:]
 
 
-def build(mf, *, soft=False, label_mean=3.0):
+def build(mf, *, soft=False, prior=3.0):
     block = torch.arange(30) * 3 // 30
     return recommenders.build(
         mf,
@@ -37,7 +37,7 @@ def build(mf, *, soft=False, label_mean=3.0):
         soft=soft,
         embedding_std="xavier",
         fields=2,
-        label_mean=label_mean,
+        prior=prior,
         seed=1,
     )
 

@@ -12,13 +12,14 @@ from filelock import FileLock, Timeout
 
 from nisbench import console
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import BlockSettings, SplitSettings
+from nisbench.params.settings import BlockSettings
 from nisbench.runs import (
     DownloadSettings,
     Plan,
     PrepareSettings,
     PruneSettings,
     SearchSettings,
+    SplitSettings,
     Step,
     StepName,
     hashed_form,
@@ -99,12 +100,12 @@ def prepare(step_id: Id, log: Log = None) -> None:
 
 @app.command()
 def split(step_id: Id, log: Log = None) -> None:
-    """Divide instances at random into train, validation and test."""
+    """Divide instances into train, validation and test."""
     from nisbench.data import split as splitting
 
     step = ready("split", step_id, log)
     targets = {part: Path(step.path(part)) for part in step.files}
-    splitting.run(cast(SplitSettings, step.settings), Path(step.needs["prepare"].path("instances")), targets)
+    splitting.run(cast(SplitSettings, step.settings).split, Path(step.needs["prepare"].path("instances")), targets)
 
 
 @app.command()
@@ -157,7 +158,7 @@ def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
             settings,
             weights_file=Path(step.needs["search"].path("weights")),
             search_file=Path(step.needs["search"].path("run")),
-            test_file=Path(step.needs["split"].path("test")),
+            parts={part: Path(step.needs["split"].path(part)) for part in step.needs["split"].files},
             folder=Path(step.folder),
             device=device,
             about=about(step),

@@ -5,6 +5,7 @@ A *selection* is an (L, K) matrix over feature blocks: 1 = the dimension exists,
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +37,51 @@ class SelectedEmbedding(nn.Module):
         self.register_buffer("selection", selection)
         self.scaled = soft or bool((selection != 1).any())  # else there is nothing to multiply by
 
-    def forward(self, ids: Tensor, values: Tensor | None = None) -> Tensor:
-        """(B, M) ids, and (B, M) values or None -> (B, M, width)."""
+    def forward(self, ids: Tensor, values: Tensor | None = None) -> "Embeddings":
+        """The embeddings of a batch: (B, M) ids, and (B, M) values or None."""
         if not self.scaled:
-            embeddings = functional.embedding(ids, self.weight)
-        elif len(self.weight) <= ids.numel():  # cheaper to scale each row of the table once than each occurrence of it
-            embeddings = functional.embedding(ids, self.weight * functional.embedding(self.block, self.selection))
-        else:
-            embeddings = functional.embedding(ids, self.weight) * functional.embedding(self.block[ids], self.selection)
-        return embeddings if values is None else embeddings * values[..., None]
+            return Embeddings(ids, values, self.weight)
+        if len(self.weight) <= ids.numel():  # cheaper to scale each row of the table once than each occurrence of it
+            return Embeddings(ids, values, self.weight * functional.embedding(self.block, self.selection))
+        return Embeddings(ids, values, self.weight, functional.embedding(self.block[ids], self.selection))
 
-    @torch.no_grad()
-    def merged(self) -> Tensor:
-        """E~ (N, width): the selection multiplied into the weights."""
-        return self.weight * self.selection[self.block.long()]
+
+class Embeddings:
+    """The embeddings of a batch, as a model may ask for them: each by itself, or what they sum to."""
+
+    def __init__(self, ids: Tensor, values: Tensor | None, table: Tensor, scales: Tensor | None = None) -> None:
+        """Rows of `table` (N, width) for `ids` (B, M), times `values` (B, M) and `scales` (B, M, width) where given."""
+        self.ids, self.values, self.table, self.scales = ids, values, table, scales
+
+    @cached_property
+    def each(self) -> Tensor:
+        """(B, M, width)."""
+        embeddings = functional.embedding(self.ids, self.table)
+        if self.scales is not None:
+            embeddings = embeddings * self.scales
+        return embeddings if self.values is None else embeddings * self.values[..., None]
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Over the M of an instance: the sum of its embeddings (B, width), and of their squared lengths (B,).
+
+        Where the table has fewer rows than the batch has ids, no embedding is gathered for it: rows are added up where they
+        lie, and their lengths are those of the table. That moves far less memory.
+        """
+        if self.scales is not None or len(self.table) > self.ids.numel():
+            return self.each.sum(1), self.each.square().sum((1, 2))
+        count, m = self.ids.shape
+        starts = torch.arange(0, count * m, m, dtype=self.ids.dtype, device=self.ids.device)
+        weights = None if self.values is None else self.values.flatten()
+        summed = functional.embedding_bag(
+            self.ids.flatten(), self.table, starts, mode="sum", per_sample_weights=weights
+        )
+        lengths = functional.embedding(self.ids, self.table.square().sum(1, keepdim=True))[..., 0]
+        return summed, (lengths if self.values is None else lengths * self.values.square()).sum(1)
+
+
+def merged(weight: Tensor, selection: Tensor, block: Tensor) -> Tensor:
+    """E~ (N, width): the selection (L, width) multiplied into the weights (N, width), each feature's by its block's (N,)."""
+    return weight * selection[block.long()]
 
 
 def used_columns(selection: Tensor) -> Tensor:

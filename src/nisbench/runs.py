@@ -21,15 +21,15 @@ from nisbench.files import md5_of_local
 from nisbench.params.checks import nearest
 from nisbench.params.loading import Config, load
 from nisbench.params.settings import (
-    TASKS,
     AnyDataset,
     AnyMethod,
     AnyModel,
+    AnySplit,
+    AnyTask,
     Archive,
     Params,
     Settings,
     Study,
-    Task,
     Training,
 )
 
@@ -54,10 +54,14 @@ class PrepareSettings(Settings):
     dataset: AnyDataset
 
 
+class SplitSettings(Settings):
+    split: AnySplit
+
+
 class SearchSettings(Settings):
     """All that a search is told; it cannot tell which study asks."""
 
-    task: Task
+    task: AnyTask
     model: AnyModel
     method: AnyMethod
     training: Training
@@ -65,7 +69,7 @@ class SearchSettings(Settings):
 
 
 class PruneSettings(Settings):
-    task: Task
+    task: AnyTask
     model: AnyModel
     compression_rate: float
     device: Annotated[str, Field(exclude=True)]
@@ -127,7 +131,9 @@ def hashed_form(step: Step) -> Any:
     """The part of the settings that enters the id: what the files look like depends on it."""
     form = step.settings.model_dump(mode="json")
     if step.name == "prepare":  # how a data set is split, blocked and fetched is the other steps' business
-        form["dataset"] = {k: v for k, v in form["dataset"].items() if k not in ("split", "blocks", "url", "md5")}
+        form["dataset"] = {
+            k: v for k, v in form["dataset"].items() if k not in ("task", "split", "blocks", "url", "md5")
+        }
     return form
 
 
@@ -136,8 +142,10 @@ def hashed_form(step: Step) -> Any:
 
 @dataclass(frozen=True)
 class Cell:
-    """A place in a study's grid, and the pruning that fills it."""
+    """A place in one of a study's grids, and the pruning that fills it."""
 
+    grid: str
+    """The grid's name where it has overrides or a title, which set it apart from the others; else empty."""
     dataset: str
     model: str
     method: str
@@ -145,15 +153,24 @@ class Cell:
     seed: int
     prune: Step
 
+    @property
+    def search(self) -> Step:
+        return self.prune.needs["search"]
+
+    @property
+    def settings(self) -> SearchSettings:
+        assert isinstance(self.search.settings, SearchSettings)
+        return self.search.settings
+
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study's parameters, its grid in the order of its tables' rows, and its data sets' blocking steps."""
+    """A study's parameters, its grids in the order of its tables' rows, and its data sets' blocking steps."""
 
     name: str
     params: Params
     cells: tuple[Cell, ...]
-    blocks: Mapping[str, Step]
+    blocks: tuple[Step, ...]
 
     @property
     def study(self) -> Study:
@@ -162,15 +179,15 @@ class StudyPlan:
     @property
     def steps(self) -> dict[str, Step]:
         """All steps by id, each after those it needs."""
-        leaves = [*self.blocks.values(), *(cell.prune for cell in self.cells)]
+        leaves = [*self.blocks, *(cell.prune for cell in self.cells)]
         return {step.id: step for leaf in leaves for step in leaf.upstream()}
 
     @property
     def id(self) -> str:
         """Changes when any of the study's runs, titles, references or the tables' code does."""
         identity = {
-            "runs": [cell.prune.id for cell in self.cells],
-            "data": {name: step.id for name, step in self.blocks.items()},
+            "runs": [[cell.grid, cell.prune.id] for cell in self.cells],
+            "data": [step.id for step in self.blocks],
             "study": self.study.model_dump(mode="json"),
             "reference": self.params.reference.model_dump(mode="json"),
             "titles": _titles(self.params, self.cells),
@@ -228,9 +245,10 @@ class Plan:
 def plan(root: Path, config: Config | None = None) -> Plan:
     """Read the parameters at `root` and resolve every study's steps and ids."""
     config = config or load(root)
-    studies = {name: plan_study(name, params) for name, params in config.by_study.items()}
+    studies = {name: plan_study(name, config) for name in config.by_study}
     planned = [step for study in studies.values() for step in study.steps.values()]
-    for name, dataset in config.params.datasets.items():  # a data set that no study uses can still be fetched
+    known = config.params.datasets | {n: d for params in config.by_grid.values() for n, d in params.datasets.items()}
+    for name, dataset in known.items():  # a data set that no study uses can still be fetched
         planned += block_step(name, dataset).upstream()
     steps: dict[str, Step] = {}
     for step in planned:
@@ -242,18 +260,21 @@ def plan(root: Path, config: Config | None = None) -> Plan:
     return Plan(config, studies, steps)
 
 
-def plan_study(name: str, params: Params) -> StudyPlan:
-    study = params.studies[name]
-    datasets = dict.fromkeys(dataset for grid in study.grids.values() for dataset in grid.datasets)
-    blocks = {dataset: block_step(dataset, params.datasets[dataset]) for dataset in datasets}
+def plan_study(name: str, config: Config) -> StudyPlan:
+    study = config.by_study[name].studies[name]
+    blocks: dict[str, Step] = {}
     cells = {}
-    for grid in study.grids.values():
+    for key, grid in study.grids.items():
+        params = config.by_grid[name, key]
+        apart = key if grid.overrides or grid.title else ""
+        block_of = {dataset: block_step(dataset, params.datasets[dataset]) for dataset in grid.datasets}
+        blocks |= {step.id: step for step in block_of.values()}
         for dataset, model, method, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
-            search = search_step(blocks[dataset], model, method, seed, params)
+            search = search_step(block_of[dataset], model, method, seed, params)
             for rate in grid.methods[method]:
-                cell = Cell(dataset, model, method, rate, seed, prune_step(search, rate, params))
-                cells[cell.prune.id] = cell  # grids may overlap
-    return StudyPlan(name, params, tuple(cells.values()), blocks)
+                cell = Cell(apart, dataset, model, method, rate, seed, prune_step(search, rate, params))
+                cells[apart, dataset, model, method, rate, seed] = cell  # grids may overlap
+    return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()))
 
 
 def block_step(name: str, dataset: AnyDataset) -> Step:
@@ -274,7 +295,7 @@ def block_step(name: str, dataset: AnyDataset) -> Step:
         "split",
         name,
         "",
-        dataset.split,
+        SplitSettings(split=dataset.split),
         {"prepare": prepare},
         ("nisbench.data.split",),
         {part: f"{part}.parquet" for part in ("train", "validation", "test")},
@@ -300,7 +321,7 @@ def download_step(name: str, dataset: Archive) -> Step:
 
 def search_step(block: Step, model: str, method: str, seed: int, params: Params) -> Step:
     settings = SearchSettings(
-        task=TASKS[params.datasets[block.dataset].format],
+        task=params.task_of(block.dataset),
         model=params.models[model],
         method=params.methods[method],
         training=params.training,
@@ -308,7 +329,7 @@ def search_step(block: Step, model: str, method: str, seed: int, params: Params)
     )
     modules = (
         "nisbench.search.trials",
-        f"nisbench.evaluation.{settings.task}",
+        f"nisbench.evaluation.{settings.task.kind}",
         f"nisbench.models.{settings.model.kind}",
         f"nisbench.search.{settings.method.kind}",
     )
@@ -340,7 +361,7 @@ def prune_step(search: Step, rate: float, params: Params) -> Step:
         (
             "nisbench.search.pruning",
             f"nisbench.models.{settings.model.kind}",
-            f"nisbench.evaluation.{settings.task}",
+            f"nisbench.evaluation.{settings.task.kind}",
         ),
         {"run": "run.json", "scheme": "scheme.safetensors"},
     )

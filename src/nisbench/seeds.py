@@ -1,11 +1,13 @@
 """Seeds of independent random streams, derived from a run's one seed."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-Stream = Literal["embedding", "model", "training batches", "validation batches", "method"]
-_NUMBERS = {"embedding": 0, "model": 1, "training batches": 2, "validation batches": 3, "method": 4}
+Stream = Literal[
+    "embedding", "model", "training batches", "validation batches", "method", "training examples", "validation examples"
+]
+_NUMBERS = {name: number for number, name in enumerate(get_args(Stream))}  # a new one goes last
 
 
 def derived(seed: int, stream: Stream, step: int = 0) -> int:

@@ -15,10 +15,10 @@ for _study in PLAN.studies.values():
         input:
             [made_by(cell.prune, "run") for cell in _study.cells],
             [made_by(cell.prune.needs["search"], "run") for cell in _study.cells],
-            [made_by(block, "features") for block in _study.blocks.values()],
+            [made_by(block, "features") for block in _study.blocks],
             [
                 made_by(block.needs["prepare"], "instances")
-                for block in _study.blocks.values()
+                for block in _study.blocks
             ],
         output:
             _study.outputs(),

@@ -1,6 +1,8 @@
 """Read single files out of archives without ever unpacking to disk."""
 
 import codecs
+import hashlib
+import io
 import lzma
 import tarfile
 import zipfile
@@ -72,6 +74,21 @@ def _check_name(archive: Path, name: str) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in str(path):
         raise NisbenchError(f"{archive}: refused: it holds a file that would land outside its folder: {name!r}")
+
+
+class Digested(io.BufferedIOBase):
+    """A stream that, as it is read, puts all it reads into a digest."""
+
+    def __init__(self, stream: IO[bytes], digest: "hashlib._Hash") -> None:
+        self.stream, self.digest = stream, digest
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = self.stream.read(-1 if size is None else size)
+        self.digest.update(data)
+        return data
 
 
 def numbered_lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:

@@ -5,6 +5,7 @@ twice in batches, so memory grows with the number of different tokens and not wi
 counted and the numbers' ranges found, then instances are written.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from nisbench.console import log
+from nisbench import console
 from nisbench.data import parquet
-from nisbench.data.archives import numbered_lines, open_member, shown_bytes
-from nisbench.data.parquet import Field
+from nisbench.data.archives import Digested, numbered_lines, open_member, shown_bytes
+from nisbench.data.parquet import FieldKind
 from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
 from nisbench.params.settings import Criteo
@@ -28,33 +29,68 @@ SCALARS = [f"I{i}" for i in range(1, 14)]
 TOKENS = [f"C{i}" for i in range(1, 27)]
 COLUMNS = ["label", *SCALARS, *TOKENS]
 UNKNOWN = "<unknown>"
-FIELDS = [Field(name, "scalar", i) for i, name in enumerate(SCALARS)] + [Field(name, "categorical") for name in TOKENS]
 LARGEST = float(np.finfo(np.float32).max)
 BLOCK_BYTES = 1 << 23  # larger ones wait for each other: decompression, parsing and counting run side by side
+
+
+@dataclass(frozen=True)
+class Log:
+    """A file of clicks in an archive, as this publisher or those who encoded its data again write it."""
+
+    archive: Path
+    member: str
+    delimiter: str = "\t"
+    header: bool = False
+    """Whether the first line names the columns."""
+    md5: str | None = None
+    """What the file must be, if known."""
+
+    def __str__(self) -> str:
+        return f"{self.archive}: {self.member}"
 
 
 def run(settings: Criteo, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
     """Write instances and vocabulary: 13 scalar features, then per field its unknown feature and its kept tokens."""
     assert archive is not None
-    found = count(archive, settings.member)
+    log = Log(archive, settings.member)
+    found = count([log])
     kept = [counter.kept(settings.min_count) for counter in found.tokens]
-    unknown = len(SCALARS) + np.cumsum([0, *(1 + len(tokens) for tokens in kept)])
-    tokens = pa.concat_arrays([pa.array(SCALARS), *(pa.concat_arrays([pa.array([UNKNOWN]), each]) for each in kept)])
-    names = np.repeat([*SCALARS, *TOKENS], [*[1] * len(SCALARS), *(1 + len(each) for each in kept)])
     low, high = found.low, np.minimum(found.high, settings.scalar_maxima)
-    span = np.where(high > low, high - low, 1.0)
+    encode([log], kept, low, np.where(high > low, high - low, 1.0), instances_file, vocabulary_file)
 
+
+def encode(
+    logs: list[Log],
+    kept: list[pa.Array],
+    low: np.ndarray,
+    span: np.ndarray,
+    instances_file: Path,
+    vocabulary_file: Path,
+) -> None:
+    """The second pass: instances, with numbers (x - low) / span, and the vocabulary of the tokens `kept` in each field.
+
+    Of several files, an instance's ``part`` says from which it is.
+    """
+    kinds: dict[str, FieldKind] = {**dict.fromkeys(SCALARS, "scalar"), **dict.fromkeys(TOKENS, "categorical")}
+    fields = parquet.fields_in_a_row(kinds, [*[1] * len(SCALARS), *(1 + len(tokens) for tokens in kept)])
+    tokens = pa.concat_arrays([pa.array(SCALARS), *(pa.concat_arrays([pa.array([UNKNOWN]), each]) for each in kept)])
+    names = np.repeat([field.name for field in fields], [field.count for field in fields])
+    schema = parquet.schema(fields, "part" if len(logs) > 1 else None)
     with whole_file(instances_file) as temporary:
-        with pq.ParquetWriter(temporary, parquet.schema(FIELDS), compression=parquet.COMPRESSION) as writer:
-            for batch in batches(archive, settings.member):
-                columns = [batch["label"].cast(pa.float32())]
-                for i, name in enumerate(SCALARS):
-                    scaled = pc.divide(pc.subtract(batch[name], low[i]), span[i])
-                    columns.append(pc.fill_null(scaled, 0.0).cast(pa.float32()))
-                columns += [encoded(batch[name], kept[i], int(unknown[i])) for i, name in enumerate(TOKENS)]
-                writer.write_table(pa.table(columns, schema=parquet.schema(FIELDS)))
+        with pq.ParquetWriter(temporary, schema, compression=parquet.COMPRESSION) as writer:
+            for part, log in enumerate(logs):
+                for batch in batches(log):
+                    columns = [batch["label"].cast(pa.float32())]
+                    for i, name in enumerate(SCALARS):
+                        scaled = pc.divide(pc.subtract(batch[name], low[i]), span[i])
+                        columns.append(pc.fill_null(scaled, 0.0).cast(pa.float32()))
+                    for i, field in enumerate(fields[len(SCALARS) :]):
+                        columns.append(encoded(batch[field.name], kept[i], field.first))
+                    if len(logs) > 1:
+                        columns.append(pa.array(np.full(len(batch), part, dtype=np.int8)))
+                    writer.write_table(pa.table(columns, schema=schema))
         parquet.write_table(vocabulary_file, pa.table({"field": names, "token": tokens}))
-    log.info("%d instances, %d features", found.lines, len(tokens))
+    console.log.info("%d features", len(tokens))
 
 
 # --- what the file holds --------------------------------------------------------------------------------------
@@ -106,29 +142,36 @@ class Contents:
     """Of each of the 26 fields."""
 
 
-def count(archive: Path, member: str) -> Contents:
+def count(logs: list[Log]) -> Contents:
     """The first pass: tokens and ranges of numbers. Raises `NisbenchError` naming the first malformed line."""
     found = Contents(0, np.full(len(SCALARS), np.inf), np.full(len(SCALARS), -np.inf), [TokenCounter() for _ in TOKENS])
-    for batch in batches(archive, member):
-        labels = batch["label"]
-        if labels.null_count or not pc.all(pc.is_in(labels, pa.array([0, 1], pa.int8()))).as_py():
-            raise _malformed(archive, member, "a label is neither 0 nor 1")
-        for i, name in enumerate(SCALARS):
-            if pc.all(pc.less_equal(pc.abs(batch[name]), LARGEST)).as_py() is False:  # nor is NaN
-                raise _malformed(archive, member, f"{name} holds a number that is not finite")
-            extremes = pc.min_max(batch[name]).as_py()
-            if extremes["min"] is not None:
-                found.low[i] = min(found.low[i], extremes["min"])
-                found.high[i] = max(found.high[i], extremes["max"])
-        for counter, name in zip(found.tokens, TOKENS, strict=True):
-            counter.add(batch[name])
-        found.lines += len(batch)
-        log.debug("%d lines counted", found.lines)
-    if found.lines == 0:
-        raise NisbenchError(f"{archive}: {member}: is empty")
+    for log in logs:
+        before = found.lines
+        for batch in batches(log, check=True):
+            _count(log, batch, found)
+            console.log.debug("%d lines counted", found.lines)
+        if found.lines == before:
+            raise NisbenchError(f"{log}: is empty")
     never = ~np.isfinite(found.low)
     found.low[never], found.high[never] = 0.0, 1.0
+    console.log.info("%d instances", found.lines)
     return found
+
+
+def _count(log: Log, batch: pa.Table, found: Contents) -> None:
+    labels = batch["label"]
+    if labels.null_count or not pc.all(pc.is_in(labels, pa.array([0, 1], pa.int8()))).as_py():
+        raise _malformed(log, "a label is neither 0 nor 1")
+    for i, name in enumerate(SCALARS):
+        if pc.all(pc.less_equal(pc.abs(batch[name]), LARGEST)).as_py() is False:  # nor is NaN
+            raise _malformed(log, f"{name} holds a number that is not finite")
+        extremes = pc.min_max(batch[name]).as_py()
+        if extremes["min"] is not None:
+            found.low[i] = min(found.low[i], extremes["min"])
+            found.high[i] = max(found.high[i], extremes["max"])
+    for counter, name in zip(found.tokens, TOKENS, strict=True):
+        counter.add(batch[name])
+    found.lines += len(batch)
 
 
 def encoded(tokens: pa.ChunkedArray, kept: pa.Array, unknown: int) -> pa.ChunkedArray:
@@ -143,41 +186,44 @@ def encoded(tokens: pa.ChunkedArray, kept: pa.Array, unknown: int) -> pa.Chunked
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def batches(archive: Path, member: str) -> Iterator[pa.Table]:
-    """The file in batches of lines: ``label`` int8, numbers float64, tokens dictionary-encoded."""
+def batches(log: Log, check: bool = False) -> Iterator[pa.Table]:
+    """The file in batches of lines: ``label`` int8, numbers float64, tokens dictionary-encoded; its MD5 sum is checked on demand."""
     kinds: dict[str, pa.DataType] = {"label": pa.int8()}
     kinds |= dict.fromkeys(SCALARS, pa.float64()) | dict.fromkeys(TOKENS, pa.dictionary(pa.int32(), pa.string()))
-    with open_member(archive, member) as stream, _arrow_errors(archive, member):
+    digest = hashlib.md5(usedforsecurity=False)
+    with open_member(log.archive, log.member) as stream, _arrow_errors(log):
         reader = pa.csv.open_csv(
-            stream,
-            pa.csv.ReadOptions(column_names=COLUMNS, block_size=BLOCK_BYTES),
-            pa.csv.ParseOptions(delimiter="\t", quote_char=False),
+            Digested(stream, digest) if check and log.md5 else stream,
+            pa.csv.ReadOptions(column_names=COLUMNS, skip_rows=int(log.header), block_size=BLOCK_BYTES),
+            pa.csv.ParseOptions(delimiter=log.delimiter, quote_char=False),
             pa.csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
         )
         for batch in reader:
             yield pa.Table.from_batches([batch])
+    if check and log.md5 and digest.hexdigest() != log.md5:
+        raise NisbenchError(f"{log}: is not the published file: its MD5 sum is {digest.hexdigest()}, not {log.md5}")
 
 
 @contextmanager
-def _arrow_errors(archive: Path, member: str) -> Iterator[None]:
+def _arrow_errors(log: Log) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise _malformed(archive, member, str(error)) from error
+        raise _malformed(log, str(error)) from error
 
 
-def _malformed(archive: Path, member: str, otherwise: str) -> NisbenchError:
+def _malformed(log: Log, otherwise: str) -> NisbenchError:
     """The error that names the first malformed line. Slow; called once something is known to be wrong."""
-    with open_member(archive, member) as stream:
+    with open_member(log.archive, log.member) as stream:
         for number, line in numbered_lines(stream):
-            problem = _problem(line)
+            problem = None if log.header and number == 1 else _problem(line, log.delimiter.encode())
             if problem:
-                return NisbenchError(f"{archive}: {member}:{number}: {problem}")
-    return NisbenchError(f"{archive}: {member}: {otherwise}")
+                return NisbenchError(f"{log}:{number}: {problem}")
+    return NisbenchError(f"{log}: {otherwise}")
 
 
-def _problem(line: bytes) -> str | None:
-    parts = line.split(b"\t")
+def _problem(line: bytes, delimiter: bytes) -> str | None:
+    parts = line.split(delimiter)
     if not line:
         return None
     if len(parts) != len(COLUMNS):

@@ -41,7 +41,6 @@ def read(path: Path, device: torch.device) -> Instances:
             ids[:, i] = torch.from_numpy(column(file, field.name))
         else:
             assert values is not None
-            assert field.feature is not None
-            ids[:, i] = field.feature
+            ids[:, i] = field.first
             values[:, i] = torch.from_numpy(column(file, field.name))
     return Instances(ids.to(device), labels.to(device), None if values is None else values.to(device))

@@ -11,19 +11,18 @@ import pyarrow.csv as pc
 
 from nisbench.data import parquet
 from nisbench.data.archives import numbered_lines, open_member, shown_bytes
-from nisbench.data.parquet import Field
+from nisbench.data.parquet import fields_in_a_row
 from nisbench.errors import NisbenchError
 from nisbench.params.settings import MovieLens
 
 HEADER = ["userId", "movieId", "rating", "timestamp"]
 MIN_RATING, MAX_RATING = 0.5, 5.0
-FIELDS = [Field("user", "categorical"), Field("movie", "categorical")]
 
 
 def run(settings: MovieLens, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
     """Turn the archive's ratings into instances; a feature is a user or a movie, users first, each by number."""
     assert archive is not None
-    users, movies, ratings = read_ratings(archive, settings.ratings)
+    users, movies, ratings, times = read_ratings(archive, settings.ratings)
     user_tokens = np.unique(users)
     movie_tokens = np.unique(movies) if settings.movies is None else read_movies(archive, settings.movies)
     strangers = np.setdiff1d(movies, movie_tokens)
@@ -36,14 +35,24 @@ def run(settings: MovieLens, archive: Path | None, instances_file: Path, vocabul
         "user": np.searchsorted(user_tokens, users).astype(np.int32),
         "movie": (len(user_tokens) + np.searchsorted(movie_tokens, movies)).astype(np.int32),
     }
-    fields = np.repeat(["user", "movie"], [len(user_tokens), len(movie_tokens)])
+    pairs = columns["user"].astype(np.int64) << 32 | columns["movie"]
+    once = np.unique(pairs, return_index=True)[1]
+    if len(once) < len(pairs):  # one could be in train and the other in test
+        row = np.setdiff1d(np.arange(len(pairs)), once)[0]
+        raise NisbenchError(
+            f"{archive}: {settings.ratings}: user {users[row]} rates movie {movies[row]} more than once, "
+            f"last in rating number {row + 1}"
+        )
+    sizes = [len(user_tokens), len(movie_tokens)]
     tokens = np.concatenate([user_tokens, movie_tokens]).astype(str)
-    parquet.write_table(vocabulary_file, pa.table({"field": fields, "token": tokens}))
-    parquet.write(instances_file, ratings, columns, FIELDS)
+    vocabulary = pa.table({"field": np.repeat(["user", "movie"], sizes), "token": tokens})
+    fields = fields_in_a_row({"user": "categorical", "movie": "categorical"}, sizes)
+    parquet.write_table(vocabulary_file, vocabulary)
+    parquet.write(instances_file, ratings, columns, fields, time=times)
 
 
-def read_ratings(archive: Path, member: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users int32, movies int32 and ratings float32, in the order of the file."""
+def read_ratings(archive: Path, member: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Users int32, movies int32, ratings float32 and times int64 (Unix seconds), in the order of the file."""
     dat = member.endswith(".dat")
     # "::" is two delimiters with an empty column between them
     names = ["userId", "", "movieId", "", "rating", "", "timestamp"] if dat else None
@@ -57,18 +66,16 @@ def read_ratings(archive: Path, member: str) -> tuple[np.ndarray, np.ndarray, np
                 pa.BufferReader(stream.read()),  # Arrow's threads must not outlive the stream if a line is malformed
                 pc.ReadOptions(column_names=names),
                 pc.ParseOptions(delimiter=":" if dat else ",", quote_char=False),
-                pc.ConvertOptions(
-                    column_types=kinds | empty, include_columns=HEADER[:3] + list(empty), null_values=[""]
-                ),
+                pc.ConvertOptions(column_types=kinds | empty, include_columns=HEADER + list(empty), null_values=[""]),
             )
         except (pa.ArrowException, UnicodeDecodeError) as error:
             _find_malformed(archive, member, dat)
             raise NisbenchError(f"{archive}: {member}: {error}") from error
-    users, movies, ratings = (table[name] for name in HEADER[:3])
+    users, movies, ratings, times = (table[name] for name in HEADER)
     rating_values = ratings.to_numpy()
     sound = (
         len(table) > 0
-        and not (users.null_count or movies.null_count or ratings.null_count)
+        and not (any(table[name].null_count for name in HEADER))
         and bool(((rating_values >= MIN_RATING) & (rating_values <= MAX_RATING)).all())
         and users.to_numpy().min() > 0
         and movies.to_numpy().min() > 0
@@ -76,7 +83,7 @@ def read_ratings(archive: Path, member: str) -> tuple[np.ndarray, np.ndarray, np
     if not sound:
         _find_malformed(archive, member, dat)
         raise NisbenchError(f"{archive}: {member}: holds no ratings")
-    return users.to_numpy(), movies.to_numpy(), rating_values
+    return users.to_numpy(), movies.to_numpy(), rating_values, times.to_numpy()
 
 
 def read_movies(archive: Path, member: str) -> np.ndarray:
@@ -111,19 +118,28 @@ def _find_malformed(archive: Path, member: str, dat: bool) -> None:
                 if [part.decode(errors="replace") for part in parts] != HEADER:
                     raise NisbenchError(f"{where}: expected the header {','.join(HEADER)}, found {shown_bytes(line)}")
                 continue
-            if len(parts) != len(HEADER):
-                raise NisbenchError(f"{where}: expected {len(HEADER)} columns, found {len(parts)}: {shown_bytes(line)}")
-            for name, part in zip(HEADER[:2], parts[:2], strict=True):
-                if not _is_id(part):
-                    raise NisbenchError(f"{where}: {name} must be a positive whole number, not {shown_bytes(part)}")
-            try:
-                rating = float(parts[2])
-            except ValueError:
-                rating = float("nan")
-            if not MIN_RATING <= rating <= MAX_RATING:
-                raise NisbenchError(
-                    f"{where}: rating must be a number from {MIN_RATING} to {MAX_RATING}, not {shown_bytes(parts[2])}"
-                )
+            if problem := _problem(parts):
+                raise NisbenchError(f"{where}: {problem}")
+
+
+def _problem(parts: list[bytes]) -> str | None:
+    if len(parts) != len(HEADER):
+        return f"expected {len(HEADER)} columns, found {len(parts)}: {shown_bytes(b' '.join(parts))}"
+    for name, part in zip(HEADER[:2], parts[:2], strict=True):
+        if not _is_id(part):
+            return f"{name} must be a positive whole number, not {shown_bytes(part)}"
+    try:
+        rating = float(parts[2])
+    except ValueError:
+        rating = float("nan")
+    if not MIN_RATING <= rating <= MAX_RATING:
+        return f"rating must be a number from {MIN_RATING} to {MAX_RATING}, not {shown_bytes(parts[2])}"
+    return None if _is_time(parts[3]) else f"timestamp must be a whole number, not {shown_bytes(parts[3])}"
+
+
+def _is_time(text: bytes) -> bool:
+    digits = text.removeprefix(b"-")
+    return digits.isdigit() and len(digits) <= 18
 
 
 def _is_id(text: bytes) -> bool:

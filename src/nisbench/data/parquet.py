@@ -1,12 +1,14 @@
 """The one form that all data sets take on disk: a Parquet file of instances and one of its vocabulary.
 
 Instances have the columns ``label`` (float32) and one per field. A categorical field's column holds int32 feature ids,
-counted through all fields from 0; a scalar field's holds float32 values, and its one feature id stands in the file's
-schema metadata beside the field kinds. The vocabulary has one row per feature, in the order of the ids: its ``field``,
+counted through all fields from 0; a scalar field's holds float32 values. Which ids are whose stands in the file's schema
+metadata, beside the field kinds. Where the source has it, there is also ``time`` (int64, in any unit, for an order only) or
+``part`` (int8: 0 train, 1 validation, 2 test, as published), which splits may go by. The vocabulary has one row per feature, in the order of the ids: its ``field``,
 its ``token`` in the source, and for generated data its ``planted_dimension``.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,21 +23,39 @@ from nisbench.files import whole_file
 METADATA_KEY = b"nisbench"
 COMPRESSION = "zstd"
 
+FieldKind = Literal["categorical", "scalar"]
+
 
 @dataclass(frozen=True)
 class Field:
     name: str
-    kind: Literal["categorical", "scalar"]
-    feature: int | None = None
-    """The feature id of a scalar field."""
+    kind: FieldKind
+    first: int
+    """The field's features are this one"""
+    count: int = 1
+    """and those that follow it: so many in all."""
 
 
-def schema(fields: list[Field]) -> pa.Schema:
+SPLIT_COLUMNS = {"time": pa.int64(), "part": pa.int8()}
+
+
+def fields_in_a_row(kinds: dict[str, FieldKind], counts: Sequence[int]) -> list[Field]:
+    """Fields of these names and kinds, whose features are numbered through in their order."""
+    first = np.cumsum([0, *counts])
+    return [
+        Field(name, kind, int(start), int(count))
+        for (name, kind), start, count in zip(kinds.items(), first[:-1], counts, strict=True)
+    ]
+
+
+def schema(fields: list[Field], split_column: str | None = None) -> pa.Schema:
     """The Parquet schema of instances with these fields."""
     columns = [pa.field("label", pa.float32(), nullable=False)]
     for item in fields:
         kind = pa.int32() if item.kind == "categorical" else pa.float32()
         columns.append(pa.field(item.name, kind, nullable=False))
+    if split_column:
+        columns.append(pa.field(split_column, SPLIT_COLUMNS[split_column], nullable=False))
     described = json.dumps([asdict(field) for field in fields])
     return pa.schema(columns, metadata={METADATA_KEY: described.encode()})
 
@@ -47,9 +67,17 @@ def fields_of(arrow_schema: pa.Schema, path: Path) -> list[Field]:
     return [Field(**item) for item in json.loads(described)]
 
 
-def write(path: Path, labels: np.ndarray, columns: dict[str, np.ndarray], fields: list[Field]) -> None:
+def write(
+    path: Path,
+    labels: np.ndarray,
+    columns: dict[str, np.ndarray],
+    fields: list[Field],
+    time: np.ndarray | None = None,
+) -> None:
     arrays = [pa.array(labels, pa.float32()), *(pa.array(columns[field.name]) for field in fields)]
-    write_table(path, pa.Table.from_arrays(arrays, schema=schema(fields)))
+    if time is not None:
+        arrays.append(pa.array(time, pa.int64()))
+    write_table(path, pa.Table.from_arrays(arrays, schema=schema(fields, None if time is None else "time")))
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -82,7 +110,7 @@ def feature_counts(path: Path, features: int) -> np.ndarray:
     counts = np.zeros(features, dtype=np.int64)
     for field in fields_of(file.schema_arrow, path):
         if field.kind == "scalar":
-            counts[field.feature] += file.metadata.num_rows
+            counts[field.first] += file.metadata.num_rows
         else:
             for batch in file.iter_batches(columns=[field.name], batch_size=1 << 20):
                 counts += np.bincount(batch.column(0).to_numpy(), minlength=features)

@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from nisbench.data import parquet, planted
-from nisbench.data.parquet import Field
+from nisbench.data.parquet import Field, FieldKind, fields_in_a_row
 from nisbench.files import whole_file
 from nisbench.params.settings import PlantedCTR
 
@@ -78,19 +78,17 @@ class Truth:
 
     @property
     def fields(self) -> list[Field]:
-        scalars = [Field(f"I{i + 1}", "scalar", i) for i in range(self.scalar_fields)]
-        return scalars + [Field(f"C{i + 1}", "categorical") for i in range(len(self.categorical))]
+        kinds: dict[str, FieldKind] = {f"I{i + 1}": "scalar" for i in range(self.scalar_fields)}
+        kinds |= {f"C{i + 1}": "categorical" for i in range(len(self.categorical))}
+        return fields_in_a_row(kinds, [*[1] * self.scalar_fields, *np.diff(self.start)])
 
     def vocabulary(self) -> pa.Table:
         sizes = np.diff(self.start)
         tokens = [f"I{i + 1}" for i in range(self.scalar_fields)]
         for size in sizes:
             tokens += ["<unknown>", *map(str, range(size - 1))]
-        names = [field.name for field in self.fields]
-        repeats = [*[1] * self.scalar_fields, *sizes]
-        return pa.table(
-            {"field": np.repeat(names, repeats), "token": tokens, "planted_dimension": self.dimensions.astype(np.int32)}
-        )
+        names = np.repeat([field.name for field in self.fields], [field.count for field in self.fields])
+        return pa.table({"field": names, "token": tokens, "planted_dimension": self.dimensions.astype(np.int32)})
 
     def draw(self, count: int, missing: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Ids (count, M) int32 and values (count, M) float32 of `count` instances."""

@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from nisbench.data import parquet, planted
-from nisbench.data.parquet import Field
+from nisbench.data.parquet import fields_in_a_row
 from nisbench.params.settings import PlantedRatings
 
-FIELDS = [Field("user", "categorical"), Field("item", "categorical")]
 MEAN_RATING = 3.0
 BIAS_STD = 0.3
 
@@ -38,4 +37,5 @@ def run(settings: PlantedRatings, archive: Path | None, instances_file: Path, vo
         }
     )
     parquet.write_table(vocabulary_file, vocabulary)
-    parquet.write(instances_file, labels.astype(np.float32), columns, FIELDS)
+    fields = fields_in_a_row({"user": "categorical", "item": "categorical"}, sizes)
+    parquet.write(instances_file, labels.astype(np.float32), columns, fields)

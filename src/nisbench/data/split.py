@@ -1,4 +1,4 @@
-"""Divide instances at random into train, validation and test files.
+"""Divide instances into train, validation and test files.
 
 Three files rather than one with a mark: a search is handed train and validation only, so it cannot read the test set.
 """
@@ -13,16 +13,23 @@ import pyarrow.parquet as pq
 from nisbench.data import parquet
 from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
-from nisbench.params.settings import SplitSettings
+from nisbench.params.settings import AnySplit, RandomSplit
 
 PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
 ROW_GROUP = 1 << 20
 
 
-def run(settings: SplitSettings, instances_file: Path, targets: dict[str, Path]) -> None:
+def run(settings: AnySplit, instances_file: Path, targets: dict[str, Path]) -> None:
     """Write each part's instances to its file, in their original order. Reads the instances in batches."""
     source = parquet.open_parquet(instances_file)
-    part_of = assign(source.metadata.num_rows, settings)
+    if isinstance(settings, RandomSplit):
+        part_of = at_random(source.metadata.num_rows, settings)
+    elif settings == "leave_one_out":
+        users, times = (parquet.column(source, name) for name in (source.schema_arrow.names[1], "time"))
+        part_of = leave_one_out(users, times)
+    else:
+        part_of = parquet.column(source, "part")
     start = 0
     with ExitStack() as stack:
         paths = [stack.enter_context(whole_file(targets[part])) for part in PARTS]
@@ -37,7 +44,7 @@ def run(settings: SplitSettings, instances_file: Path, targets: dict[str, Path])
                 writer.write_batch(batch.filter(pa.array(parts == number)))
 
 
-def assign(n: int, settings: SplitSettings) -> np.ndarray:
+def at_random(n: int, settings: RandomSplit) -> np.ndarray:
     """The part (0 train, 1 validation, 2 test) of each of `n` instances: (n,) uint8.
 
     Parts are as large as the proportions say, to within one instance. Raises `NisbenchError` if one would be empty.
@@ -49,4 +56,22 @@ def assign(n: int, settings: SplitSettings) -> np.ndarray:
         raise NisbenchError(f"{n} instances are too few to split {':'.join(map(str, settings.proportions))}")
     part_of = np.empty(n, dtype=np.uint8)
     part_of[np.random.default_rng(settings.seed).permutation(n)] = np.repeat(np.arange(3, dtype=np.uint8), sizes)
+    return part_of
+
+
+def leave_one_out(users: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The part of each instance (He et al. 2017, section 4.1): each user's last goes to test, the one before to validation.
+
+    Of instances of the same time, the one that stands later in the file counts as later. Users of fewer than three
+    instances go to train altogether. Both (n,) -> (n,) uint8. Raises `NisbenchError` if no user has three.
+    """
+    order = np.lexsort((times, users))
+    _, first, count = np.unique(users[order], return_index=True, return_counts=True)
+    last = (first + count - 1)[count >= 3]
+    if len(last) == 0:
+        raise NisbenchError(
+            "no user has the three instances that it takes to leave one out for validation and one for test"
+        )
+    part_of = np.zeros(len(users), dtype=np.uint8)
+    part_of[order[last]], part_of[order[last - 1]] = TEST, VALIDATION
     return part_of

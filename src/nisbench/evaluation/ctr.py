@@ -1,24 +1,43 @@
 """Click-through-rate prediction: logistic loss on logits; exact AUC and logloss of a whole set."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nisbench.data.instances import Instances
 from nisbench.errors import NisbenchError
+from nisbench.evaluation.tasks import Task
 from nisbench.models.recommender import Recommender
+from nisbench.params.settings import CTR
 
 
-def loss(logits: Tensor, clicks: Tensor) -> Tensor:
-    """Mean binary cross-entropy of a batch: both (B,) -> ()."""
-    return functional.binary_cross_entropy_with_logits(logits, clicks)
+class ClickThroughRate(Task):
+    """Labels are 1 for a click and 0 for none, predictions are logits."""
+
+    def prior(self, training: Instances) -> float:
+        return float(torch.logit(training.labels.double().mean(), eps=1e-9))
+
+    def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(predictions, labels)
+
+    def validation_loss(self, recommender: Recommender, data: Instances) -> float:
+        return logloss(recommender.predict(data), data.labels)
+
+    def evaluate(self, recommender: Recommender, data: Instances) -> dict[str, float]:
+        logits = recommender.predict(data)
+        return {"auc": auc(logits, data.labels), "logloss": logloss(logits, data.labels)}
 
 
-def evaluate(recommender: Recommender, data: Instances) -> dict[str, float]:
-    """The metrics over all of `data`; ``loss`` is what early stopping watches."""
-    logits = recommender.predict(data)
-    logloss = functional.binary_cross_entropy_with_logits(logits.double(), data.labels.double()).item()
-    return {"loss": logloss, "auc": auc(logits, data.labels), "logloss": logloss}
+def build(_settings: CTR, _parts: Mapping[str, Path], _device: torch.device) -> Task:
+    return ClickThroughRate()
+
+
+def logloss(logits: Tensor, labels: Tensor) -> float:
+    """Mean binary cross-entropy of a whole set: both (n,), summed in double precision."""
+    return functional.binary_cross_entropy_with_logits(logits.double(), labels.double()).item()
 
 
 def auc(scores: Tensor, labels: Tensor) -> float:

@@ -1,18 +1,33 @@
 """Rating prediction: mean squared error, of unclipped predictions."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nisbench.data.instances import Instances
+from nisbench.evaluation.tasks import Task
 from nisbench.models.recommender import Recommender
+from nisbench.params.settings import Rating
 
 
-def loss(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error of a batch: both (B,) -> ()."""
-    return functional.mse_loss(predictions, labels)
+class RatingPrediction(Task):
+    """Labels are ratings, predictions too."""
+
+    def prior(self, training: Instances) -> float:
+        return float(training.labels.double().mean())
+
+    def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        return functional.mse_loss(predictions, labels)
+
+    def validation_loss(self, recommender: Recommender, data: Instances) -> float:
+        return (recommender.predict(data) - data.labels).double().square().mean().item()
+
+    def evaluate(self, recommender: Recommender, data: Instances) -> dict[str, float]:
+        return {"mse": self.validation_loss(recommender, data)}
 
 
-def evaluate(recommender: Recommender, data: Instances) -> dict[str, float]:
-    """The metrics over all of `data`; ``loss`` is what early stopping watches."""
-    mse = (recommender.predict(data) - data.labels).double().square().mean().item()
-    return {"loss": mse, "mse": mse}
+def build(_settings: Rating, _parts: Mapping[str, Path], _device: torch.device) -> Task:
+    return RatingPrediction()

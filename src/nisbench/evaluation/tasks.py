@@ -1,23 +1,46 @@
-"""What training and search ask of a task: a module of this package, named like the task."""
+"""What training, search and pruning ask of a task: one module of this package per kind, with a `build` function."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from nisbench.data.instances import Instances
 from nisbench.models.recommender import Recommender
+from nisbench.params.settings import AnyTask
+
+Part = Literal["train", "validation"]
 
 
-class Task(Protocol):
-    """The functions of a task's module."""
+class Task(ABC):
+    """What is predicted, how training is told how well it is, and what tables show of it."""
 
+    @abstractmethod
+    def prior(self, training: Instances) -> float:
+        """The best prediction that is the same for all instances: a model may start from it."""
+
+    def examples(self, part: Part, data: Instances, seed: int) -> Instances:  # noqa: ARG002
+        """What an epoch goes through, of the instances `data` of a part; what is drawn for it depends on `seed` alone."""
+        return data
+
+    @abstractmethod
     def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch that training lowers: (B,), (B,) -> ()."""
 
+    @abstractmethod
+    def validation_loss(self, recommender: Recommender, data: Instances) -> float:
+        """What validation chooses by, over all of `data`: the lower the better."""
+
+    @abstractmethod
     def evaluate(self, recommender: Recommender, data: Instances) -> dict[str, float]:
-        """The metrics over all of `data`; ``loss`` is what validation chooses by."""
+        """The metrics over all of `data`."""
 
 
-def of_name(name: str) -> Task:
-    return cast(Task, import_module(f"nisbench.evaluation.{name}"))
+def build(settings: AnyTask, parts: Mapping[str, Path], device: torch.device) -> Task:
+    """The task that `settings` describe. `parts` are the files there are to know of, by part, the one to evaluate last."""
+    task: Task = import_module(f"nisbench.evaluation.{settings.kind}").build(settings, parts, device)
+    return task

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from nisbench.embedding import Embeddings
 from nisbench.models.layers import FirstOrder, SecondOrder, perceptron
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import DeepFM
@@ -14,13 +15,13 @@ class DeepFactorisationMachine(nn.Module):
         super().__init__()
         (d,) = shape.widths
         self.first_order = FirstOrder(shape.features)
-        self.second_order = SecondOrder(settings.reduction)
+        self.second_order = SecondOrder(settings.reduction, d)
         self.deep = perceptron(shape.fields * d, settings.hidden, d)
 
-    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d) embeddings -> (B,) logits."""
         fm = self.first_order(ids, values) + self.second_order(embeddings)
-        logit: Tensor = fm + self.deep(embeddings.flatten(1))
+        logit: Tensor = fm + self.deep(embeddings.each.flatten(1))
         return logit
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from nisbench.embedding import Embeddings
 from nisbench.models.layers import FirstOrder, SecondOrder
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import FM
@@ -13,11 +14,12 @@ class FactorisationMachine(nn.Module):
 
     def __init__(self, settings: FM, shape: Shape) -> None:
         super().__init__()
+        (d,) = shape.widths
         self.bias = nn.Parameter(torch.zeros(()))
         self.first_order = FirstOrder(shape.features)
-        self.second_order = SecondOrder(settings.reduction)
+        self.second_order = SecondOrder(settings.reduction, d)
 
-    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d) embeddings -> (B,) logits."""
         logit: Tensor = self.bias + self.first_order(ids, values) + self.second_order(embeddings)
         return logit

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nisbench.embedding import Embeddings
+
 
 class FirstOrder(nn.Module):
     """The sum over an instance's features of one learned number each (times its value, for a scalar field)."""
@@ -23,17 +25,17 @@ class FirstOrder(nn.Module):
 class SecondOrder(nn.Module):
     """The sum over all pairs of an instance's embeddings of their inner product (Rendle 2010, Eq. 5).
 
-    With the reduction "mean", the inner products are divided by the dimension, as in the released code.
+    With the reduction "mean", the inner products are divided by the dimension d, as in the released code.
     """
 
-    def __init__(self, reduction: str) -> None:
+    def __init__(self, reduction: str, d: int) -> None:
         super().__init__()
-        self.mean = reduction == "mean"
+        self.factor = 0.5 / d if reduction == "mean" else 0.5
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Embeddings) -> Tensor:
         """(B, M, d) -> (B,)."""
-        by_dimension = embeddings.sum(1).square() - embeddings.square().sum(1)
-        return 0.5 * (by_dimension.mean(1) if self.mean else by_dimension.sum(1))
+        summed, squared_lengths = embeddings.sums()
+        return self.factor * (summed.square().sum(1) - squared_lengths)
 
 
 def hidden_layers(inputs: int, hidden: list[int | str], d: int) -> tuple[nn.Sequential, int]:

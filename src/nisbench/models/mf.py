@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from nisbench.embedding import Embeddings
 from nisbench.models.layers import FirstOrder
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import MF
@@ -15,13 +16,13 @@ class MatrixFactorisation(nn.Module):
 
     def __init__(self, settings: MF, shape: Shape) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(shape.label_mean if settings.global_mean else 0.0))
+        self.register_buffer("mean", torch.tensor(shape.prior if settings.global_mean else 0.0))
         self.biases = FirstOrder(shape.features) if settings.biases else None
         self.reduce = torch.mean if settings.reduction == "mean" else torch.sum
 
-    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, 2, d) embeddings -> (B,) ratings."""
-        rating = self.mean + self.reduce(embeddings[:, 0] * embeddings[:, 1], 1)
+        rating = self.mean + self.reduce(embeddings.each[:, 0] * embeddings.each[:, 1], 1)
         return rating if self.biases is None else rating + self.biases(ids, values)
 
 

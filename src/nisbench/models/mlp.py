@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from nisbench.embedding import Embeddings
 from nisbench.models.layers import perceptron
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import MLP
@@ -16,12 +17,12 @@ class MultiLayerPerceptron(nn.Module):
     def __init__(self, settings: MLP, shape: Shape) -> None:
         super().__init__()
         (d,) = shape.widths
-        self.register_buffer("mean", torch.tensor(shape.label_mean if settings.global_mean else 0.0))
+        self.register_buffer("mean", torch.tensor(shape.prior if settings.global_mean else 0.0))
         self.deep = perceptron(shape.fields * d, settings.hidden, d)
 
-    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d) embeddings -> (B,) ratings."""
-        rating: Tensor = self.mean + self.deep(embeddings.flatten(1))
+        rating: Tensor = self.mean + self.deep(embeddings.each.flatten(1))
         return rating
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from nisbench.embedding import Embeddings
 from nisbench.models.layers import hidden_layers
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import NeuMF
@@ -17,13 +18,13 @@ class NeuralMatrixFactorisation(nn.Module):
         super().__init__()
         self.widths = shape.widths
         gmf, mlp = shape.widths
-        self.register_buffer("mean", torch.tensor(shape.label_mean if settings.global_mean else 0.0))
+        self.register_buffer("mean", torch.tensor(shape.prior if settings.global_mean else 0.0))
         self.deep, last = hidden_layers(shape.fields * mlp, settings.hidden, gmf)
         self.output = nn.Linear(gmf + last, 1)
 
-    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d_gmf + d_mlp) embeddings -> (B,) ratings."""
-        gmf, mlp = torch.split(embeddings, list(self.widths), dim=2)
+        gmf, mlp = torch.split(embeddings.each, list(self.widths), dim=2)
         both = torch.cat([gmf.prod(1), self.deep(mlp.flatten(1))], dim=1)
         rating: Tensor = self.mean + self.output(both)[:, 0]
         return rating

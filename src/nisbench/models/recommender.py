@@ -24,8 +24,8 @@ class Shape:
     """M."""
     widths: tuple[int, ...]
     """Dimension of the embeddings it is given, of each of its parts (see `parts_of`)."""
-    label_mean: float
-    """Of the training instances."""
+    prior: float
+    """What its task predicts for all instances alike, knowing train."""
 
 
 class Recommender(nn.Module):
@@ -57,7 +57,7 @@ def build(
     soft: bool = False,
     embedding_std: float | str,
     fields: int,
-    label_mean: float,
+    prior: float,
     seed: int,
 ) -> Recommender:
     """A new recommender on the CPU, its weights drawn from `seed`; `block` is (N,), `selection` (L, K).
@@ -81,7 +81,7 @@ def build(
     embedding = SelectedEmbedding(block, torch.cat(selections, 1), torch.cat(weights, 1), soft)
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
-        model = build_model(settings, Shape(n, fields, widths, label_mean))
+        model = build_model(settings, Shape(n, fields, widths, prior))
     return Recommender(embedding, model, widths)
 
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from nisbench.embedding import Embeddings
 from nisbench.models.layers import FirstOrder, perceptron
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import WideDeep
@@ -16,9 +17,9 @@ class WideAndDeep(nn.Module):
         self.first_order = FirstOrder(shape.features)
         self.deep = perceptron(shape.fields * d, settings.hidden, d)
 
-    def forward(self, embeddings: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
+    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d) embeddings -> (B,) logits."""
-        logit: Tensor = self.first_order(ids, values) + self.deep(embeddings.flatten(1))
+        logit: Tensor = self.first_order(ids, values) + self.deep(embeddings.each.flatten(1))
         return logit
 
 

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import MODEL_TASKS, TABLE_TASKS, TASKS, AnyMethod, Grid, Params, Study
+from nisbench.params.settings import FORMAT_TASKS, MODEL_TASKS, TABLE_TASKS, AnyMethod, Grid, Params, Study
 from nisbench.params.tree import KeyPath, Tree, dotted
 
 Problem = tuple[KeyPath, str]
@@ -20,8 +21,8 @@ RESERVED_PREFIXES = {"data", "search", "prune", "tables"}
 _QUOTED = re.compile(r"'([^']+)'")
 
 
-def validate(tree: Tree, study: str | None = None) -> Params:
-    """`tree` as Params. The names used by `study` are checked, or, where None, those in the reference figures.
+def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> Params:
+    """`tree` as Params. The names used by a study, or by one grid of it, are checked, or, where None, those of no study.
 
     Raises `NisbenchError`, one line per problem: file and line, key, what is wrong, the nearest valid name.
     """
@@ -30,11 +31,28 @@ def validate(tree: Tree, study: str | None = None) -> Params:
     except ValidationError as error:
         problems = [_explain(details, tree) for details in error.errors(include_url=False)]
         raise NisbenchError("\n".join(dict.fromkeys(problems))) from None
-    found = _in_reference(params) if study is None else _in_study(params, study, params.studies[study])
+    found: Iterator[Problem]
+    if study is None:
+        found = chain(_in_datasets(params), _in_reference(params))
+    elif grid is None:
+        found = _in_study(study, params.studies[study])
+    else:
+        found = chain(_in_datasets(params), _in_grid(params, study, grid, params.studies[study].grids[grid]))
     problems = [f"{tree.where(path)}: {dotted(path)}: {text}" for path, text in found]
     if problems:
         raise NisbenchError("\n".join(dict.fromkeys(problems)))
     return params
+
+
+def check_tables(tree: Tree, name: str, study: Study, by_grid: Mapping[str, Params]) -> None:
+    """Raise `NisbenchError` if a table is asked for of whose task none of the study's grids has a data set."""
+    there = {by_grid[key].task_of(dataset).kind for key, grid in study.grids.items() for dataset in grid.datasets}
+    for i, table in enumerate(study.tables):
+        task = TABLE_TASKS.get(table)
+        if task and task not in there:
+            path: KeyPath = ("studies", name, "tables", i)
+            text = f"{table} is for the task {task}, which no data set of this study has"
+            raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {text}")
 
 
 def nearest(name: str, known: Collection[Any]) -> str:
@@ -49,40 +67,53 @@ def nearest(name: str, known: Collection[Any]) -> str:
 # --- names and combinations -----------------------------------------------------------------------------------
 
 
-def _in_study(params: Params, name: str, study: Study) -> Iterator[Problem]:
+def _in_study(name: str, study: Study) -> Iterator[Problem]:
     at: KeyPath = ("studies", name)
     if name in RESERVED or name.split("_", maxsplit=1)[0] in RESERVED_PREFIXES:
         yield at, "a study cannot have this name: a target or folder of the pipeline has it"
-    tasks: set[str | None] = set()
-    for key, grid in study.grids.items():
-        yield from _in_grid(params, (*at, "grids", key), grid)
-        tasks |= {TASKS[params.datasets[name].format] if name in params.datasets else None for name in grid.datasets}
-        for method in grid.methods:
-            if method in params.methods:
-                yield from _too_large(method, params.methods[method], params.training.base_dimension, name)
     yield from _twice(at, {("seeds",): study.seeds, ("tables",): study.tables})
-    for i, table in enumerate(study.tables):
-        if table in TABLE_TASKS and not {TABLE_TASKS[table], None} & tasks:
-            yield (
-                (*at, "tables", i),
-                f"{table} is for the task {TABLE_TASKS[table]}, which no data set of this study has",
+
+
+def _in_datasets(params: Params) -> Iterator[Problem]:
+    for name, dataset in params.datasets.items():
+        at: KeyPath = ("datasets", name)
+        if dataset.task not in params.tasks:
+            yield from _unknown("task", at, [("task", dataset.task)], params.tasks)
+            continue
+        kind, possible = params.task_of(name).kind, FORMAT_TASKS[dataset.format]
+        if kind not in possible:
+            text = f"{dataset.task} is of the kind {kind}, but data of the format {dataset.format} serve only: {', '.join(possible)}"
+            yield (*at, "task"), text
+        elif (kind == "topk") != (dataset.split == "leave_one_out"):
+            text = (
+                "must be leave_one_out for top-k" if kind == "topk" else f"leave_one_out is for top-k, not for {kind}"
             )
+            yield (*at, "split"), text
+        elif (dataset.format == "criteo_x1") != (dataset.split == "published"):
+            text = "must be" if dataset.format == "criteo_x1" else "cannot be"
+            yield (*at, "split"), f"{text} published for data of the format {dataset.format}"
 
 
-def _in_grid(params: Params, at: KeyPath, grid: Grid) -> Iterator[Problem]:
-    yield from _unknown("data set", (*at, "datasets"), list(enumerate(grid.datasets)), params.datasets)
-    yield from _unknown("model", (*at, "models"), list(enumerate(grid.models)), params.models)
-    yield from _unknown("method", (*at, "methods"), [(method, method) for method in grid.methods], params.methods)
+def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Problem]:
+    at: KeyPath = ("studies", study, "grids", name)
+    unknown = [
+        *_unknown("data set", (*at, "datasets"), list(enumerate(grid.datasets)), params.datasets),
+        *_unknown("model", (*at, "models"), list(enumerate(grid.models)), params.models),
+        *_unknown("method", (*at, "methods"), [(method, method) for method in grid.methods], params.methods),
+    ]
+    yield from unknown
+    if unknown:
+        return
     yield from _twice(at, {("datasets",): grid.datasets, ("models",): grid.models})
     yield from _twice(at, {("methods", method): rates for method, rates in grid.methods.items()})
+    for method in grid.methods:
+        yield from _too_large(method, params.methods[method], params.training.base_dimension, study)
     for i, dataset in enumerate(grid.datasets):
         for model in grid.models:
-            if dataset in params.datasets and model in params.models:
-                task = TASKS[params.datasets[dataset].format]
-                tasks = MODEL_TASKS[params.models[model].kind]
-                if task not in tasks:
-                    text = f"{dataset} is for the task {task}, but the model {model} does only: {', '.join(tasks)}"
-                    yield (*at, "datasets", i), text
+            task, tasks = params.task_of(dataset).kind, MODEL_TASKS[params.models[model].kind]
+            if task not in tasks:
+                text = f"{dataset} is for the task {task}, but the model {model} does only: {', '.join(tasks)}"
+                yield (*at, "datasets", i), text
 
 
 def _twice(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Problem]:
@@ -106,10 +137,11 @@ def _in_reference(params: Params) -> Iterator[Problem]:
     reference, at = params.reference, ("reference", "results")
     yield from _unknown("data set", ("reference", "datasets"), [(d, d) for d in reference.datasets], params.datasets)
     yield from _unknown("data set", at, [(d, d) for d in reference.results], params.datasets)
-    for dataset, models in reference.results.items():
-        yield from _unknown("model", (*at, dataset), [(m, m) for m in models], params.models)
-        for model, methods in models.items():
-            yield from _unknown("method", (*at, dataset, model), [(m, m) for m in methods], params.methods)
+    for dataset, dimensions in reference.results.items():
+        for k, models in dimensions.items():
+            yield from _unknown("model", (*at, dataset, k), [(m, m) for m in models], params.models)
+            for model, methods in models.items():
+                yield from _unknown("method", (*at, dataset, k, model), [(m, m) for m in methods], params.methods)
 
 
 def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: Collection[str]) -> Iterator[Problem]:

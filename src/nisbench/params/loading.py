@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nisbench.errors import NisbenchError
-from nisbench.params.checks import validate
+from nisbench.params.checks import check_tables, validate
 from nisbench.params.settings import Params
-from nisbench.params.tree import Tree, dotted, read_yaml
+from nisbench.params.tree import KeyPath, Tree, dotted, read_yaml
 
 OVERLAYS_VARIABLE = "NISBENCH_PARAMS"
 
 
 @dataclass(frozen=True)
 class Config:
-    """All parameters, and each study's with its ``overrides`` merged in."""
+    """All parameters, and each study's and grid's with their ``overrides`` merged in."""
 
     params: Params
     by_study: dict[str, Params]
+    by_grid: dict[tuple[str, str], Params]
+    """By names of study and grid, whose own ``overrides`` are merged in as well."""
     overlays: tuple[Path, ...]
 
 
@@ -49,13 +51,29 @@ def load(root: Path, overlays: list[Path] | None = None) -> Config:
     whole = own.merged(over)
     _resolve_paths(whole)
     params = validate(whole)
-    by_study = {}
-    for name in params.studies:
-        # The later word counts: our files, the study's overrides in them, the overlays, the overrides in those.
-        tree = own.overridden(name).merged(over).overridden(name, by=over)
-        _resolve_paths(tree)
-        by_study[name] = validate(tree, study=name)
-    return Config(params, by_study, tuple(path.absolute() for path in overlays))
+    by_study, by_grid = {}, {}
+    for name, study in params.studies.items():
+        by_study[name] = validate(_overridden(own, over, ("studies", name)), study=name)
+        for grid in study.grids:
+            at = ("studies", name), ("studies", name, "grids", grid)
+            by_grid[name, grid] = validate(_overridden(own, over, *at), study=name, grid=grid)
+        check_tables(whole, name, study, {grid: by_grid[name, grid] for grid in study.grids})
+    return Config(params, by_study, by_grid, tuple(path.absolute() for path in overlays))
+
+
+def _overridden(own: Tree, over: Tree, *at: KeyPath) -> Tree:
+    """The parameters with the overrides of a study, or of a study and a grid of it.
+
+    The later word counts: our files, the overrides in them, the overlays, the overrides in those.
+    """
+    tree = own
+    for path in at:
+        tree = tree.overridden((*path, "overrides"), by=own)
+    tree = tree.merged(over)
+    for path in at:
+        tree = tree.overridden((*path, "overrides"), by=over)
+    _resolve_paths(tree)
+    return tree
 
 
 def _resolve_paths(tree: Tree) -> None:

@@ -7,7 +7,17 @@ the runs made with it, except for the fields marked ``UNHASHED``, which cannot c
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    Tag,
+)
 from pydantic_core import PydanticCustomError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -27,14 +37,51 @@ class Settings(BaseModel):
     )
 
 
+# --- tasks ----------------------------------------------------------------------------------------------------
+
+
+class Rating(Settings):
+    kind: Literal["rating"]
+
+
+class CTR(Settings):
+    kind: Literal["ctr"]
+
+
+class TopK(Settings):
+    kind: Literal["topk"]
+    negatives: PositiveInt
+    """Items sampled per positive to train against, anew in every epoch."""
+    candidates: PositiveInt
+    """Items sampled once per positive that is evaluated, to rank it among."""
+    sampling: Literal["uniform", "popularity"]
+    """How candidates are drawn: all alike, or in proportion to their frequency in train."""
+    seed: Seed
+    """Of the candidates: one draw for all runs, so that methods are compared on the same ones."""
+
+
+AnyTask = Annotated[Rating | CTR | TopK, Field(discriminator="kind")]
+
+TaskKind = Literal["rating", "ctr", "topk"]
+
+
 # --- data sets ------------------------------------------------------------------------------------------------
 
 
-class SplitSettings(Settings):
+class RandomSplit(Settings):
     proportions: Annotated[list[Annotated[int, Field(gt=0, le=10**6)]], Field(min_length=3, max_length=3)]
     """Shares of train : validation : test, such as [8, 1, 1]."""
     seed: Seed
     """Seed of the random assignment of instances to parts."""
+
+
+NamedSplit = Literal["leave_one_out", "published"]
+"""Each user's last instance for test and the one before for validation; or as the publisher divided the instances."""
+
+AnySplit = Annotated[
+    Annotated[RandomSplit, Tag("proportions")] | Annotated[NamedSplit, Tag("name")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "proportions"),
+]
 
 
 class BlockSettings(Settings):
@@ -49,7 +96,9 @@ class Dataset(Settings):
 
     title: Annotated[str, UNHASHED]
     """The name that tables show."""
-    split: SplitSettings
+    task: Name
+    """What is predicted: an entry of `tasks`."""
+    split: AnySplit
     blocks: BlockSettings
 
 
@@ -80,6 +129,21 @@ class Criteo(Archive):
     """At most these are the maxima by which the numbers are scaled; the numbers themselves are not cut."""
 
 
+class Member(Settings):
+    path: ArchiveMember
+    """Inside the archive."""
+    md5: Md5 | None
+    """MD5 sum of this file, or null where the publisher fixes none."""
+
+
+class CriteoX1(Archive):
+    format: Literal["criteo_x1"]
+    train: Member
+    """Like the others: label, I1 to I13, C1 to C26, separated by commas, behind a header."""
+    validation: Member
+    test: Member
+
+
 class Planted(Dataset):
     """A generated data set, whose features have known dimensions."""
 
@@ -105,6 +169,14 @@ class PlantedRatings(Planted):
     """Standard deviation of what nothing explains: its square is the least MSE any model can have."""
 
 
+class PlantedTopK(Planted):
+    format: Literal["planted_topk"]
+    users: Annotated[int, Field(ge=2)]
+    items: Annotated[int, Field(ge=4)]
+    signal: PositiveFloat
+    """Standard deviation of what the embeddings contribute to an item's log-odds of being taken by a user."""
+
+
 class PlantedCTR(Planted):
     format: Literal["planted_ctr"]
     scalar_fields: Annotated[int, Field(ge=0)]
@@ -121,12 +193,19 @@ class PlantedCTR(Planted):
     """Of the part that only models with hidden layers can express."""
 
 
-AnyDataset = Annotated[MovieLens | Criteo | PlantedRatings | PlantedCTR, Field(discriminator="format")]
+AnyDataset = Annotated[
+    MovieLens | Criteo | CriteoX1 | PlantedRatings | PlantedCTR | PlantedTopK, Field(discriminator="format")
+]
 
-Task = Literal["rating", "ctr"]
-
-TASKS: dict[str, Task] = {"movielens": "rating", "criteo": "ctr", "planted_ratings": "rating", "planted_ctr": "ctr"}
-"""The task of each data format."""
+FORMAT_TASKS: dict[str, tuple[TaskKind, ...]] = {
+    "movielens": ("rating", "topk"),
+    "criteo": ("ctr",),
+    "criteo_x1": ("ctr",),
+    "planted_ratings": ("rating",),
+    "planted_ctr": ("ctr",),
+    "planted_topk": ("topk",),
+}
+"""The kinds of task that each data format can serve."""
 
 
 # --- models ---------------------------------------------------------------------------------------------------
@@ -154,7 +233,7 @@ class Model(Settings):
 class MF(Model):
     kind: Literal["mf"]
     global_mean: bool
-    """Add the mean label of the training instances."""
+    """Add what is predicted for all alike: the mean rating in train, or the log-odds of a positive in training."""
     biases: bool
     """Add one learned number per feature."""
     reduction: Literal["sum", "mean"]
@@ -164,14 +243,14 @@ class MF(Model):
 class MLP(Model):
     kind: Literal["mlp"]
     global_mean: bool
-    """Add the mean label of the training instances."""
+    """Add what is predicted for all alike: the mean rating in train, or the log-odds of a positive in training."""
     hidden: Layers
 
 
 class NeuMF(Model):
     kind: Literal["neumf"]
     global_mean: bool
-    """Add the mean label of the training instances."""
+    """Add what is predicted for all alike: the mean rating in train, or the log-odds of a positive in training."""
     mlp_dimension: PositiveInt
     """The MLP's own embeddings have this many times the dimension of the GMF part's."""
     hidden: Layers
@@ -197,15 +276,15 @@ class DeepFM(Model):
 
 AnyModel = Annotated[MF | MLP | NeuMF | FM | WideDeep | DeepFM, Field(discriminator="kind")]
 
-MODEL_TASKS: dict[str, tuple[Task, ...]] = {
-    "mf": ("rating",),
-    "mlp": ("rating",),
-    "neumf": ("rating",),
+MODEL_TASKS: dict[str, tuple[TaskKind, ...]] = {
+    "mf": ("rating", "topk"),
+    "mlp": ("rating", "topk"),
+    "neumf": ("rating", "topk"),
     "fm": ("ctr",),
     "wide_deep": ("ctr",),
     "deepfm": ("ctr",),
 }
-"""The tasks that each kind of model is for."""
+"""The kinds of task that each kind of model is for."""
 
 
 # --- search methods -------------------------------------------------------------------------------------------
@@ -276,10 +355,10 @@ class Training(Settings):
 
 # --- studies --------------------------------------------------------------------------------------------------
 
-Table = Literal["table1", "table2", "table3"]
+Table = Literal["table1", "table2", "table3", "table4"]
 
-TABLE_TASKS: dict[Table, Task] = {"table2": "rating", "table3": "ctr"}
-"""The task whose results a table shows; Table 1 shows data sets."""
+TABLE_TASKS: dict[Table, TaskKind] = {"table2": "rating", "table3": "ctr", "table4": "topk"}
+"""The kind of task whose results a table shows; Table 1 shows data sets."""
 
 CompressionRate = Annotated[float, Field(ge=1)]
 
@@ -291,6 +370,10 @@ class Grid(Settings):
     models: Annotated[list[str], Field(min_length=1)]
     methods: Annotated[dict[str, Annotated[list[CompressionRate], Field(min_length=1)]], Field(min_length=1)]
     """Method -> the compression rates to prune its result at; 1 = unpruned."""
+    title: str | None = None
+    """What tables add to a data set's name, to tell this grid from the others."""
+    overrides: dict[str, Any] | None = None
+    """What this grid sets otherwise than its study: the same keys as params/, merged over them."""
 
 
 class Study(Settings):
@@ -316,28 +399,29 @@ class DatasetReference(Settings):
     features: PositiveInt
 
 
-class ResultReference(Settings):
-    """One method's figures in the paper's Table 2 (MSE) or 3 (AUC and logloss)."""
-
-    params_mib: PositiveFloat
-    hours: PositiveFloat
-    mse: PositiveFloat | None = None
-    auc: PositiveFloat | None = None
-    logloss: PositiveFloat | None = None
+Figure = Literal[
+    "params_mib", "nonzeros", "hours", "mse", "auc", "logloss",
+    "recall@1", "recall@5", "recall@10", "mrr@5", "mrr@10", "ndcg@5", "ndcg@10",
+]  # fmt: skip
+"""Costs and metrics that the paper prints, as results name them."""
 
 
 class Reference(Settings):
     datasets: dict[Name, DatasetReference]
-    results: dict[Name, dict[Name, dict[Name, dict[CompressionRate, ResultReference]]]]
-    """Data set -> model -> method -> compression rate -> figures."""
+    results: dict[Name, dict[PositiveInt, dict[Name, dict[Name, dict[CompressionRate, dict[Figure, PositiveFloat]]]]]]
+    """Data set -> base dimension K -> model -> method -> compression rate -> figures."""
 
 
 class Params(Settings):
     """All of ``params/``, with overlays merged in."""
 
+    tasks: dict[Name, AnyTask]
     datasets: dict[Name, AnyDataset]
     models: dict[Name, AnyModel]
     methods: dict[Name, AnyMethod]
     training: Training
     reference: Reference
     studies: dict[Name, Study]
+
+    def task_of(self, dataset: str) -> AnyTask:
+        return self.tasks[self.datasets[dataset].task]

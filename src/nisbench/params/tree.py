@@ -41,9 +41,9 @@ class Tree:
         copy.merge(other)
         return copy
 
-    def overridden(self, study: str, by: "Tree | None" = None) -> "Tree":
-        """A copy with the ``overrides`` that `by` (or this) has for a study put over it."""
-        source, at = by or self, ("studies", study, "overrides")
+    def overridden(self, at: KeyPath, by: "Tree | None" = None) -> "Tree":
+        """A copy with what stands in `by` (or this) at the key path `at`, the ``overrides`` of a study or grid, put over it."""
+        source = by or self
         values: Any = source.values
         for key in at:
             values = values.get(key) if isinstance(values, dict) else None

@@ -7,11 +7,10 @@ import pandas as pd
 
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json
-from nisbench.params.settings import TASKS
 from nisbench.runs import Step, StudyPlan, rate_name
 
 COLUMNS = [
-    "study", "dataset", "task", "model", "method", "cr", "seed", "metric", "value", "paper_value",
+    "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
     "weights", "nonzeros", "size_mib", "seconds", "peak_memory_mib", "run_id",
 ]  # fmt: skip
 
@@ -29,27 +28,37 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
     """All measured values of a study, in the order of its runs. `seconds` and memory are the whole search's."""
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
-        pruned, searched = read_run(cell.prune), read_run(cell.prune.needs["search"])
-        paper = (
-            plan.params.reference.results.get(cell.dataset, {})
-            .get(cell.model, {})
-            .get(cell.method, {})
-            .get(cell.compression_rate)
-        )
-        values = {"params_mib": pruned["size_mib"], "hours": searched["seconds"] / 3600, **pruned["metrics"]}
+        pruned, searched = read_run(cell.prune), read_run(cell.search)
+        paper: Any = plan.params.reference.results
+        for key in (
+            cell.dataset,
+            cell.settings.training.base_dimension,
+            cell.model,
+            cell.method,
+            cell.compression_rate,
+        ):
+            paper = paper.get(key, {})
+        values = {
+            "params_mib": pruned["size_mib"],
+            "nonzeros": pruned["nonzeros"],
+            "hours": searched["seconds"] / 3600,
+            **pruned["metrics"],
+        }
         for metric, value in values.items():
             rows.append(
                 {
                     "study": plan.name,
+                    "grid": cell.grid,
                     "dataset": cell.dataset,
-                    "task": TASKS[plan.params.datasets[cell.dataset].format],
+                    "task": cell.settings.task.kind,
+                    "k": cell.settings.training.base_dimension,
                     "model": cell.model,
                     "method": cell.method,
                     "cr": cell.compression_rate,
                     "seed": cell.seed,
                     "metric": metric,
                     "value": value,
-                    "paper_value": getattr(paper, metric, None),
+                    "paper_value": paper.get(metric),
                     "weights": pruned["weights"],
                     "nonzeros": pruned["nonzeros"],
                     "size_mib": pruned["size_mib"],
@@ -62,23 +71,23 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
 
 
 def metrics(results: pd.DataFrame) -> dict[str, Any]:
-    """Means over seeds as nested values: data set -> model -> method -> compression rate -> metric.
+    """Means over seeds as nested values: data set (and grid, if set apart) -> model -> method -> compression rate -> metric.
 
     For `dvc metrics`, so without times, which differ at every run and would drown what changed.
     """
     nested: dict[str, Any] = {}
     results = results[results["metric"] != "hours"]
-    keys = ["dataset", "model", "method", "cr", "metric"]
+    keys = ["grid", "dataset", "model", "method", "cr", "metric"]
     for row in results.groupby(keys, sort=False)["value"].mean().reset_index().to_dict("records"):
-        dataset, model, method, cr, metric, value = row.values()
-        place = nested.setdefault(dataset, {}).setdefault(model, {}).setdefault(method, {})
+        grid, dataset, model, method, cr, metric, value = row.values()
+        place = nested.setdefault(f"{dataset} {grid}".strip(), {}).setdefault(model, {}).setdefault(method, {})
         place.setdefault(f"cr{rate_name(cr)}", {})[metric] = float(value)
     return nested
 
 
 def provenance(plan: StudyPlan) -> dict[str, Any]:
     """Every run behind the tables: ids, resolved settings, costs and machines."""
-    searches = {cell.prune.needs["search"].id: read_run(cell.prune.needs["search"]) for cell in plan.cells}
+    searches = {cell.search.id: read_run(cell.search) for cell in plan.cells}
     for run in searches.values():
         run["trials"] = [{k: v for k, v in trial.items() if k != "losses"} for trial in run["trials"]]
     return {

@@ -1,5 +1,6 @@
 """The paper's tables with our figures beside the printed ones, in Markdown and CSV."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,9 @@ from tabulate import tabulate
 
 from nisbench.console import duration, log
 from nisbench.data.parquet import fields_of
+from nisbench.evaluation import topk
 from nisbench.files import write_json, write_text
-from nisbench.params.settings import Task
+from nisbench.params.settings import TaskKind
 from nisbench.report.results import metrics, provenance, read_run, summary
 from nisbench.runs import Cell, StudyPlan, rate_name
 
@@ -22,7 +24,7 @@ def run(plan: StudyPlan) -> None:
     """Write a study's tables, ``summary.csv``, ``metrics.json`` and, last, the manifest of the runs behind them."""
     folder = Path(plan.folder)
     results = summary(plan)
-    makers = {"table1": table1, "table2": table2, "table3": table3}
+    makers = {"table1": table1, "table2": table2, "table3": table3, "table4": table4}
     for name in plan.study.tables:
         text, table = makers[name](plan, results)
         write_text(folder / f"{name}.md", text)
@@ -45,12 +47,14 @@ def run(plan: StudyPlan) -> None:
 def table1(plan: StudyPlan, _results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Instances, fields and features of each data set, counted in its files."""
     rows = []
-    for name, block in plan.blocks.items():
-        instances = pq.ParquetFile(block.needs["prepare"].path("instances"))
+    for prepare in {block.needs["prepare"].id: block.needs["prepare"] for block in plan.blocks}.values():
+        path, name = Path(prepare.path("instances")), prepare.dataset
+        instances = pq.ParquetFile(path)
+        fields = fields_of(instances.schema_arrow, path)
         counts = {
             "instances": instances.metadata.num_rows,
-            "fields": len(fields_of(instances.schema_arrow, Path(block.needs["prepare"].path("instances")))),
-            "features": pq.read_metadata(block.path("features")).num_rows,
+            "fields": len(fields),
+            "features": sum(field.count for field in fields),
         }
         paper = plan.params.reference.datasets.get(name)
         row: dict[str, Any] = {"dataset": plan.params.datasets[name].title}
@@ -66,92 +70,159 @@ def table1(plan: StudyPlan, _results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     return text, table
 
 
-# --- Tables 2 and 3 -------------------------------------------------------------------------------------------
+# --- Tables 2 to 4 --------------------------------------------------------------------------------------------
 
 _PAPER_NOTE = "*paper*: as printed in arXiv 2006.04466, where it has this data set."
+KEYS = ["grid", "dataset", "model", "method", "cr"]
 
 
 @dataclass(frozen=True)
-class Quality:
-    """A metric as tables show it."""
+class Quantity:
+    """A metric or a cost as tables show it."""
 
     title: str
-    better: Literal["lower", "higher"]
+    shown: Callable[[float], str]
+    better: Literal["lower", "higher"] | None = None
+    """None for a cost, which is not marked."""
 
 
-QUALITIES = {"mse": Quality("MSE", "lower"), "auc": Quality("AUC", "higher"), "logloss": Quality("Logloss", "lower")}
-COSTS = {"params_mib": "Params (M)", "hours": "Time cost"}
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+QUANTITIES = {
+    "params_mib": Quantity("Params (M)", "{:.3g}".format),
+    "nonzeros": Quantity("#Params", lambda value: f"{value:,.0f}"),
+    "hours": Quantity("Time cost", lambda value: duration(value * 3600)),
+    "mse": Quantity("MSE", "{:.4f}".format, "lower"),
+    "auc": Quantity("AUC", "{:.4f}".format, "higher"),
+    "logloss": Quantity("Logloss", "{:.4f}".format, "lower"),
+    **{name: Quantity(name.replace("recall", "r").upper(), _percent, "higher") for name in topk.NAMES},
+}
 
 
 def table2(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Methods against each other on rating prediction, a section per data set."""
-    return _comparison(plan, results, "rating", "Table 2: rating prediction")
+    return _comparison(plan, results, "rating", "Table 2: rating prediction", _by_model)
 
 
 def table3(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Methods against each other on click-through-rate prediction, a section per data set."""
-    return _comparison(plan, results, "ctr", "Table 3: click-through-rate prediction")
+    return _comparison(plan, results, "ctr", "Table 3: click-through-rate prediction", _by_model)
 
 
-def _comparison(plan: StudyPlan, results: pd.DataFrame, task: Task, title: str) -> tuple[str, pd.DataFrame]:
+def table4(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Methods against each other on top-k recommendation, a section per data set and a table per way of ranking."""
+    return _comparison(plan, results, "topk", "Table 4: top-k recommendation", _by_ranking)
+
+
+def _comparison(
+    plan: StudyPlan,
+    results: pd.DataFrame,
+    task: TaskKind,
+    title: str,
+    section: Callable[[StudyPlan, pd.DataFrame], str],
+) -> tuple[str, pd.DataFrame]:
     results = results[results["task"] == task]
-    keys = ["dataset", "model", "method", "cr"]
     rows = [
         {
-            **dict(zip(keys, group, strict=True)),
+            **dict(zip(KEYS, group, strict=True)),
             "metric": metric,
             "mean": values["value"].mean(),
             "std": values["value"].std(),
             "seeds": len(values),
             "paper": values["paper_value"].iloc[0],
         }
-        for (*group, metric), values in results.groupby([*keys, "metric"], sort=False)
+        for (*group, metric), values in results.groupby([*KEYS, "metric"], sort=False)
     ]
     table = pd.DataFrame(rows)
     sections = [f"# {title}\n\n{plan.study.title}."]
-    for dataset in table["dataset"].unique():
+    for grid, dataset in table[["grid", "dataset"]].drop_duplicates().itertuples(index=False):
+        part = table[(table["grid"] == grid) & (table["dataset"] == dataset)]
         heading = plan.params.datasets[dataset].title
-        sections.append(f"## {heading}\n\n{_section(plan, table[table['dataset'] == dataset])}")
-    shown = [quality.title for metric, quality in QUALITIES.items() if metric in set(table["metric"])]
+        if grid:
+            heading += f", {plan.study.grids[grid].title or grid}"
+        sections.append(f"## {heading}\n\n{section(plan, part)}")
     cells = [cell for cell in plan.cells if cell.dataset in set(table["dataset"])]
-    sections += [_reading(plan, shown), f"## Runs\n\n{_runs(plan, cells)}"]
+    sections += [_reading(plan, task), f"## Runs\n\n{_runs(plan, cells)}"]
     return "\n\n".join(sections) + "\n", table
 
 
-def _section(plan: StudyPlan, table: pd.DataFrame) -> str:
+def _by_model(plan: StudyPlan, table: pd.DataFrame) -> str:
     """One row per method and compression rate, and per model its costs and qualities with the paper's beside."""
     with_paper = bool(table["paper"].notna().any())
     heads, columns = ["Search method"], []
     for model in table["model"].unique():
         for metric in table[table["model"] == model]["metric"].unique():
+            if metric == "nonzeros":
+                continue
             chosen = table[(table["model"] == model) & (table["metric"] == metric)].set_index(["method", "cr"])
-            name = QUALITIES[metric].title if metric in QUALITIES else COSTS[metric]
-            heads.append(f"{plan.params.models[model].title}: {name}")
+            heads.append(f"{plan.params.models[model].title}: {QUANTITIES[metric].title}")
             columns.append(_cells(chosen, metric))
             if with_paper:
                 heads.append("paper")
                 columns.append({key: _figure(metric, value) for key, value in chosen["paper"].items()})
-    keys = list(dict.fromkeys(zip(table["method"], table["cr"], strict=True)))
-    body = []
-    for method, rate in keys:
-        name = plan.params.methods[method].title
-        if rate != 1:
-            name += f" (CR = {rate_name(rate)})"
-        elif any(other == method and cr != 1 for other, cr in keys):
-            name += " (unpruned)"
-        body.append([name, *(column.get((method, rate), NONE) for column in columns)])
+    names = _names(plan, list(zip(table["method"], table["cr"], strict=True)))
+    body = [[name, *(column.get(key, NONE) for column in columns)] for key, name in names.items()]
     return _markdown(body, heads)
 
 
+def _by_ranking(plan: StudyPlan, table: pd.DataFrame) -> str:
+    """Two tables: among sampled candidates, with a row of the paper's figures where it has them; and among all items."""
+    grid, dataset = table[["grid", "dataset"]].iloc[0]
+    task = next(cell.settings.task for cell in plan.cells if (cell.grid, cell.dataset) == (grid, dataset))
+    assert task.kind == "topk"
+    models = list(table["model"].unique())
+    texts = []
+    for prefix, title in (
+        ("", f"Each test item among {task.candidates} sampled items ({task.sampling})"),
+        (topk.FULL, "Each test item among all items"),
+    ):
+        metrics = [prefix + name for name in topk.NAMES]
+        body = []
+        for model in models:
+            of_model = table[table["model"] == model].set_index(["method", "cr"])
+            columns = {
+                name: _cells(of_model[of_model["metric"] == name], name) for name in ["nonzeros", *metrics, "hours"]
+            }
+            for key, name in _names(plan, list(dict.fromkeys(of_model.index))).items():
+                label = [name] if len(models) == 1 else [plan.params.models[model].title, name]
+                body.append([*label, *(column[key] for column in columns.values())])
+                paper = of_model.loc[[key]].set_index("metric")["paper"]
+                if paper[metrics].notna().any():
+                    empty = [""] * (len(label) - 1)
+                    body.append([*empty, "*paper*", *(_figure(name, paper[name]) for name in columns)])
+        heads = ["Search method"] if len(models) == 1 else ["Model", "Search method"]
+        heads += [QUANTITIES[name.removeprefix(prefix)].title for name in columns]
+        texts.append(f"### {title}\n\n{_markdown(body, heads)}")
+    return "\n\n".join(texts)
+
+
+def _names(plan: StudyPlan, keys: list[tuple[str, float]]) -> dict[tuple[str, float], str]:
+    """What each method at a compression rate is called in the first column."""
+    names = {}
+    for method, rate in dict.fromkeys(keys):
+        names[method, rate] = plan.params.methods[method].title
+        if rate != 1:
+            names[method, rate] += f" (CR = {rate_name(rate)})"
+        elif any(other == method and cr != 1 for other, cr in keys):
+            names[method, rate] += " (unpruned)"
+    return names
+
+
 def _cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
-    """The figures of one column, the best in bold and the second best underlined, as in the paper."""
-    cells = {}
+    """The figures of one column, the best in bold and the second best underlined, as in the paper; equals alike."""
+    quantity = QUANTITIES[metric.removeprefix(topk.FULL)]
+    means = {key: _figure(metric, mean) for key, mean in chosen["mean"].items()}
+    cells = dict(means)
     for key, row in chosen.iterrows():
-        spread = f" ± {row['std']:.4f}" if row["seeds"] > 1 and metric in QUALITIES else ""
-        cells[key] = _figure(metric, row["mean"]) + spread
-    if metric in QUALITIES:
-        ordered = sorted(set(chosen["mean"]), reverse=QUALITIES[metric].better == "higher")
-        for key, mean in chosen["mean"].items():
+        if row["seeds"] > 1 and quantity.better:
+            cells[key] += f" ± {quantity.shown(row['std'])}"
+    if quantity.better:
+        ordered = list(
+            dict.fromkeys(means[key] for key in chosen["mean"].sort_values(ascending=quantity.better == "lower").index)
+        )
+        for key, mean in means.items():
             if mean == ordered[0]:
                 cells[key] = f"**{cells[key]}**"
             elif mean == ordered[1]:
@@ -160,14 +231,21 @@ def _cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
 
 
 def _figure(metric: str, value: float) -> str:
-    if pd.isna(value):
-        return NONE
-    if metric == "hours":
-        return duration(value * 3600)
-    return f"{value:.4f}" if metric in QUALITIES else f"{value:.3g}"
+    return NONE if pd.isna(value) else QUANTITIES[metric.removeprefix(topk.FULL)].shown(value)
 
 
-def _reading(plan: StudyPlan, shown: list[str]) -> str:
+MEASURES = {
+    "rating": "MSE on the test instances",
+    "ctr": "AUC and logloss on the test instances",
+    "topk": "Recall, MRR and NDCG at ranks up to k of each user's last item, in percent",
+}
+SIZES = {
+    "topk": "#Params is the number of embedding weights that are not 0.",
+    "": "Params (M) is the size in MiB of the embedding weights as a deflated SciPy COO file, the paper's measure.",
+}
+
+
+def _reading(plan: StudyPlan, task: TaskKind) -> str:
     seeds = plan.study.seeds
     noise = (
         "One seed: small differences may be noise."
@@ -175,8 +253,8 @@ def _reading(plan: StudyPlan, shown: list[str]) -> str:
         else f"Mean ± standard deviation over {len(seeds)} seeds."
     )
     return (
-        f"{' and '.join(shown)} on the test instances, of the trial that validation chose; **best**, <u>second best</u>. "
-        f"{noise} Params (M) is the size in MiB of the embedding weights as a deflated SciPy COO file, the paper's measure. "
+        f"{MEASURES[task]}, of the trial that validation chose; **best**, <u>second best</u>. "
+        f"{noise} {SIZES.get(task, SIZES[''])} "
         "Time cost is the whole search's: all trials, with their validation. A method without a CR is unpruned. "
         f"{_PAPER_NOTE}"
     )
@@ -186,12 +264,12 @@ def _runs(plan: StudyPlan, cells: list[Cell]) -> str:
     """What was run for the table: a row per search, with its pruning ids."""
     rows: dict[str, list[Any]] = {}
     for cell in cells:
-        search = cell.prune.needs["search"]
+        search = cell.search
         if search.id not in rows:
             found = read_run(search)
             best = found["trials"][found["best_trial"]]
             rows[search.id] = [
-                f"{cell.dataset} {search.label}",
+                f"{cell.dataset} {cell.grid} {search.label}".replace("  ", " "),
                 f"`{search.id}`",
                 len(found["trials"]),
                 best["name"],

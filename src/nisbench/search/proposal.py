@@ -39,6 +39,10 @@ class Proposal:
     """(L, K) float32."""
     learner: Callable[[Recommender, Task], SelectionLearner] | None = None
 
+    def same_as(self, other: "Proposal") -> bool:
+        """Whether training under the one is training under the other."""
+        return self.learner is other.learner is None and torch.equal(self.selection, other.selection)
+
 
 def prefix_selection(dimensions: np.ndarray, k: int) -> Tensor:
     """(L, K): block b has its first ``dimensions[b]`` dimensions, at most K of them."""

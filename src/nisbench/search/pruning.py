@@ -12,7 +12,7 @@ import scipy.sparse
 import torch
 
 from nisbench.data import instances
-from nisbench.embedding import DimensionScheme, SelectedEmbedding
+from nisbench.embedding import DimensionScheme, SelectedEmbedding, merged
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import tasks
 from nisbench.files import read_json, write_json
@@ -27,28 +27,31 @@ def run(
     settings: PruneSettings,
     weights_file: Path,
     search_file: Path,
-    test_file: Path,
+    parts: dict[str, Path],
     folder: Path,
     device: torch.device,
     about: dict[str, Any],
 ) -> None:
-    """Prune a search's result; leave ``scheme.safetensors`` and ``run.json``, headed by `about`, in `folder`."""
+    """Prune a search's result; leave ``scheme.safetensors`` and ``run.json``, headed by `about`, in `folder`.
+
+    `parts` are the files of train, validation and test, of which some tasks must know all.
+    """
     tensors, about_weights = load_tensors(weights_file)
     search = read_json(search_file)
-    merged = (tensors["embedding.weight"] * tensors["embedding.selection"][tensors["embedding.block"].long()]).numpy()
-    pruned, threshold = prune(merged, search["weights"], settings.compression_rate)
+    embeddings = merged(*(tensors[f"embedding.{name}"] for name in ("weight", "selection", "block"))).numpy()
+    pruned, threshold = prune(embeddings, search["weights"], settings.compression_rate)
     scheme = DimensionScheme.from_dense(pruned)
-    test = instances.read(test_file, device)
+    test = instances.read(parts["test"], device)
     recommender = with_scheme(settings.model, tensors, tuple(about_weights["widths"]), scheme, test.ids.shape[1]).to(
         device
     )
-    metrics = tasks.of_name(settings.task).evaluate(recommender, test)
+    metrics = tasks.build(settings.task, parts, device).evaluate(recommender, test)
     scheme.save(folder / "scheme.safetensors")
     write_json(
         folder / "run.json",
         {
             **about,
-            "metrics": {name: value for name, value in metrics.items() if name != "loss"},
+            "metrics": metrics,
             "weights": search["weights"],
             "nonzeros": len(scheme.values),
             "threshold": threshold,
@@ -60,7 +63,7 @@ def run(
     )
 
 
-def prune(merged: np.ndarray, weights: int, compression_rate: float) -> tuple[np.ndarray, float]:
+def prune(embeddings: np.ndarray, weights: int, compression_rate: float) -> tuple[np.ndarray, float]:
     """Eq. 9 on the merged embeddings E~ (N, K): keep the largest ``weights / compression_rate`` by magnitude.
 
     `weights` is the number of weights that exist before pruning. Returns the pruned matrix and the threshold epsilon:
@@ -69,13 +72,13 @@ def prune(merged: np.ndarray, weights: int, compression_rate: float) -> tuple[np
     if compression_rate < 1:
         raise NisbenchError(f"a compression rate must be at least 1, not {compression_rate}")
     keep = int(weights / compression_rate)
-    magnitude = np.abs(merged)
-    if compression_rate == 1 or np.count_nonzero(merged) <= keep:
-        return merged, 0.0
+    magnitude = np.abs(embeddings)
+    if compression_rate == 1 or np.count_nonzero(embeddings) <= keep:
+        return embeddings, 0.0
     if keep == 0:
-        return np.zeros_like(merged), float(np.nextafter(magnitude.max(), np.float32(np.inf)))
-    threshold = np.partition(magnitude, merged.size - keep, axis=None)[merged.size - keep]
-    return np.where(magnitude < threshold, np.float32(0), merged), float(threshold)
+        return np.zeros_like(embeddings), float(np.nextafter(magnitude.max(), np.float32(np.inf)))
+    threshold = np.partition(magnitude, magnitude.size - keep, axis=None)[magnitude.size - keep]
+    return np.where(magnitude < threshold, np.float32(0), embeddings), float(threshold)
 
 
 def sizes(embeddings: np.ndarray) -> dict[str, float]:

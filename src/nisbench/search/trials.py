@@ -5,7 +5,7 @@ where it stopped. The test instances are not among what a search is given.
 """
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from nisbench.data.instances import Instances
 from nisbench.data.parquet import read_table
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import tasks
+from nisbench.evaluation.tasks import Task
 from nisbench.files import read_json, write_json
 from nisbench.machine import peak_memory_mib, provenance
 from nisbench.models import recommender as recommenders
@@ -39,6 +40,7 @@ class Trial:
     weights: int
     """Embedding weights that the selection lets exist."""
     seconds: float
+    """0 where an earlier trial had the same selection, whose result this is."""
     peak_memory_mib: float
     losses: list[float]
     """Validation loss after each epoch."""
@@ -58,6 +60,7 @@ def run(
     block = features["block"].to_numpy()
     search = Search(
         settings=settings,
+        task=tasks.build(settings.task, {"train": train_file, "validation": validation_file}, device),
         training=instances.read(train_file, device),
         validation=instances.read(validation_file, device),
         block=torch.tensor(block),
@@ -69,7 +72,11 @@ def run(
     trials: list[Trial] = []
     best = 0
     for index, proposal in enumerate(proposals):
-        trial = search.saved_trial(index) or search.trial(index, proposal)
+        twin = next((i for i in range(index) if proposals[i].same_as(proposal)), None)
+        if twin is not None:  # the same selection, seed and data make the same model
+            trial = replace(trials[twin], name=f"{proposal.name} (as trial {twin + 1})", seconds=0.0)
+        else:
+            trial = search.saved_trial(index) or search.trial(index, proposal)
         log.info(
             "trial %d of %d: %s: validation loss %.5f, %s",
             index + 1, len(proposals), trial.name, trial.validation_loss, duration(trial.seconds),
@@ -101,6 +108,7 @@ class Search:
     """What all trials of a search have in common."""
 
     settings: SearchSettings
+    task: Task
     training: Instances
     validation: Instances
     block: Tensor
@@ -138,19 +146,18 @@ class Search:
             soft=proposal.learner is not None,
             embedding_std=self.settings.training.embedding_std,
             fields=self.training.ids.shape[1],
-            label_mean=float(self.training.labels.double().mean()),
+            prior=self.task.prior(self.training),
             seed=self.settings.seed,
         ).to(self.device)
-        task = tasks.of_name(self.settings.task)
         checkpoint = self.folder / f"{index}.{self.device.type}-checkpoint.safetensors"  # to go on on the same kind
         progress = train(
             recommender,
             self.training,
             self.validation,
-            task,
+            self.task,
             self.settings.training,
             self.settings.seed,
-            learner=proposal.learner(recommender, task) if proposal.learner else None,
+            learner=proposal.learner(recommender, self.task) if proposal.learner else None,
             checkpoint=checkpoint,
             title=proposal.name,
         )

@@ -70,7 +70,7 @@ def train(
     while progress.epoch < settings.max_epochs and progress.epoch - progress.best_epoch < settings.patience:
         batches = Batches(training, validation, settings.batch_size, (seed, progress.epoch))
         run_epoch(recommender, batches, task, optimizer, learner)
-        loss = task.evaluate(recommender, validation)["loss"]
+        loss = task.validation_loss(recommender, validation)
         progress.epoch += 1
         progress.losses.append(loss)
         if loss < progress.best_loss:
@@ -93,7 +93,7 @@ def train(
 
 @dataclass(frozen=True)
 class Batches:
-    """An epoch's batches: those of `training` in a random order and, for each, one of `validation`."""
+    """What an epoch's batches come from: examples of `training` in a random order and, for each batch, one of `validation`."""
 
     training: Instances
     validation: Instances
@@ -109,11 +109,13 @@ def run_epoch(
     optimizer: torch.optim.Optimizer,
     learner: SelectionLearner | None,
 ) -> None:
-    """One pass over the training instances; with a learner, each step is followed by one of its own on a validation batch."""
-    training, validation, size = batches.training, batches.validation, batches.size
-    device = training.labels.device
+    """One pass over the examples of the training instances; with a learner, each step is followed by one of its own on a validation batch."""
+    seed, epoch = batches.seeds
+    size, device = batches.size, batches.training.labels.device
+    training = task.examples("train", batches.training, derived(seed, "training examples", epoch))
     order = shuffled(len(training), len(training), batches.seeds, "training batches", device)
     if learner:
+        validation = task.examples("validation", batches.validation, derived(seed, "validation examples", epoch))
         selection_order = shuffled(len(validation), len(training), batches.seeds, "validation batches", device)
     for start in range(0, len(training), size):
         batch = training[order[start : start + size]]

@@ -1,0 +1,23 @@
+"""Criteo_x1: Criteo's click log as encoded and divided for AFN (Cheng, Shen & Huang 2020, arXiv 1909.03276), as published by BARS.
+
+The numbers are scaled already and every token is one that occurs often enough. Published results on Criteo are mostly on this
+division, so it is taken as it is.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from nisbench.data.criteo import SCALARS, Log, count, encode
+from nisbench.params.settings import CriteoX1
+
+
+def run(settings: CriteoX1, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
+    """Write instances, each with its ``part``, and vocabulary, in the layout of Criteo's."""
+    assert archive is not None
+    logs = [
+        Log(archive, member.path, delimiter=",", header=True, md5=member.md5)
+        for member in (settings.train, settings.validation, settings.test)
+    ]
+    kept = [counter.kept(1) for counter in count(logs).tokens]
+    encode(logs, kept, np.zeros(len(SCALARS)), np.ones(len(SCALARS)), instances_file, vocabulary_file)
