@@ -41,7 +41,7 @@ def test_the_plan_lists_a_study_s_steps_with_their_ids(call, config):
     listed = call("plan", "demo").output
     for step in plan(ROOT, config).study("demo").steps.values():
         assert step.id in listed
-    assert "0 of 27 steps are done" in listed
+    assert "0 of 40 steps are done" in listed
 
 
 def test_show_tells_a_step_s_settings(call, config):

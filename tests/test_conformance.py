@@ -7,9 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nisbench.data import blocks, instances, planted_ctr, planted_ratings, split
+from nisbench.data import blocks, instances, parquet, planted_ctr, planted_ratings, planted_topk, split
 from nisbench.embedding import DimensionScheme
-from nisbench.evaluation import tasks
+from nisbench.evaluation import tasks, topk
+from nisbench.evaluation.ctr import ClickThroughRate
+from nisbench.evaluation.rating import RatingPrediction
+from nisbench.evaluation.topk import TopKRecommendation
 from nisbench.params.loading import load
 from nisbench.params.settings import MODEL_TASKS, BlockSettings
 from nisbench.runs import PruneSettings, SearchSettings
@@ -25,6 +28,7 @@ CASES = [
     for method in PARAMS.methods
     for task in MODEL_TASKS[settings.kind]
 ]
+TASKS = PARAMS.tasks | {"topk": PARAMS.tasks["topk"].model_copy(update={"candidates": 19})}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,12 @@ def data_of(planted, tmp_path_factory):
     clicks = PARAMS.datasets["planted_ctr"].model_copy(
         update={"instances": 3000, "scalar_fields": 2, "categorical_fields": [40, 20, 5], "rank": 4, "levels": 3}
     )
+    feedback = PARAMS.datasets["planted_topk"].model_copy(
+        update={"users": 80, "items": 50, "instances": 1600, "rank": 4, "levels": 3}
+    )
+    sets = (("rating", planted_ratings, planted), ("ctr", planted_ctr, clicks), ("topk", planted_topk, feedback))
     found = {}
-    for task, module, settings in (("rating", planted_ratings, planted), ("ctr", planted_ctr, clicks)):
+    for task, module, settings in sets:
         folder = tmp_path_factory.mktemp(task)
         module.run(settings, None, folder / "instances", folder / "vocabulary")
         paths = {part: folder / part for part in split.PARTS}
@@ -46,7 +54,9 @@ def data_of(planted, tmp_path_factory):
 
 
 def trivial_loss(task, labels):
-    """The loss of predicting the mean label."""
+    """The loss of predicting the same for all instances."""
+    if task == "topk":
+        return 1 - sum(1 / np.log2(1 + rank) for rank in range(1, 11)) / 20
     mean = labels.mean()
     return labels.var() if task == "rating" else -(mean * np.log(mean) + (1 - mean) * np.log(1 - mean))
 
@@ -65,7 +75,11 @@ def settings_for(task, model, method):
         update={"batch_size": 256, "max_epochs": 3, "learning_rate": 0.01, "checkpoint_seconds": 0}
     )
     return SearchSettings(
-        task=task, model=PARAMS.models[model], method=few_trials(PARAMS.methods[method]), training=training, seed=1
+        task=TASKS[task],
+        model=PARAMS.models[model],
+        method=few_trials(PARAMS.methods[method]),
+        training=training,
+        seed=1,
     )
 
 
@@ -93,13 +107,17 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
         (tensors["embedding.weight"] * selection[tensors["embedding.block"].long()]).numpy()
     )
     validation = instances.read(data["validation"], CPU)
-    served = pruning.with_scheme(settings.model, tensors, tuple(about["widths"]), whole, validation.ids.shape[1])
-    assert tasks.of_name(task).evaluate(served, validation)["loss"] == pytest.approx(min(losses), rel=1e-5)
+    fields = parquet.field_sizes(data["validation"])
+    served = pruning.with_scheme(settings.model, tensors, tuple(about["widths"]), whole, fields)
+    known = {part: data[part] for part in ("train", "validation")}
+    loss = tasks.build(TASKS[task], known, CPU).validation_loss(served, validation)
+    assert loss == pytest.approx(min(losses), rel=1e-5)
 
     # what training starts from is the train set's and the seed's
     train = pq.read_table(data["train"], columns=["label"])["label"].to_numpy()
-    if task == "rating":
-        assert tensors["model.mean"].item() == pytest.approx(train.mean(), abs=1e-6)
+    if getattr(settings.model, "global_mean", False):
+        prior = train.mean() if task == "rating" else -np.log(TASKS["topk"].negatives)
+        assert tensors["model.mean"].item() == pytest.approx(prior, abs=1e-6)
     other = search(settings.model_copy(update={"seed": 2}), data, tmp_path / "s2")
     assert [trial["losses"] for trial in other["trials"]] != [trial["losses"] for trial in run["trials"]]
 
@@ -124,10 +142,10 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
     for rate in (1.0, 4.0):
         folder = tmp_path / f"cr{rate}"
         pruning.run(
-            PruneSettings(task=task, model=settings.model, compression_rate=rate, device="cpu"),
+            PruneSettings(task=TASKS[task], model=settings.model, compression_rate=rate, device="cpu"),
             weights_file=tmp_path / "a" / "weights.safetensors",
             search_file=tmp_path / "a" / "run.json",
-            test_file=data["test"],
+            parts={part: data[part] for part in split.PARTS},
             folder=folder,
             device=CPU,
             about={"id": "y"},
@@ -136,15 +154,17 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
         scheme = DimensionScheme.load(folder / "scheme.safetensors")
         assert pruned["nonzeros"] == np.count_nonzero(scheme.to_dense())
         assert pruned["nonzeros"] == min(int(run["weights"] / rate), len(whole.values))
-        assert pruned["metrics"].keys() == ({"mse"} if task == "rating" else {"auc", "logloss"})
-        loss = pruned["metrics"].get("mse", pruned["metrics"].get("logloss"))
-        assert 0 < loss < 2 * trivial_loss(task, labels)
+        metrics = pruned["metrics"]
+        names = [*topk.NAMES, *(topk.FULL + name for name in topk.NAMES)]
+        assert list(metrics) == {"rating": ["mse"], "ctr": ["auc", "logloss"], "topk": names}[task]
+        loss = {"rating": "mse", "ctr": "logloss"}.get(task)
+        assert 0 < (metrics[loss] if loss else 1 - metrics["ndcg@10"]) < 2 * trivial_loss(task, labels)
 
 
 def killed_search(settings, data, folder, kill_at, monkeypatch):
     """Run a search that is interrupted at its `kill_at`-th evaluation after the first."""
-    task = tasks.of_name(settings.task)
-    evaluate, calls = task.evaluate, iter(range(kill_at))
+    task = {"rating": RatingPrediction, "ctr": ClickThroughRate, "topk": TopKRecommendation}[settings.task.kind]
+    evaluate, calls = task.validation_loss, iter(range(kill_at))
 
     def interrupted(*args):
         if next(calls, None) is None:
@@ -152,7 +172,7 @@ def killed_search(settings, data, folder, kill_at, monkeypatch):
         return evaluate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(task, "evaluate", interrupted)
+        patch.setattr(task, "validation_loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
             search(settings, data, folder)
     assert (folder / "trials").exists()

@@ -14,7 +14,7 @@ import torch
 from nisbench.data import blocks, download, instances, movielens, parquet, planted_ratings, split
 from nisbench.data.archives import open_member
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import BlockSettings, SplitSettings
+from nisbench.params.settings import BlockSettings, RandomSplit
 from tests.conftest import ROOT
 
 DAT = "7::10::5::978300760\n3::20::3::978302109\n7::20::1::978301968\n"
@@ -258,27 +258,27 @@ def test_planted_ratings_have_the_asked_variance(planted_files):
 
 @pytest.mark.parametrize("n", [10, 11, 99, 1000, 1_000_209])
 def test_the_split_is_8_1_1_to_within_one_instance(n):
-    sizes = np.bincount(split.assign(n, SplitSettings(proportions=[8, 1, 1], seed=1)), minlength=3)
+    sizes = np.bincount(split.at_random(n, RandomSplit(proportions=[8, 1, 1], seed=1)), minlength=3)
     assert sizes.sum() == n
     assert (np.abs(sizes - n * np.array([0.8, 0.1, 0.1])) <= 1).all()
 
 
 def test_the_split_depends_on_its_seed_alone():
-    settings = [SplitSettings(proportions=[8, 1, 1], seed=seed) for seed in (1, 1, 2)]
-    one, again, other = (split.assign(1000, s) for s in settings)
+    settings = [RandomSplit(proportions=[8, 1, 1], seed=seed) for seed in (1, 1, 2)]
+    one, again, other = (split.at_random(1000, s) for s in settings)
     assert (one == again).all()
     assert (one != other).any()
 
 
 def test_too_few_instances_to_split_is_an_error():
     with pytest.raises(NisbenchError, match="too few"):
-        split.assign(5, SplitSettings(proportions=[8, 1, 1], seed=1))
+        split.at_random(5, RandomSplit(proportions=[8, 1, 1], seed=1))
 
 
 def test_split_files_partition_the_instances(planted_files, tmp_path):
     _, folder = planted_files
     targets = {part: tmp_path / part for part in split.PARTS}
-    split.run(SplitSettings(proportions=[8, 1, 1], seed=1), folder / "i", targets)
+    split.run(RandomSplit(proportions=[8, 1, 1], seed=1), folder / "i", targets)
     whole = pq.read_table(folder / "i").to_pandas()
     parts = [pq.read_table(path).to_pandas() for path in targets.values()]
     columns = list(whole)
@@ -293,7 +293,7 @@ def test_split_files_partition_the_instances(planted_files, tmp_path):
 def test_blocks_count_train_only_and_break_ties_by_id(planted_files, tmp_path):
     _, folder = planted_files
     targets = {part: tmp_path / part for part in split.PARTS}
-    split.run(SplitSettings(proportions=[8, 1, 1], seed=1), folder / "i", targets)
+    split.run(RandomSplit(proportions=[8, 1, 1], seed=1), folder / "i", targets)
     blocks.run(BlockSettings(by="count", count=7), folder / "v", targets["train"], tmp_path / "features")
     features = pq.read_table(tmp_path / "features").to_pandas()
     train = instances.read(targets["train"], torch.device("cpu"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nisbench.embedding import DimensionScheme, SelectedEmbedding, used_columns, xavier_std
+from nisbench.embedding import DimensionScheme, SelectedEmbedding, merged, used_columns, xavier_std
 from nisbench.errors import NisbenchError
 
 
@@ -21,9 +21,29 @@ def test_forward_is_the_row_times_its_block_s_selection():
     values = torch.tensor([[1.0, 2.0], [0.5, 1.0], [1.0, -3.0]])
     one_hot = torch.nn.functional.one_hot(ids.long(), 5).float()
     dense = one_hot @ (layer.weight * selection[block])
-    torch.testing.assert_close(layer(ids), dense)
-    torch.testing.assert_close(layer(ids, values), dense * values[..., None])
-    torch.testing.assert_close(layer.merged(), layer.weight * selection[block])
+    torch.testing.assert_close(layer(ids).each, dense)
+    torch.testing.assert_close(layer(ids, values).each, dense * values[..., None])
+    torch.testing.assert_close(merged(layer.weight, layer.selection, layer.block), layer.weight * selection[block])
+
+
+@pytest.mark.parametrize("rows", [6, 100])  # fewer than the batch has ids, and more
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_are_those_of_each_and_so_are_their_gradients(rows, weighted):
+    generator = torch.Generator().manual_seed(1)
+    block, selection = torch.arange(rows) % 3, torch.rand(3, 4, generator=generator)
+    ids = torch.randint(rows, (7, 5), generator=generator, dtype=torch.int32)
+    values = torch.rand(7, 5, generator=generator) if weighted else None
+    layer = embedding(block, selection, soft=True)
+    layer.selection.requires_grad_()
+
+    def with_gradients(summed, squares):
+        loss = (summed.sin() * torch.arange(4)).sum() + (squares.sin() * torch.arange(7)).sum()
+        return summed, squares, *torch.autograd.grad(loss, [layer.weight, layer.selection])
+
+    each = layer(ids, values).each
+    expected = with_gradients(each.sum(1), each.square().sum((1, 2)))
+    for found, wanted in zip(with_gradients(*layer(ids, values).sums()), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_few_and_many_ids_are_scaled_alike():
@@ -34,7 +54,7 @@ def test_few_and_many_ids_are_scaled_alike():
     for repeats in (1, 2):  # 4 ids for 6 rows, and 8
         layer = embedding(block, selection.detach())
         layer.selection.requires_grad_()
-        out = layer(ids.repeat(repeats, 1))[:2]
+        out = layer(ids.repeat(repeats, 1)).each[:2]
         gradients.append((out, *torch.autograd.grad(out.square().sum(), [layer.weight, layer.selection])))
     for few, many in zip(*gradients, strict=True):
         torch.testing.assert_close(few, many)
@@ -51,7 +71,7 @@ def test_used_columns():
 def test_weights_of_dimensions_that_do_not_exist_are_not_learned():
     selection = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
     layer = embedding(torch.tensor([0, 1]), selection)
-    layer(torch.tensor([[0, 1]], dtype=torch.int32)).sum().backward()
+    layer(torch.tensor([[0, 1]], dtype=torch.int32)).each.sum().backward()
     assert layer.weight.grad.tolist() == [[1, 1], [1, 0]]
 
 

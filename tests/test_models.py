@@ -7,6 +7,7 @@ from sklearn import metrics
 from torch.nn import functional
 
 from nisbench.data.instances import Instances
+from nisbench.embedding import Embeddings
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import ctr
 from nisbench.models import recommender as recommenders
@@ -16,12 +17,18 @@ from nisbench.params.settings import FM, MF, MLP, DeepFM, NeuMF, WideDeep
 D = 4
 IDS = torch.tensor([[0, 3, 5], [1, 4, 5], [2, 3, 5]], dtype=torch.int32)
 VALUES = torch.tensor([[1.0, 1.0, 0.3], [1.0, 1.0, 0.0], [1.0, 1.0, 2.0]])
-SHAPE = Shape(features=6, fields=3, widths=(D,), prior=3.0)
+SHAPE = Shape(field_sizes=(3, 2, 1), widths=(D,), prior=3.0)
 
 
 @pytest.fixture
 def embeddings():
     return torch.randn(3, 3, D, generator=torch.Generator().manual_seed(1))
+
+
+def given(each):
+    """Embeddings of which each is what `each` (B, M, d) says."""
+    rows = each.flatten(0, 1)
+    return Embeddings(torch.arange(len(rows), dtype=torch.int32).view(each.shape[:2]), None, rows)
 
 
 def weighted(settings, shape=SHAPE):
@@ -58,46 +65,46 @@ def deep(layers, inputs):
 def test_fm(embeddings, reduction, reduce):
     model = weighted(FM(kind="fm", title="", reduction=reduction))
     expected = model.bias + first_order(model) + all_pairs(embeddings, reduce)
-    torch.testing.assert_close(model(embeddings, IDS, VALUES), expected)
+    torch.testing.assert_close(model(given(embeddings), IDS, VALUES), expected)
 
 
 def test_wide_deep(embeddings):
     model = weighted(WideDeep(kind="wide_deep", title="", hidden=[7, 5]))
     expected = first_order(model) + deep(model.deep, embeddings.reshape(3, 12))[:, 0]
-    torch.testing.assert_close(model(embeddings, IDS, VALUES), expected)
+    torch.testing.assert_close(model(given(embeddings), IDS, VALUES), expected)
 
 
 def test_deepfm(embeddings):
     model = weighted(DeepFM(kind="deepfm", title="", reduction="sum", hidden=[7, 5]))
     expected = first_order(model) + all_pairs(embeddings) + deep(model.deep, embeddings.reshape(3, 12))[:, 0]
-    torch.testing.assert_close(model(embeddings, IDS, VALUES), expected)
+    torch.testing.assert_close(model(given(embeddings), IDS, VALUES), expected)
 
 
 def test_mf_with_the_mean_over_dimensions(embeddings):
     model = weighted(MF(kind="mf", title="", global_mean=True, biases=True, reduction="mean"))
     bias = model.biases.weight[:, 0]
     expected = 3 + bias[IDS[:, 0].long()] + bias[IDS[:, 1].long()] + (embeddings[:, 0] * embeddings[:, 1]).mean(1)
-    torch.testing.assert_close(model(embeddings[:, :2], IDS[:, :2], None), expected)
+    torch.testing.assert_close(model(given(embeddings[:, :2]), IDS[:, :2], None), expected)
 
 
 def test_mlp(embeddings):
-    shape = Shape(features=6, fields=2, widths=(D,), prior=3.0)
+    shape = Shape(field_sizes=(3, 3), widths=(D,), prior=3.0)
     model = weighted(MLP(kind="mlp", title="", global_mean=True, hidden=["2d", "d"]), shape)
     widths = [layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     assert widths == [2 * D, D, 1]
     expected = 3 + deep(model.deep, embeddings[:, :2].reshape(3, 8))[:, 0]
-    torch.testing.assert_close(model(embeddings[:, :2], IDS[:, :2], None), expected)
+    torch.testing.assert_close(model(given(embeddings[:, :2]), IDS[:, :2], None), expected)
 
 
 def test_neumf_has_embeddings_of_its_own_for_either_part():
-    shape = Shape(features=6, fields=2, widths=(D, 2 * D), prior=3.0)
+    shape = Shape(field_sizes=(3, 3), widths=(D, 2 * D), prior=3.0)
     model = weighted(NeuMF(kind="neumf", title="", global_mean=True, mlp_dimension=2, hidden=[7, "d"]), shape)
     inputs = torch.randn(3, 2, 3 * D, generator=torch.Generator().manual_seed(3))
     gmf, mlp = inputs[..., :D], inputs[..., D:]
     last = deep(model.deep, mlp.reshape(3, 4 * D)).relu()
     both = torch.cat([gmf[:, 0] * gmf[:, 1], last], dim=1)
     expected = 3 + functional.linear(both, model.output.weight, model.output.bias)[:, 0]
-    torch.testing.assert_close(model(inputs, IDS[:, :2], None), expected)
+    torch.testing.assert_close(model(given(inputs), IDS[:, :2], None), expected)
 
 
 def test_parts_share_the_selection_and_only_used_columns_are_held():
@@ -107,7 +114,7 @@ def test_parts_share_the_selection_and_only_used_columns_are_held():
 
     def build(selection):
         return recommenders.build(
-            settings, block=block, selection=selection, embedding_std=0.1, fields=2, prior=3.0, seed=1
+            settings, block=block, selection=selection, embedding_std=0.1, field_sizes=(2, 2), prior=3.0, seed=1
         )
 
     narrow, wide = build(selection), build(torch.ones(2, 4))
@@ -124,7 +131,7 @@ def test_xavier_s_deviation_is_each_part_s_own():
         block=torch.zeros(500),
         selection=torch.ones(1, 100),
         embedding_std="xavier",
-        fields=2,
+        field_sizes=(250, 250),
         prior=3.0,
         seed=1,
     )
@@ -148,10 +155,11 @@ def test_auc_and_logloss_are_scikit_learn_s(digits):
             return torch.from_numpy(logits)
 
     data = Instances(torch.zeros(5000, 1, dtype=torch.int32), torch.from_numpy(labels.astype(np.float32)))
-    found = ctr.evaluate(Fixed(), data)
+    task = ctr.ClickThroughRate()
+    found = task.evaluate(Fixed(), data)
     assert found["auc"] == pytest.approx(metrics.roc_auc_score(labels, probability), abs=1e-9)
     assert found["logloss"] == pytest.approx(metrics.log_loss(labels, probability), abs=1e-9)
-    assert found["loss"] == found["logloss"]
+    assert task.validation_loss(Fixed(), data) == found["logloss"]
 
 
 def test_auc_by_hand():

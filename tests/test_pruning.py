@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from nisbench.embedding import DimensionScheme
+from nisbench.embedding import DimensionScheme, Embeddings
 from nisbench.models import recommender as recommenders
 from nisbench.search import pruning
 
@@ -58,14 +58,17 @@ def test_the_scheme_predicts_like_the_pruned_model(mf, ratings, tmp_path, rate):
     selection = torch.rand(3, 6)
     block = torch.arange(30) * 3 // 30
     original = recommenders.build(
-        mf, block=block, selection=selection, soft=True, embedding_std=0.5, fields=2, prior=3.0, seed=1
+        mf, block=block, selection=selection, soft=True, embedding_std=0.5, field_sizes=(15, 15), prior=3.0, seed=1
     )
     original.model.biases.weight.data.normal_()
-    pruned, _ = pruning.prune(original.embedding.merged().numpy(), 180, rate)
+    weights = original.embedding.weight.detach() * selection[block]
+    pruned, _ = pruning.prune(weights.numpy(), 180, rate)
     DimensionScheme.from_dense(pruned).save(tmp_path / "scheme")
-    served = pruning.with_scheme(mf, original.state_dict(), (6,), DimensionScheme.load(tmp_path / "scheme"), fields=2)
+    served = pruning.with_scheme(
+        mf, original.state_dict(), (6,), DimensionScheme.load(tmp_path / "scheme"), field_sizes=(15, 15)
+    )
 
-    embeddings = torch.from_numpy(pruned)[ratings.ids.long()]
+    embeddings = Embeddings(ratings.ids, None, torch.from_numpy(pruned))
     expected = original.model(embeddings, ratings.ids, None)
     torch.testing.assert_close(served(ratings), expected)
     if rate == 1:

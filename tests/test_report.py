@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from nisbench.data import parquet
-from nisbench.data.parquet import Field
 from nisbench.errors import NisbenchError
+from nisbench.evaluation import topk
 from nisbench.params.loading import load
 from nisbench.report import listing, tables
 from nisbench.report.results import read_run, summary
@@ -33,13 +33,17 @@ def study(tmp_path, monkeypatch):
             write(search, {"id": search.id, "trials": [trial], "best_trial": 0, "seconds": 7200.0,
                            "peak_memory_mib": 500.0, "machine": MACHINE})  # fmt: skip
             mse = MSE[cell.method] + 0.15 * (cell.compression_rate - 1) + 0.01 * (cell.seed - 1)
-            metrics = {"mse": mse} if cell.dataset != "criteo" else {"auc": 1 - mse / 20, "logloss": mse}
+            metrics = {
+                "rating": {"mse": mse},
+                "ctr": {"auc": 1 - mse / 20, "logloss": mse},
+                "topk": {prefix + name: 0.1 * cell.compression_rate for prefix in ("", "full_") for name in topk.NAMES},
+            }[cell.settings.task.kind]
             write(cell.prune, {"id": cell.prune.id, "metrics": metrics, "weights": 100,
                                "nonzeros": int(100 / cell.compression_rate), "size_mib": 12.0})  # fmt: skip
-        for block in found.blocks.values():
+        for block in found.blocks:
             path = Path(block.needs["prepare"].path("instances"))
             parquet.write(path, [1, 2, 3], {"user": [0, 1, 1], "movie": [2, 3, 2]},
-                          [Field("user", "categorical"), Field("movie", "categorical")])  # fmt: skip
+                          parquet.fields_in_a_row({"user": "categorical", "movie": "categorical"}, [2, 3]))  # fmt: skip
             parquet.write_table(Path(block.path("features")), parquet.pq.read_table(path, columns=["label"]))
         return found
 
@@ -94,7 +98,7 @@ def test_several_seeds_give_mean_and_deviation(study):
 def test_table_1_counts_the_files_and_shows_the_paper_s_counts(study):
     found = study()
     text, _ = tables.table1(found, summary(found))
-    assert rows(text)[2] == ["MovieLens-20M", "3", "20,000,263", "2", "2", "3", "165,771"]
+    assert rows(text)[2] == ["MovieLens-20M", "3", "20,000,263", "2", "2", "5", "165,771"]
 
 
 def test_all_files_are_written_and_the_old_manifest_goes(study):
@@ -112,7 +116,7 @@ def test_all_files_are_written_and_the_old_manifest_goes(study):
         == 0.6126
     )
     metrics = json.loads(Path("results/paper/metrics.json").read_text())
-    assert metrics["movielens_20m"]["mf"]["mde"] == {"cr1": {"mse": 0.65, "params_mib": 12.0}}
+    assert metrics["movielens_20m"]["mf"]["mde"] == {"cr1": {"mse": 0.65, "nonzeros": 100.0, "params_mib": 12.0}}
 
 
 def test_a_missing_or_broken_run_is_named(study):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nisbench.evaluation import rating
+from nisbench.evaluation.rating import RatingPrediction
 from nisbench.models import recommender as recommenders
 from nisbench.params.settings import DNIS, MDE, GridSearch, MDEPair, RandomSearch
 from nisbench.search import dnis, grid, mde, random
@@ -71,6 +71,8 @@ def test_prefix_selection():
     assert prefix_selection(np.array([2, 0, 9]), 3).tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
 
 
+RATING = RatingPrediction()
+
 # --- DNIS -----------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +82,7 @@ def soft(mf):
     block = torch.arange(30) * 3 // 30
     selection = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
     return recommenders.build(
-        mf, block=block, selection=selection, soft=True, embedding_std=0.5, fields=2, prior=3.0, seed=1
+        mf, block=block, selection=selection, soft=True, embedding_std=0.5, field_sizes=(15, 15), prior=3.0, seed=1
     )
 
 
@@ -96,7 +98,7 @@ def test_equation_8():
 
 
 def test_alpha_s_gradient_equals_a_dense_recomputation(soft, ratings):
-    found = dnis.alpha_gradient(soft, rating, ratings)
+    found = dnis.alpha_gradient(soft, RATING, ratings)
     alpha = soft.embedding.selection.double().requires_grad_()
     embeddings = soft.embedding.weight.detach().double() * alpha[soft.embedding.block.long()]
     user, item = (torch.nn.functional.one_hot(ids.long(), 30).double() @ embeddings for ids in ratings.ids.T)
@@ -106,7 +108,7 @@ def test_alpha_s_gradient_equals_a_dense_recomputation(soft, ratings):
 
 
 def test_alpha_s_gradient_equals_finite_differences(soft, ratings):
-    found = dnis.alpha_gradient(soft, rating, ratings)
+    found = dnis.alpha_gradient(soft, RATING, ratings)
     soft.double()
     step = 1e-6
     for place in [(0, 0), (1, 3), (2, 4)]:
@@ -121,7 +123,7 @@ def test_alpha_s_gradient_equals_finite_differences(soft, ratings):
 def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft, ratings):
     weights = {name: tensor.clone() for name, tensor in soft.named_parameters()}
     before = soft.embedding.selection.clone()
-    learner = dnis.AlphaLearner(soft, rating, settings(learning_rate=0.3))
+    learner = dnis.AlphaLearner(soft, RATING, settings(learning_rate=0.3))
     for _ in range(10):
         learner.step(soft, ratings)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in soft.named_parameters())
@@ -135,8 +137,8 @@ def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft,
 
 def test_the_first_step_of_alpha_is_adam_s_on_the_normalised_gradient(soft, ratings):
     before = soft.embedding.selection.clone()
-    gradient = dnis.normalised(dnis.alpha_gradient(soft, rating, ratings), 1e-7)
-    dnis.AlphaLearner(soft, rating, settings()).step(soft, ratings)
+    gradient = dnis.normalised(dnis.alpha_gradient(soft, RATING, ratings), 1e-7)
+    dnis.AlphaLearner(soft, RATING, settings()).step(soft, ratings)
     expected = (before - 0.01 * gradient / (gradient.abs() + 1e-8)).clamp(0, 1)
     torch.testing.assert_close(soft.embedding.selection, expected)
 

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from nisbench.errors import NisbenchError
-from nisbench.evaluation import rating
+from nisbench.evaluation.rating import RatingPrediction
 from nisbench.files import whole_file
 from nisbench.models import recommender as recommenders
 from nisbench.params.settings import DNIS
 from nisbench.search.dnis import AlphaLearner
 from nisbench.training.checkpoints import load_tensors
 from nisbench.training.trainer import shuffled, snapshot, train
+
+RATING = RatingPrediction()
 
 
 @pytest.fixture
@@ -36,14 +38,14 @@ def build(mf, *, soft=False, prior=3.0):
         selection=torch.ones(3, 4),
         soft=soft,
         embedding_std="xavier",
-        fields=2,
+        field_sizes=(20, 10),
         prior=prior,
         seed=1,
     )
 
 
 def learner_for(recommender):
-    return AlphaLearner(recommender, rating, DNIS(kind="dnis", title="", learning_rate=0.05, gradient_epsilon=1e-7))
+    return AlphaLearner(recommender, RATING, DNIS(kind="dnis", title="", learning_rate=0.05, gradient_epsilon=1e-7))
 
 
 def test_mf_is_mean_plus_biases_plus_inner_product(mf, ratings):
@@ -66,35 +68,35 @@ def test_mse_is_of_the_whole_set(mf, ratings, monkeypatch):
     monkeypatch.setattr(recommenders, "PREDICTION_FLOATS", 64 * 8)  # the last batch is smaller
     recommender = build(mf)
     expected = ((recommender(ratings) - ratings.labels).double() ** 2).mean().item()
-    assert rating.evaluate(recommender, ratings)["mse"] == pytest.approx(expected, rel=1e-9)
+    assert RATING.evaluate(recommender, ratings)["mse"] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(mf, settings, parts, soft):
     recommender = build(mf, soft=soft)
-    before = rating.evaluate(recommender, parts[0])["loss"]
-    progress = train(recommender, *parts, rating, settings, seed=1, learner=learner_for(recommender) if soft else None)
-    assert rating.evaluate(recommender, parts[0])["loss"] < before
+    before = RATING.validation_loss(recommender, parts[0])
+    progress = train(recommender, *parts, RATING, settings, seed=1, learner=learner_for(recommender) if soft else None)
+    assert RATING.validation_loss(recommender, parts[0]) < before
     assert progress.best_loss == min(progress.losses)
     assert progress.losses[progress.best_epoch - 1] == progress.best_loss
-    assert rating.evaluate(recommender, parts[1])["loss"] == progress.best_loss
+    assert RATING.validation_loss(recommender, parts[1]) == progress.best_loss
 
 
 def test_a_trial_stops_after_patience_epochs_without_gain(mf, settings, parts, monkeypatch):
     losses = iter([5.0, 4.0, 4.5, 4.0, 4.1, 3.0])
-    monkeypatch.setattr(rating, "evaluate", lambda *_: {"loss": next(losses)})
-    progress = train(build(mf), *parts, rating, settings.model_copy(update={"patience": 3}), seed=1)
+    monkeypatch.setattr(RatingPrediction, "validation_loss", lambda *_: next(losses))
+    progress = train(build(mf), *parts, RATING, settings.model_copy(update={"patience": 3}), seed=1)
     assert progress.losses == [5.0, 4.0, 4.5, 4.0, 4.1]  # an equal loss is no gain
     assert (progress.epoch, progress.best_epoch, progress.best_loss) == (5, 2, 4.0)
 
 
 def test_training_does_not_go_beyond_max_epochs(mf, settings, parts):
-    assert train(build(mf), *parts, rating, settings.model_copy(update={"max_epochs": 2}), seed=1).epoch == 2
+    assert train(build(mf), *parts, RATING, settings.model_copy(update={"max_epochs": 2}), seed=1).epoch == 2
 
 
 def test_a_loss_that_is_no_number_is_told(mf, settings, parts):
     with pytest.raises(NisbenchError, match=r"epoch 1.*lower the learning rates"):
-        train(build(mf), *parts, rating, settings.model_copy(update={"learning_rate": 1e30}), seed=1)
+        train(build(mf), *parts, RATING, settings.model_copy(update={"learning_rate": 1e30}), seed=1)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -103,7 +105,7 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
         recommender = build(mf, soft=soft)
         learner = learner_for(recommender) if soft else None
         return snapshot(recommender), recommender, lambda: train(
-            recommender, *parts, rating, settings, seed=1, learner=learner, checkpoint=checkpoint
+            recommender, *parts, RATING, settings, seed=1, learner=learner, checkpoint=checkpoint
         )  # fmt: skip
 
     _, undisturbed, run = trained()
@@ -112,7 +114,7 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
     for killed_after in (1, 4):
         checkpoint = tmp_path / f"{killed_after}.safetensors"
         evaluations = iter(range(killed_after))
-        evaluate = rating.evaluate
+        evaluate = RatingPrediction.validation_loss
 
         def killed(*args, left=evaluations, evaluate=evaluate):
             if next(left, None) is None:
@@ -120,7 +122,7 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
             return evaluate(*args)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(rating, "evaluate", killed)
+            patch.setattr(RatingPrediction, "validation_loss", killed)
             trained(checkpoint)[2]()
         assert checkpoint.exists()
 
@@ -153,7 +155,7 @@ def test_the_same_seed_gives_the_same_weights(mf, settings, parts):
     runs = []
     for seed in (1, 1, 2):
         recommender = build(mf)
-        train(recommender, *parts, rating, settings, seed=seed)
+        train(recommender, *parts, RATING, settings, seed=seed)
         runs.append(recommender.embedding.weight.detach().clone())
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -194,7 +196,7 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
 
     recommender = build(mf, soft=True)
     before = recommender.embedding.weight.detach().clone()
-    train(recommender, *parts, rating, settings.model_copy(update={"max_epochs": 1}), seed=1, learner=Recorder())
+    train(recommender, *parts, RATING, settings.model_copy(update={"max_epochs": 1}), seed=1, learner=Recorder())
     assert len(seen) == -(-len(training) // settings.batch_size)
     assert set(torch.cat(seen).tolist()) == set(validation.labels.tolist())
     steps = [before, *weights]
@@ -203,8 +205,8 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
 
 def test_a_damaged_checkpoint_costs_the_trial_s_epochs_only(mf, settings, parts, tmp_path):
     undisturbed = build(mf)
-    train(undisturbed, *parts, rating, settings, seed=1)
+    train(undisturbed, *parts, RATING, settings, seed=1)
     (tmp_path / "checkpoint").write_bytes(b"damaged")
     again = build(mf)
-    train(again, *parts, rating, settings, seed=1, checkpoint=tmp_path / "checkpoint")
+    train(again, *parts, RATING, settings, seed=1, checkpoint=tmp_path / "checkpoint")
     assert torch.equal(undisturbed.embedding.weight, again.embedding.weight)

@@ -67,6 +67,11 @@ def fields_of(arrow_schema: pa.Schema, path: Path) -> list[Field]:
     return [Field(**item) for item in json.loads(described)]
 
 
+def field_sizes(path: Path) -> tuple[int, ...]:
+    """The number of features of each field of a file of instances."""
+    return tuple(field.count for field in fields_of(open_parquet(path).schema_arrow, path))
+
+
 def write(
     path: Path,
     labels: np.ndarray,

@@ -16,12 +16,12 @@ class DeepFactorisationMachine(nn.Module):
         (d,) = shape.widths
         self.first_order = FirstOrder(shape.features)
         self.second_order = SecondOrder(settings.reduction, d)
-        self.deep = perceptron(shape.fields * d, settings.hidden, d)
+        self.deep = perceptron(shape.field_sizes, settings.hidden, d)
 
     def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d) embeddings -> (B,) logits."""
         fm = self.first_order(ids, values) + self.second_order(embeddings)
-        logit: Tensor = fm + self.deep(embeddings.each.flatten(1))
+        logit: Tensor = fm + self.deep(embeddings)
         return logit
 
 

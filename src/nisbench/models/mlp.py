@@ -18,11 +18,11 @@ class MultiLayerPerceptron(nn.Module):
         super().__init__()
         (d,) = shape.widths
         self.register_buffer("mean", torch.tensor(shape.prior if settings.global_mean else 0.0))
-        self.deep = perceptron(shape.fields * d, settings.hidden, d)
+        self.deep = perceptron(shape.field_sizes, settings.hidden, d)
 
     def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d) embeddings -> (B,) ratings."""
-        rating: Tensor = self.mean + self.deep(embeddings.each.flatten(1))
+        rating: Tensor = self.mean + self.deep(embeddings)
         return rating
 
 

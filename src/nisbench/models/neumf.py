@@ -19,7 +19,7 @@ class NeuralMatrixFactorisation(nn.Module):
         self.widths = shape.widths
         gmf, mlp = shape.widths
         self.register_buffer("mean", torch.tensor(shape.prior if settings.global_mean else 0.0))
-        self.deep, last = hidden_layers(shape.fields * mlp, settings.hidden, gmf)
+        self.deep, last = hidden_layers(len(shape.field_sizes) * mlp, settings.hidden, gmf)
         self.output = nn.Linear(gmf + last, 1)
 
     def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:

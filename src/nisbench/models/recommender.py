@@ -18,14 +18,17 @@ PREDICTION_FLOATS = 1 << 24  # embedding weights gathered at once to predict: 64
 class Shape:
     """What a model must know of its inputs."""
 
-    features: int
-    """N, over all fields."""
-    fields: int
-    """M."""
+    field_sizes: tuple[int, ...]
+    """The number of features of each of the M fields, in the order of their ids."""
     widths: tuple[int, ...]
     """Dimension of the embeddings it is given, of each of its parts (see `parts_of`)."""
     prior: float
     """What its task predicts for all instances alike, knowing train."""
+
+    @property
+    def features(self) -> int:
+        """N, over all fields."""
+        return sum(self.field_sizes)
 
 
 class Recommender(nn.Module):
@@ -56,7 +59,7 @@ def build(
     selection: Tensor,
     soft: bool = False,
     embedding_std: float | str,
-    fields: int,
+    field_sizes: tuple[int, ...],
     prior: float,
     seed: int,
 ) -> Recommender:
@@ -81,7 +84,7 @@ def build(
     embedding = SelectedEmbedding(block, torch.cat(selections, 1), torch.cat(weights, 1), soft)
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
-        model = build_model(settings, Shape(n, fields, widths, prior))
+        model = build_model(settings, Shape(field_sizes, widths, prior))
     return Recommender(embedding, model, widths)
 
 

@@ -15,11 +15,11 @@ class WideAndDeep(nn.Module):
         super().__init__()
         (d,) = shape.widths
         self.first_order = FirstOrder(shape.features)
-        self.deep = perceptron(shape.fields * d, settings.hidden, d)
+        self.deep = perceptron(shape.field_sizes, settings.hidden, d)
 
     def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d) embeddings -> (B,) logits."""
-        logit: Tensor = self.first_order(ids, values) + self.deep(embeddings.each.flatten(1))
+        logit: Tensor = self.first_order(ids, values) + self.deep(embeddings)
         return logit
 
 

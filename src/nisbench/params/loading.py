@@ -49,7 +49,7 @@ def load(root: Path, overlays: list[Path] | None = None) -> Config:
         for path in paths:
             tree.merge(read_yaml(path))
     whole = own.merged(over)
-    _resolve_paths(whole)
+    _resolve(whole)
     params = validate(whole)
     by_study, by_grid = {}, {}
     for name, study in params.studies.items():
@@ -72,12 +72,17 @@ def _overridden(own: Tree, over: Tree, *at: KeyPath) -> Tree:
     tree = tree.merged(over)
     for path in at:
         tree = tree.overridden((*path, "overrides"), by=over)
-    _resolve_paths(tree)
+    _resolve(tree)
     return tree
 
 
-def _resolve_paths(tree: Tree) -> None:
-    """Make local paths absolute: they are relative to the file that names them."""
+def _resolve(tree: Tree) -> None:
+    """Fill in what entries have from those they are ``like``, and make local paths absolute.
+
+    Paths are relative to the file that names them.
+    """
+    for section in ("datasets", "models", "methods"):
+        tree.inherit(section)
     datasets = tree.values.get("datasets")
     for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
         url = dataset.get("url") if isinstance(dataset, dict) else None

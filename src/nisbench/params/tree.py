@@ -55,6 +55,29 @@ class Tree:
             copy._merge((), at, copy.values, values, source.origins)
         return copy
 
+    def inherit(self, section: str) -> None:
+        """Give each entry of a section that is ``like`` another what it does not say itself; the other may be like a third."""
+        entries = self.values.get(section)
+        if isinstance(entries, dict):
+            for name in list(entries):
+                self._inherit(section, entries, name, ())
+
+    def _inherit(self, section: str, entries: dict[str, Any], name: str, heirs: tuple[str, ...]) -> None:
+        entry, path = entries[name], (section, name, "like")
+        if not isinstance(entry, dict) or "like" not in entry:
+            return
+        base = entry["like"]
+        if not isinstance(base, str) or base not in entries or base in (*heirs, name):
+            there = ", ".join(sorted(str(key) for key in entries if key != name))
+            raise NisbenchError(f"{self.where(path)}: {dotted(path)}: must name another entry: {there}; not {base!r}")
+        self._inherit(section, entries, base, (*heirs, name))
+        inherited = Tree({section: {name: _copy(entries[base])}})
+        inherited.origins = {(section, name, *p[2:]): o for p, o in self.origins.items() if p[:2] == (section, base)}
+        own = {key: value for key, value in entry.items() if key != "like"}
+        inherited.merge(Tree({section: {name: own}}, self.origins))
+        entries[name] = inherited.values[section][name]
+        self.origins |= inherited.origins
+
     def _merge(
         self, path: KeyPath, at: KeyPath, base: dict[Any, Any], over: Mapping[Any, Any], origins: Origins
     ) -> None:

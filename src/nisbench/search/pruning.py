@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from nisbench.data import instances
+from nisbench.data import instances, parquet
 from nisbench.embedding import DimensionScheme, SelectedEmbedding, merged
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import tasks
@@ -42,9 +42,8 @@ def run(
     pruned, threshold = prune(embeddings, search["weights"], settings.compression_rate)
     scheme = DimensionScheme.from_dense(pruned)
     test = instances.read(parts["test"], device)
-    recommender = with_scheme(settings.model, tensors, tuple(about_weights["widths"]), scheme, test.ids.shape[1]).to(
-        device
-    )
+    widths, fields = tuple(about_weights["widths"]), parquet.field_sizes(parts["test"])
+    recommender = with_scheme(settings.model, tensors, widths, scheme, fields).to(device)
     metrics = tasks.build(settings.task, parts, device).evaluate(recommender, test)
     scheme.save(folder / "scheme.safetensors")
     write_json(
@@ -102,12 +101,12 @@ def with_scheme(
     tensors: dict[str, torch.Tensor],
     widths: tuple[int, ...],
     scheme: DimensionScheme,
-    fields: int,
+    field_sizes: tuple[int, ...],
 ) -> Recommender:
     """The recommender of a search's weight file, its embeddings replaced by a scheme's; `widths` are its parts'."""
     n = len(scheme.sizes())
     embedding = SelectedEmbedding(torch.zeros(n), torch.ones(1, scheme.k), torch.from_numpy(scheme.to_dense()))
-    recommender = Recommender(embedding, build_model(model, Shape(n, fields, widths, 0.0)), widths)
+    recommender = Recommender(embedding, build_model(model, Shape(field_sizes, widths, 0.0)), widths)
     own = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
     recommender.load_state_dict({f"embedding.{name}": tensor for name, tensor in embedding.state_dict().items()} | own)
     return recommender

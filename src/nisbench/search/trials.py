@@ -16,7 +16,7 @@ from torch import Tensor
 from nisbench.console import duration, log
 from nisbench.data import instances
 from nisbench.data.instances import Instances
-from nisbench.data.parquet import read_table
+from nisbench.data.parquet import field_sizes, read_table
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import tasks
 from nisbench.evaluation.tasks import Task
@@ -63,6 +63,7 @@ def run(
         task=tasks.build(settings.task, {"train": train_file, "validation": validation_file}, device),
         training=instances.read(train_file, device),
         validation=instances.read(validation_file, device),
+        field_sizes=field_sizes(train_file),
         block=torch.tensor(block),
         blocks=Blocks.of(block, features["frequency"].to_numpy()),
         folder=folder / "trials",
@@ -111,6 +112,7 @@ class Search:
     task: Task
     training: Instances
     validation: Instances
+    field_sizes: tuple[int, ...]
     block: Tensor
     blocks: Blocks
     folder: Path
@@ -145,7 +147,7 @@ class Search:
             selection=proposal.selection,
             soft=proposal.learner is not None,
             embedding_std=self.settings.training.embedding_std,
-            fields=self.training.ids.shape[1],
+            field_sizes=self.field_sizes,
             prior=self.task.prior(self.training),
             seed=self.settings.seed,
         ).to(self.device)
