@@ -59,7 +59,7 @@ def test_steps_run_by_hand_in_order(call, config):
     assert f"nisbench prepare {split.needs['prepare'].id}" in str(early.exception)
     for step in (split.needs["prepare"], split, cell.prune.needs["search"].needs["block"]):
         assert call(step.name, step.id, "--log", "logs/x.log").exit_code == 0
-    assert "3 of 27 steps are done" in call("plan", "demo").output
+    assert "3 of 40 steps are done" in call("plan", "demo").output
 
 
 def test_each_step_is_handed_its_own_files(call, config, monkeypatch):
@@ -70,16 +70,18 @@ def test_each_step_is_handed_its_own_files(call, config, monkeypatch):
         for path in map(Path, step.paths()):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+    split = {part: str(search.needs["split"].path(part)) for part in ("train", "validation", "test")}
     handed = {}
     for module, step in ((trials, search), (pruning, prune), (blocks, block)):
         monkeypatch.setattr(module, "run", lambda *_, **files: handed.update(files))
         handed.clear()
         assert call(step.name, step.id).exit_code == 0
+        assert {part: str(path) for part, path in handed.get("parts", split).items()} == split
         names = {name: Path(path).name for name, path in handed.items() if name.endswith("_file")}
         assert names == {
             "search": {"train_file": "train.parquet", "validation_file": "validation.parquet",
                        "features_file": "features.parquet"},
-            "prune": {"test_file": "test.parquet", "weights_file": "weights.safetensors", "search_file": "run.json"},
+            "prune": {"weights_file": "weights.safetensors", "search_file": "run.json"},
             "block": {"train_file": "train.parquet", "vocabulary_file": "vocabulary.parquet",
                       "features_file": "features.parquet"},
         }[step.name]  # fmt: skip

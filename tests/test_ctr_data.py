@@ -1,7 +1,9 @@
 """Click logs: Criteo's file against an encoding written out in pandas, what is malformed named, and the planted truth."""
 
+import hashlib
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nisbench.data import blocks, criteo, instances, planted_ctr
+from nisbench.data import blocks, criteo, criteo_x1, instances, planted_ctr, split
 from nisbench.data.archives import open_member
 from nisbench.data.criteo import COLUMNS, SCALARS, TOKENS, UNKNOWN, TokenCounter
 from nisbench.errors import NisbenchError
+from nisbench.params.settings import Member
 
 CPU = torch.device("cpu")
 
@@ -163,6 +166,74 @@ def test_the_real_rows_of_criteo(real_data, settings, tmp_path):
     assert found.ids.shape == (10_000, 39)
     assert found.labels.mean().item() == pytest.approx(0.218, abs=0.001)
     assert found.ids.max().item() < pq.read_metadata(tmp_path / "v").num_rows
+
+
+# --- Criteo_x1 ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared_x1(tmp_path, config):
+    """Prepare an archive of the three published files; returns (instances by part, vocabulary)."""
+
+    def prepare(texts, **update):
+        files = dict(zip(("train", "valid", "test"), texts, strict=True))
+        with zipfile.ZipFile(tmp_path / "x1.zip", "w") as archive:
+            for name, text in files.items():
+                archive.writestr(f"{name}.csv", text)
+        members = {
+            part: Member(path=f"{name}.csv", md5=hashlib.md5(text.encode(), usedforsecurity=False).hexdigest())
+            for (name, text), part in zip(files.items(), split.PARTS, strict=True)
+        }
+        settings = config.params.datasets["criteo_x1"].model_copy(update=members | update)
+        criteo_x1.run(settings, tmp_path / "x1.zip", tmp_path / "i", tmp_path / "v")
+        split.run(settings.split, tmp_path / "i", {part: tmp_path / part for part in split.PARTS})
+        return {part: instances.read(tmp_path / part, CPU) for part in split.PARTS}, pq.read_table(tmp_path / "v")
+
+    return prepare
+
+
+def csv(rows):
+    return ",".join(COLUMNS) + "\n" + "".join(",".join(row) + "\n" for row in rows)
+
+
+def row_x1(label, number, token):
+    return [label, *[number] * 13, *[token] * 26]
+
+
+def test_criteo_x1_keeps_numbers_tokens_and_parts_as_published(prepared_x1):
+    rows = [[row_x1("1", "0.25", "7"), row_x1("0", "0.5", "9")], [row_x1("0", "0.75", "7")], [row_x1("1", "1.5", "8")]]
+    found, vocabulary = prepared_x1([csv(part) for part in rows])
+    assert {part: data.labels.tolist() for part, data in found.items()} == {
+        "train": [1, 0],
+        "validation": [0],
+        "test": [1],
+    }
+    assert found["test"].values[0, :13].tolist() == [1.5] * 13
+    tokens = vocabulary["token"].to_pylist()
+    assert len(tokens) == 13 + 26 * 4  # of each field: unknown, 7, 8, 9
+    assert [tokens[i] for i in found["train"].ids[:, 13].tolist()] == ["7", "9"]
+    assert [tokens[i] for i in found["test"].ids[0, 13:].tolist()] == ["8"] * 26
+
+
+def test_a_file_that_is_not_the_published_one_is_told(prepared_x1, tmp_path):
+    texts = [csv([row_x1("1", "0.5", "7")])] * 3
+    with pytest.raises(NisbenchError, match=r"x1\.zip: valid\.csv: is not the published file: its MD5 sum is"):
+        prepared_x1(texts, validation=Member(path="valid.csv", md5="0" * 32))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x1.zip"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (row_x1("2", "1", "7"), "label must be 0 or 1"),
+        (row_x1("1", "x", "7"), "I1 must be a number"),
+        (["1", "2"], "40 columns, found 2"),
+    ],
+)
+def test_a_malformed_row_of_criteo_x1_is_named(prepared_x1, row, said):
+    good = row_x1("1", "0.5", "7")
+    with pytest.raises(NisbenchError, match=rf"test\.csv:3: .*{said}"):
+        prepared_x1([csv([good]), csv([good]), csv([good, row])])
 
 
 # --- blocks by magnitude --------------------------------------------------------------------------------------

@@ -48,6 +48,17 @@ def prepared(tmp_path, config):
     return prepare
 
 
+def test_a_movie_rated_twice_by_a_user_is_named(prepared):
+    with pytest.raises(NisbenchError, match="user 7 rates movie 10 more than once, last in rating number 4"):
+        prepared({"ml-1m/ratings.dat": DAT + "7::10::1::978300761\n"})
+
+
+@pytest.mark.parametrize(("line", "said"), [("7::30::5::x\n", "timestamp"), ("7::30::5\n", "4 columns, found 3")])
+def test_a_malformed_time_is_named(prepared, line, said):
+    with pytest.raises(NisbenchError, match=rf"ratings\.dat:4: .*{said}"):
+        prepared({"ml-1m/ratings.dat": DAT + line})
+
+
 def test_dat_ratings_become_instances(prepared):
     labels, ids, vocabulary = prepared({"ml-1m/ratings.dat": DAT})
     assert labels == [5, 3, 1]
@@ -268,6 +279,25 @@ def test_the_split_depends_on_its_seed_alone():
     one, again, other = (split.at_random(1000, s) for s in settings)
     assert (one == again).all()
     assert (one != other).any()
+
+
+def test_leave_one_out_by_hand():
+    users = np.array([0, 1, 0, 0, 1, 2, 2, 0, 2])
+    times = np.array([5, 1, 9, 7, 2, 4, 4, 9, 3])  # of the same time, the later in the file is the later
+    assert split.leave_one_out(users, times).tolist() == [0, 0, 1, 0, 0, 1, 2, 2, 0]
+    with pytest.raises(NisbenchError, match="no user has the three"):
+        split.leave_one_out(np.array([0, 0, 1]), np.array([1, 2, 3]))
+
+
+def test_each_user_s_last_movie_is_for_test(tmp_path, config):
+    rows = [(7, 10, 30), (3, 20, 5), (7, 20, 10), (3, 10, 4), (7, 30, 20), (3, 30, 6)]
+    text = "".join(f"{user}::{movie}::5::{time}\n" for user, movie, time in rows)
+    settings = config.params.datasets["movielens_1m_topk"]
+    movielens.run(settings, zipped(tmp_path, {"ml-1m/ratings.dat": text}), tmp_path / "i", tmp_path / "v")
+    targets = {part: tmp_path / part for part in split.PARTS}
+    split.run(settings.split, tmp_path / "i", targets)
+    found = {part: instances.read(path, torch.device("cpu")).ids.tolist() for part, path in targets.items()}
+    assert found == {"train": [[1, 3], [0, 2]], "validation": [[0, 3], [1, 4]], "test": [[1, 2], [0, 4]]}
 
 
 def test_too_few_instances_to_split_is_an_error():

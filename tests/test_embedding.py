@@ -46,6 +46,29 @@ def test_sums_are_those_of_each_and_so_are_their_gradients(rows, weighted):
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("width", [3, 9])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_layer_computed_per_row_is_the_layer_on_gathered_embeddings(width, weighted):
+    generator = torch.Generator().manual_seed(1)
+    sizes = (1, 4, 2)
+    ids = torch.stack([torch.randint(n, (10,), generator=generator) for n in sizes], 1) + torch.tensor([0, 1, 5])
+    values = torch.rand(10, 3, generator=generator) if weighted else None
+    layer = embedding(torch.tensor([0, 0, 1, 1, 1, 2, 2]), torch.rand(3, width, generator=generator), soft=True)
+    layer.selection.requires_grad_()
+    weight = torch.randn(5, 3 * width, generator=generator, requires_grad=True)
+    bias = torch.randn(5, generator=generator, requires_grad=True)
+
+    def with_gradients(out):
+        return out, *torch.autograd.grad(out.sin().sum(), [weight, bias, layer.weight, layer.selection])
+
+    each = layer(ids.int(), values).each
+    expected = with_gradients(torch.nn.functional.linear(each.flatten(1), weight, bias))
+    for found, wanted in zip(
+        with_gradients(layer(ids.int(), values).linear(weight, bias, sizes)), expected, strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_few_and_many_ids_are_scaled_alike():
     """A small table is scaled as a whole, a large one where it is read: the same values and gradients."""
     block, selection = torch.tensor([0, 1, 1, 2, 2, 2]), torch.rand(3, 4).requires_grad_()

@@ -65,7 +65,18 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ('datasets: {movielens_1m: {url: "a\\0b"}}', "over.yaml:1: datasets.movielens_1m.url", "https address"),
         ("datasets: {movielens_1m: {split: {proportions: [8000000, 1, 1]}}}", "over.yaml:1", "less than or equal to 1000000"),
         ("models: {mlp: {hidden: [2x]}}", "over.yaml:1: models.mlp.hidden.0", "multiple of the dimension such as 2d, not '2x'"),
-        ("reference: {results: {movielens_20m: {gru: {}}}}", "over.yaml:1: reference.results.movielens_20m.gru", "'gru'"),
+        ("reference: {results: {movielens_20m: {64: {gru: {}}}}}", "over.yaml:1: reference.results.movielens_20m.64.gru", "'gru'"),
+        ("datasets: {movielens_1m_topk: {like: movielens}}", "over.yaml:1: datasets.movielens_1m_topk.like", "must name another entry"),
+        ("datasets: {movielens_1m: {like: movielens_1m_topk}}", "datasets.movielens_1m", "must name another entry"),
+        ("datasets: {movielens_1m: {task: topkk}}", "over.yaml:1: datasets.movielens_1m.task", "did you mean 'topk'"),
+        ("datasets: {criteo: {task: rating}}", "over.yaml:1: datasets.criteo.task", "criteo serve only: ctr"),
+        ("datasets: {movielens_20m: {task: topk}}", "params/datasets.yaml", "must be leave_one_out for top-k"),
+        ("datasets: {movielens_20m: {split: leave_one_out}}", "over.yaml:1: datasets.movielens_20m.split", "for top-k, not for rating"),
+        ("datasets: {movielens_20m: {split: published}}", "over.yaml:1: datasets.movielens_20m.split", "cannot be published"),
+        ("datasets: {movielens_20m: {split: leave_1_out}}", "over.yaml:1: datasets.movielens_20m.split", "did you mean 'leave_one_out'"),
+        ("studies: {demo: {grids: {ctr: {overrides: {training: {x: 1}}}}}}", "over.yaml:1: training.x", "unknown key"),
+        ("studies: {demo: {grids: {topk: {overrides: {training: {base_dimension: 8}}}}}}", "params/studies/demo.yaml", "16 exceeds"),
+        ("reference: {results: {criteo: {64: {fm: {mde: {1: {acu: 0.5}}}}}}}", "over.yaml:1: reference.results.criteo.64.fm.mde.1.acu", "'auc'"),
         ("training: {batch_size: 1, batch_size: 2}", "over.yaml:1", "training.batch_size is repeated"),
         ("training: [1", "over.yaml:1", "not valid YAML"),
         ("training: &a {x: *a}", "over.yaml", "an alias that contains itself"),
@@ -127,6 +138,22 @@ def test_local_paths_are_relative_to_the_file_that_names_them(overlay, tmp_path)
     assert config.params.datasets["movielens_1m"].url == str(tmp_path / "here/ml.zip")
     config = overlay("studies: {movielens_1m: {overrides: {datasets: {movielens_1m: {url: ../ml.zip}}}}}")
     assert config.by_study["movielens_1m"].datasets["movielens_1m"].url == str(tmp_path.parent / "ml.zip")
+
+
+def test_an_entry_like_another_has_what_it_does_not_say_itself(overlay, tmp_path):
+    text = "datasets: {movielens_1m: {url: ml.zip, split: {seed: 7}}, again: {like: movielens_1m_topk, title: Again}}"
+    datasets = overlay(text).params.datasets
+    own, like, again = (datasets[name] for name in ("movielens_1m", "movielens_1m_topk", "again"))
+    assert own.split.seed == 7
+    assert own.url == like.url == again.url == str(tmp_path / "ml.zip")
+    assert (like.split, like.blocks.by, like.blocks.count, like.task) == ("leave_one_out", "count", 20, "topk")
+    assert again == like.model_copy(update={"title": "Again"})
+
+
+def test_a_grid_may_add_entries_of_its_own(overlay):
+    grid = "{datasets: [small], models: [mf], methods: {dnis: [1]}, overrides: {datasets: {small: {like: planted_ratings, users: 9}}}}"
+    text = f"studies: {{x: {{title: X, grids: {{g: {grid}}}, seeds: [1], tables: [table2]}}}}"
+    assert overlay(text).by_grid["x", "g"].datasets["small"].users == 9
 
 
 def test_1e_3_is_a_number(overlay):

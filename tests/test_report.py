@@ -86,6 +86,48 @@ def test_table_3_has_two_qualities_and_knows_which_way_each_is_better(study):
     assert "MovieLens" not in text
 
 
+def test_table_4_has_a_table_per_grid_and_way_of_ranking_with_the_paper_s_row_below(study):
+    found = study()
+    text, _ = tables.table4(found, summary(found))
+    headings = [line.strip("# ") for line in text.splitlines() if line.startswith("##")]
+    assert headings[:4] == [
+        "MovieLens-1M, implicit feedback, K = 16",
+        "Each test item among 99 sampled items (uniform)",
+        "Each test item among all items",
+        "MovieLens-1M, implicit feedback, K = 32",
+    ]
+    sampled = rows(text.split("###")[1])
+    assert sampled[0] == [
+        "Search method",
+        "#Params",
+        "R@1",
+        "R@5",
+        "R@10",
+        "MRR@5",
+        "MRR@10",
+        "NDCG@5",
+        "NDCG@10",
+        "Time cost",
+    ]
+    assert sampled[2][:3] == ["DNIS (CR = 2)", "50", "<u>20.00</u>"]
+    assert sampled[3] == ["*paper*", "390,000", "11.39", "35.79", "51.74", "19.82", "21.93", "23.77", "28.90", "-"]
+    assert sampled[4][:3] == ["DNIS (CR = 4)", "25", "**40.00**"]
+    full = rows(text.split("###")[2])
+    assert [row[0] for row in full[2:]] == ["DNIS (CR = 2)", "DNIS (CR = 4)"]  # the paper has no such figures
+
+
+def test_what_is_printed_alike_is_marked_alike(study):
+    found = study()
+    results = summary(found)
+    mse = (results["metric"] == "mse") & (results["model"] == "mf")
+    results.loc[mse & (results["method"] == "dnis"), "value"] = [0.50001, 0.50004, 0.8]
+    results.loc[mse & (results["method"] == "mde"), "value"] = 0.60004
+    text, _ = tables.table2(found, results)
+    body = {row[0]: row[1:] for row in rows(text.split("## Runs", maxsplit=1)[0])}
+    assert body["DNIS (unpruned)"][4] == body["DNIS (CR = 2)"][4] == "**0.5000**"
+    assert body["Random Search"][4] == body["MDE"][4] == "<u>0.6000</u>"
+
+
 def test_several_seeds_give_mean_and_deviation(study):
     found = study("studies: {paper: {seeds: [1, 2, 3]}}")
     text, table = tables.table2(found, summary(found))
@@ -136,7 +178,15 @@ def test_the_ids_that_dvc_depends_on_change_with_their_stage_only(config, tmp_pa
     listing.write(plan(ROOT, load(ROOT, [tmp_path / "over.yaml"])), tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.json"))
     differing = {str(f) for f in files if (tmp_path / "a" / f).read_text() != (tmp_path / "b" / f).read_text()}
-    sets = ("planted_ratings", "planted_ctr", "movielens_1m", "movielens_20m", "criteo")
+    sets = [
+        "planted_ratings",
+        "planted_ctr",
+        "planted_topk",
+        "movielens_1m",
+        "movielens_1m_topk",
+        "movielens_20m",
+        "criteo",
+    ]
     assert differing == {f"{stage}/{name}.json" for stage in ("search", "prune") for name in sets} | {
         f"report/{name}.json" for name in ("demo", "movielens_1m", "criteo", "paper")
     }

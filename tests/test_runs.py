@@ -28,8 +28,12 @@ def changed(tmp_path):
 
 
 def test_a_method_s_parameter_changes_its_search_and_prunings_only(changed):
-    dnis = [f"prune movielens_1m mf-dnis-seed1-cr{rate}" for rate in ("1", "2", "2.5")]
-    assert changed("methods: {dnis: {learning_rate: 0.02}}") == [*dnis, "search movielens_1m mf-dnis-seed1"]
+    models = ("mf", "mlp", "neumf")
+    expected = [f"search movielens_1m {model}-dnis-seed1" for model in models]
+    expected += [f"prune movielens_1m {model}-dnis-seed1-cr{rate}" for model in models for rate in ("1", "2", "2.5")]
+    expected += ["search movielens_1m_topk neumf_topk-dnis-seed1"]
+    expected += [f"prune movielens_1m_topk neumf_topk-dnis-seed1-cr{rate}" for rate in ("1", "2", "4")]
+    assert changed("methods: {dnis: {learning_rate: 0.02}}") == sorted(expected)
 
 
 def test_a_model_s_parameter_changes_that_model_only(changed):
@@ -40,13 +44,32 @@ def test_a_model_s_parameter_changes_that_model_only(changed):
 
 def test_a_compression_rate_more_is_one_pruning_more(changed):
     more = changed("studies: {movielens_1m: {grids: {rating: {methods: {mde: [1, 4]}}}}}")
-    assert more == ["prune movielens_1m mf-mde-seed1-cr4"]
+    assert more == [f"prune movielens_1m {model}-mde-seed1-cr4" for model in ("mf", "mlp", "neumf")]
 
 
 def test_the_split_s_seed_changes_all_but_download_and_preparation(changed):
     titles = changed("datasets: {movielens_1m: {split: {seed: 2}}}")
     assert {title.split()[0] for title in titles} == {"split", "block", "search", "prune"}
-    assert len([title for title in titles if title.startswith("search")]) == 4
+    assert len([title for title in titles if title.startswith("search")]) == 4 * 3
+    assert not [title for title in titles if "topk" in title]
+
+
+def test_a_task_s_parameter_changes_its_searches_only(changed):
+    titles = changed("tasks: {topk: {negatives: 5}}")
+    assert {title.split()[0] for title in titles} == {"search", "prune"}
+    assert all("movielens_1m_topk" in title for title in titles)
+
+
+def test_a_grid_s_overrides_hold_for_that_grid_alone(changed):
+    titles = changed("studies: {movielens_1m: {grids: {topk: {overrides: {training: {batch_size: 99}}}}}}")
+    assert titles
+    assert all("neumf_topk" in title for title in titles)
+
+
+def test_a_cell_in_two_grids_that_differ_is_two_cells(config):
+    cells = [cell for cell in plan(ROOT, config).study("paper").cells if cell.model == "neumf_topk"]
+    assert {(cell.grid, cell.settings.training.base_dimension) for cell in cells} == {("topk_16", 16), ("topk_32", 32)}
+    assert len({cell.prune.id for cell in cells}) == len(cells) == 4
 
 
 def test_blocks_change_nothing_before_them(changed):
@@ -99,7 +122,7 @@ def test_entries_of_equal_settings_are_different_runs(tmp_path):
     )
     study = plan(ROOT, load(ROOT, [path])).study("demo")
     searches = {cell.prune.needs["search"].folder for cell in study.cells}
-    assert len(searches) == len({cell.prune.needs["search"].id for cell in study.cells}) == 5 + 4
+    assert len(searches) == len({cell.prune.needs["search"].id for cell in study.cells}) == 5 + 4 + 4
     assert len({cell.prune.id for cell in study.cells}) == len(study.cells)
 
 
@@ -107,7 +130,11 @@ def test_a_data_set_twice_with_other_blocks(tmp_path):
     path = tmp_path / "over.yaml"
     text = (ROOT / "params" / "datasets.yaml").read_text()
     entry = text[text.index("  movielens_1m:") : text.index("  movielens_20m:")]
-    changed = entry.replace("movielens_1m:", "movielens_1m_l20:").replace("count: 10", "count: 20")
+    changed = (
+        entry[: entry.index("  movielens_1m_topk:")]
+        .replace("movielens_1m:", "movielens_1m_l20:")
+        .replace("count: 10", "count: 20")
+    )
     path.write_text(f"datasets:\n{changed}")
     assert plan(ROOT, load(ROOT, [path])).of_dataset("movielens_1m_l20", "block")
 

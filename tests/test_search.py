@@ -8,7 +8,7 @@ from nisbench.evaluation.rating import RatingPrediction
 from nisbench.models import recommender as recommenders
 from nisbench.params.settings import DNIS, MDE, GridSearch, MDEPair, RandomSearch
 from nisbench.search import dnis, grid, mde, random
-from nisbench.search.proposal import Blocks, prefix_selection
+from nisbench.search.proposal import Blocks, Proposal, prefix_selection
 
 BLOCKS = Blocks(sizes=np.array([2, 2, 4]), mass=np.array([0.64, 0.32, 0.04]))
 
@@ -69,6 +69,15 @@ def test_mde_keeps_its_budget_and_proposes_every_pair():
 
 def test_prefix_selection():
     assert prefix_selection(np.array([2, 0, 9]), 3).tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
+
+
+def test_equal_selections_are_the_same_trial():
+    one, again, other = (Proposal("x", prefix_selection(np.array(stair), 4)) for stair in ([4, 2], [9, 2], [4, 1]))
+    learned = Proposal("x", one.selection, lambda *_: None)
+    assert one.same_as(again)
+    assert not one.same_as(other)
+    assert not one.same_as(learned)
+    assert not learned.same_as(learned)
 
 
 RATING = RatingPrediction()
