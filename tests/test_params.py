@@ -57,6 +57,8 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("studies: {demo: {overrides: {studies: {}}}}", "over.yaml:1: studies.demo.overrides.studies", "cannot be"),
         ("training: {base_dimension: 8}", "params/methods.yaml", "64 exceeds training.base_dimension = 8 of the study criteo"),
         ("studies: {demo: {grids: {ctr: {models: [mf]}}}}", "params/studies/demo.yaml:", "planted_ctr is for the task ctr"),
+        ("methods: {grid_search: {dimensions: [4, 8, 4]}}", "methods.grid_search.dimensions", "4 is listed twice"),
+        ("studies: {demo: {overrides: {methods: {mde: {settings: [{base_dimension: 17, temperature: 0}]}}}}}", "over.yaml:1: methods.mde.settings", "a base_dimension of 17 exceeds training.base_dimension = 16"),
         ("studies: {movielens_1m: {tables: [table3]}}", "over.yaml:1: studies.movielens_1m.tables.0", "for the task ctr, which"),
         ("training: {device: !!bool foo}", "over.yaml:1", "not a valid value"),
         ('training: {device: "a\\ud800"}', "over.yaml:1", "not a valid value"),

@@ -46,7 +46,8 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name,
 
 _held: list[FileLock] = []
 
-ALL_CORES = os.cpu_count() or 1
+# Those that this process may use: a container or a cluster often allows fewer than there are.
+ALL_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> None:

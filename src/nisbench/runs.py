@@ -36,6 +36,13 @@ from nisbench.params.settings import (
 StepName = Literal["download", "prepare", "split", "block", "search", "prune"]
 STEPS: tuple[StepName, ...] = ("download", "prepare", "split", "block", "search", "prune")
 
+STAGES: dict[str, tuple[StepName, ...]] = {
+    "data": ("download", "prepare", "split", "block"),
+    "search": ("search",),
+    "prune": ("prune",),
+}
+"""DVC's stages per data set, and the steps in them."""
+
 ID_LENGTH = 12
 
 
@@ -237,6 +244,11 @@ class Plan:
             f"No study asks for a {name or 'step'} with the id {prefix!r}: the parameters or the code have changed since that id "
             "was planned. `nisbench plan STUDY` lists today's ids; a running snakemake must be started again."
         )
+
+    @property
+    def datasets(self) -> list[str]:
+        """All that there are, those in a study's or grid's overrides included."""
+        return list(dict.fromkeys(step.dataset for step in self.steps.values()))
 
     def of_dataset(self, dataset: str, *names: StepName) -> list[Step]:
         return [step for step in self.steps.values() if step.dataset == dataset and step.name in names]

@@ -1,11 +1,6 @@
 """Tables, and the targets: one per study, and for DVC one per data set and stage."""
 
-STAGES = {
-    "data": ("download", "prepare", "split", "block"),
-    "search": ("search",),
-    "prune": ("prune",),
-}
-
+from nisbench.runs import STAGES
 
 for _study in PLAN.studies.values():
 
@@ -16,10 +11,7 @@ for _study in PLAN.studies.values():
             [made_by(cell.prune, "run") for cell in _study.cells],
             [made_by(cell.prune.needs["search"], "run") for cell in _study.cells],
             [made_by(block, "features") for block in _study.blocks],
-            [
-                made_by(block.needs["prepare"], "instances")
-                for block in _study.blocks
-            ],
+            [made_by(block.needs["prepare"], "instances") for block in _study.blocks],
         output:
             _study.outputs(),
         log:
@@ -38,7 +30,7 @@ for _study in PLAN.studies.values():
             _study.outputs(),
 
 
-for _dataset in PLAN.config.params.datasets:
+for _dataset in PLAN.datasets:
     for _stage, _names in STAGES.items():
 
         rule:

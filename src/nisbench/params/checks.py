@@ -108,6 +108,7 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     yield from _twice(at, {("methods", method): rates for method, rates in grid.methods.items()})
     for method in grid.methods:
         yield from _too_large(method, params.methods[method], params.training.base_dimension, study)
+        yield from _twice(("methods", method), _tried(params.methods[method]))
     for i, dataset in enumerate(grid.datasets):
         for model in grid.models:
             task, tasks = params.task_of(dataset).kind, MODEL_TASKS[params.models[model].kind]
@@ -122,12 +123,24 @@ def _twice(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Prob
             yield (*at, *path), f"{item!r} is listed twice"
 
 
+def _tried(method: AnyMethod) -> dict[KeyPath, list[Any]]:
+    """What a method tries one by one: the same twice would be a trial for nothing."""
+    if method.kind == "grid":
+        return {("dimensions",): list(method.dimensions)}
+    if method.kind == "mde":
+        return {("settings",): [(pair.base_dimension, pair.temperature) for pair in method.settings]}
+    return {}
+
+
 def _too_large(name: str, method: AnyMethod, k: int, study: str) -> Iterator[Problem]:
     """Dimensions that do not fit into a table of `k` columns."""
     otherwise = f"; what is meant for one study only goes into its overrides (studies.{study}.overrides.methods.{name})"
     if method.kind == "grid" and max(method.dimensions) > k:
         text = f"{max(method.dimensions)} exceeds training.base_dimension = {k} of the study {study}{otherwise}"
         yield ("methods", name, "dimensions"), text
+    if method.kind == "mde" and (largest := max(pair.base_dimension for pair in method.settings)) > k:
+        text = f"a base_dimension of {largest} exceeds training.base_dimension = {k} of the study {study}{otherwise}"
+        yield ("methods", name, "settings"), text
     if method.kind in {"random", "mde"} and method.min_dimension >= k:
         text = f"{method.min_dimension} must be below training.base_dimension = {k} of the study {study}{otherwise}"
         yield ("methods", name, "min_dimension"), text

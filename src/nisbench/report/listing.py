@@ -9,7 +9,7 @@ from rich.table import Table
 
 from nisbench.files import write_json
 from nisbench.report.results import read_run
-from nisbench.runs import STEPS, Plan, Step, StepName, StudyPlan, hashed_form
+from nisbench.runs import STAGES, STEPS, Plan, Step, StudyPlan, hashed_form
 
 
 def done(step: Step) -> bool:
@@ -54,13 +54,8 @@ def show_step(step: Step) -> None:
 
 def write(plan: Plan, folder: Path) -> None:
     """Write ``<stage>/<data set>.json`` and ``report/<study>.json``: the ids that each DVC stage depends on."""
-    stages: dict[str, tuple[StepName, ...]] = {
-        "data": ("download", "prepare", "split", "block"),
-        "search": ("search",),
-        "prune": ("prune",),
-    }
-    for stage, names in stages.items():
-        for dataset in plan.config.params.datasets:
+    for stage, names in STAGES.items():
+        for dataset in plan.datasets:
             ids = [
                 f"{step.name} {step.label} {step.id}".replace("  ", " ") for step in plan.of_dataset(dataset, *names)
             ]

@@ -287,4 +287,5 @@ def _runs(plan: StudyPlan, cells: list[Cell]) -> str:
 
 def _markdown(rows: list[list[Any]], heads: list[str]) -> str:
     align = ["left"] + ["right"] * (len(heads) - 1)
+    rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=align)
