@@ -107,8 +107,9 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
         (tensors["embedding.weight"] * selection[tensors["embedding.block"].long()]).numpy()
     )
     validation = instances.read(data["validation"], CPU)
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
     fields = parquet.field_sizes(data["validation"])
-    served = pruning.with_scheme(settings.model, tensors, tuple(about["widths"]), whole, fields)
+    served = pruning.Result(whole.to_dense(), own, settings.model, tuple(about["widths"]), fields).served(whole)
     known = {part: data[part] for part in ("train", "validation")}
     loss = tasks.build(TASKS[task], known, CPU).validation_loss(served, validation)
     assert loss == pytest.approx(min(losses), rel=1e-5)

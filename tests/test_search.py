@@ -1,14 +1,21 @@
 """The methods' selections against hand-made ones, and DNIS's step against a dense re-computation."""
 
+import copy
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
+from nisbench.data.instances import Instances
+from nisbench.evaluation.ctr import ClickThroughRate
 from nisbench.evaluation.rating import RatingPrediction
 from nisbench.models import recommender as recommenders
-from nisbench.params.settings import DNIS, MDE, GridSearch, MDEPair, RandomSearch
-from nisbench.search import dnis, grid, mde, random
+from nisbench.params.loading import load
+from nisbench.params.settings import MDE, GridSearch, MDEPair, RandomSearch
+from nisbench.search import dnis, grid, mde, nis, random
 from nisbench.search.proposal import Blocks, Proposal, prefix_selection
+from tests.conftest import ROOT
 
 BLOCKS = Blocks(sizes=np.array([2, 2, 4]), mass=np.array([0.64, 0.32, 0.04]))
 
@@ -28,14 +35,14 @@ def test_blocks_know_their_sizes_and_mass():
 
 
 def test_grid_search_gives_every_block_the_same_dimension():
-    settings = GridSearch(kind="grid", title="", dimensions=[2, 5])
+    settings = GridSearch(kind="grid", title="", prune_by="scaled", rounds=0, dimensions=[2, 5])
     proposals = grid.propose(settings, BLOCKS, 8, seed=1)
     assert dimensions(proposals) == [[2, 2, 2], [5, 5, 5]]
     assert all(is_prefix(proposal.selection) for proposal in proposals)
 
 
 def test_random_search_descends_within_its_bounds():
-    settings = RandomSearch(kind="random", title="", trials=50, min_dimension=4)
+    settings = RandomSearch(kind="random", title="", prune_by="scaled", rounds=0, trials=50, min_dimension=4)
     proposals = random.propose(settings, BLOCKS, 64, seed=1)
     stairs = np.array(dimensions(proposals))
     assert stairs.shape == (50, 3)
@@ -60,7 +67,7 @@ def test_mde_by_hand():
 
 def test_mde_keeps_its_budget_and_proposes_every_pair():
     pairs = [MDEPair(base_dimension=b, temperature=t) for b in (8, 16) for t in (0.1, 0.5, 0.9)]
-    settings = MDE(kind="mde", title="", min_dimension=0, settings=pairs)
+    settings = MDE(kind="mde", title="", prune_by="scaled", rounds=0, min_dimension=0, settings=pairs)
     found = dimensions(mde.propose(settings, BLOCKS, 64, seed=1))
     assert len(found) == 6
     for pair, stair in zip(pairs, found, strict=True):
@@ -96,7 +103,7 @@ def soft(mf):
 
 
 def settings(**update):
-    return DNIS(kind="dnis", title="", learning_rate=0.01, gradient_epsilon=1e-7).model_copy(update=update)
+    return load(ROOT, overlays=[]).params.methods["dnis"].model_copy(update=update)
 
 
 def test_equation_8():
@@ -107,7 +114,7 @@ def test_equation_8():
 
 
 def test_alpha_s_gradient_equals_a_dense_recomputation(soft, ratings):
-    found = dnis.alpha_gradient(soft, RATING, ratings)
+    found = dnis.first_order(soft, RATING, ratings)
     alpha = soft.embedding.selection.double().requires_grad_()
     embeddings = soft.embedding.weight.detach().double() * alpha[soft.embedding.block.long()]
     user, item = (torch.nn.functional.one_hot(ids.long(), 30).double() @ embeddings for ids in ratings.ids.T)
@@ -117,7 +124,7 @@ def test_alpha_s_gradient_equals_a_dense_recomputation(soft, ratings):
 
 
 def test_alpha_s_gradient_equals_finite_differences(soft, ratings):
-    found = dnis.alpha_gradient(soft, RATING, ratings)
+    found = dnis.first_order(soft, RATING, ratings)
     soft.double()
     step = 1e-6
     for place in [(0, 0), (1, 3), (2, 4)]:
@@ -129,12 +136,13 @@ def test_alpha_s_gradient_equals_finite_differences(soft, ratings):
         assert found[place].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-4)
 
 
-def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft, ratings):
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft, ratings, order):
     weights = {name: tensor.clone() for name, tensor in soft.named_parameters()}
     before = soft.embedding.selection.clone()
-    learner = dnis.AlphaLearner(soft, RATING, settings(learning_rate=0.3))
+    learner = dnis.AlphaLearner(soft, RATING, settings(learning_rate=0.3, order=order), 0.1)
     for _ in range(10):
-        learner.step(soft, ratings)
+        learner.step(soft, ratings[250:], ratings[:250])
     assert all(torch.equal(tensor, weights[name]) for name, tensor in soft.named_parameters())
     assert all(parameter.grad is None for parameter in soft.parameters())
     alpha = soft.embedding.selection
@@ -146,13 +154,149 @@ def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft,
 
 def test_the_first_step_of_alpha_is_adam_s_on_the_normalised_gradient(soft, ratings):
     before = soft.embedding.selection.clone()
-    gradient = dnis.normalised(dnis.alpha_gradient(soft, RATING, ratings), 1e-7)
-    dnis.AlphaLearner(soft, RATING, settings()).step(soft, ratings)
+    gradient = dnis.normalised(dnis.first_order(soft, RATING, ratings), 1e-7)
+    dnis.AlphaLearner(soft, RATING, settings(), 0.1).step(soft, ratings, ratings)
     expected = (before - 0.01 * gradient / (gradient.abs() + 1e-8)).clamp(0, 1)
     torch.testing.assert_close(soft.embedding.selection, expected)
+
+
+def test_a_step_of_alpha_by_sgd_with_an_l1_penalty_and_a_plain_gradient(soft, ratings):
+    before = soft.embedding.selection.clone()
+    gradient = dnis.first_order(soft, RATING, ratings)
+    plain = settings(optimizer="sgd", learning_rate=0.1, normalise=False, l1=0.03)
+    dnis.AlphaLearner(soft, RATING, plain, 0.1).step(soft, ratings, ratings)
+    torch.testing.assert_close(soft.embedding.selection, (before - 0.1 * (gradient + 0.03)).clamp(0, 1))
+
+
+@pytest.mark.parametrize("model", ["mf", "mlp", "neumf", "neumf_topk", "fm", "wide_deep", "deepfm"])
+def test_second_order_equals_finite_differences(config, model):
+    """Of L_val after a step of descent on L_train, in double precision; first order does not."""
+    settings = config.params.models[model]
+    clicks = settings.kind in ("fm", "wide_deep", "deepfm")
+    task, sizes = (ClickThroughRate(), (12, 8, 1)) if clicks else (RATING, (12, 8))
+    generator = torch.Generator().manual_seed(1)
+
+    def batch(n):
+        within = torch.stack([torch.randint(size, (n,), generator=generator) for size in sizes], 1)
+        labels = torch.rand(n, generator=generator, dtype=torch.float64).round()
+        values = torch.rand(n, 3, generator=generator, dtype=torch.float64) if clicks else None
+        return Instances((within + torch.tensor([0, 12, 20])[: len(sizes)]).int(), labels, values)
+
+    block, xi = torch.arange(sum(sizes)) % 4, 0.1
+    recommender = recommenders.build(
+        settings, block=block, selection=torch.rand(4, 3, generator=generator), soft=True, embedding_std=0.5,
+        field_sizes=sizes, prior=0.0, seed=1,
+    ).double()  # fmt: skip
+    for parameter in recommender.model.parameters():
+        parameter.data.normal_(0, 0.3, generator=generator)
+    training, validation = batch(40), batch(30)
+
+    def loss_after_a_step(change):
+        moved = copy.deepcopy(recommender)
+        moved.embedding.selection += change
+        parameters = list(moved.parameters())
+        gradients = torch.autograd.grad(task.loss(moved(training), training.labels), parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.sub_(xi * gradient)
+            return task.loss(moved(validation), validation.labels).item()
+
+    step, expected = 1e-5, torch.zeros_like(recommender.embedding.selection)
+    for place in itertools.product(*map(range, expected.shape)):
+        change = torch.zeros_like(expected)
+        change[place] = step
+        expected[place] = (loss_after_a_step(change) - loss_after_a_step(-change)) / (2 * step)
+    found = dnis.second_order(recommender, task, validation, training, xi)
+    assert (found - expected).norm() < 1e-6 * expected.norm()
+    assert (dnis.first_order(recommender, task, validation) - expected).norm() > 1e-3 * expected.norm()
+
+
+def test_a_frozen_network_trains_embeddings_and_first_order_weights_only(config, ratings):
+    built = recommenders.build(
+        config.params.models["deepfm"], block=torch.zeros(30), selection=torch.ones(1, 4), soft=True, embedding_std=0.5,
+        field_sizes=(20, 10), prior=0.0, seed=1,
+    )  # fmt: skip
+    dnis.AlphaLearner(built, RATING, settings(freeze_network=True), 0.1)
+    learned = [name for name, parameter in built.named_parameters() if parameter.requires_grad]
+    assert learned == ["embedding.weight", "model.first_order.weight"]
+    dnis.AlphaLearner(built, RATING, settings(freeze_network=True, order=2), 0.1).step(built, ratings, ratings)
 
 
 def test_dnis_starts_from_ones():
     (proposal,) = dnis.propose(settings(), BLOCKS, 7, seed=1)
     assert torch.equal(proposal.selection, torch.ones(3, 7))
     assert proposal.learner is not None
+
+
+# --- NIS ------------------------------------------------------------------------------------------------------
+
+
+def space(config, choice, budget=0.5, k=6):
+    settings = config.params.methods["nis_se"].model_copy(
+        update={"choice": choice, "budget": budget, "column_blocks": 3}
+    )
+    return nis.Space(settings, BLOCKS, k)
+
+
+def test_single_size_gives_the_first_rows_the_first_columns(config):
+    found = space(config, "single")
+    assert found.logits == (1, 1 + 3 * 3)
+    selections = found.selections(torch.arange(10)[:, None])
+    assert selections[0].sum() == 0
+    shapes = {(int(s.any(1).sum()), int(s.any(0).sum())) for s in selections[1:]}
+    assert shapes == set(itertools.product((1, 2, 3), (2, 4, 6)))
+    for selection in selections[1:]:
+        rows, columns = selection.any(1).sum(), selection.any(0).sum()
+        assert selection[:rows, :columns].all()
+        assert selection.sum() == rows * columns
+
+
+def test_multi_size_chooses_the_rows_of_each_column_block(config):
+    found = space(config, "multi")
+    assert found.logits == (3, 1 + 3)
+    (selection,) = found.selections(torch.tensor([[3, 0, 2]]))
+    assert selection.tolist() == [[1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0]]
+    assert found.cost(selection[None]).item() == 2 * BLOCKS.sizes.sum() + 2 * BLOCKS.sizes[:2].sum()
+
+
+@pytest.mark.parametrize("choice", ["single", "multi"])
+@pytest.mark.parametrize("budget", [0.1, 0.5, 1.0])
+def test_the_likeliest_choice_within_the_budget_is_found(config, choice, budget):
+    found = space(config, choice, budget)
+    decisions, options = found.logits
+    every = torch.tensor(list(itertools.product(range(options), repeat=decisions)))
+    costs = found.cost(found.selections(every))
+    for seed in range(5):
+        logits = torch.randn(found.logits, generator=torch.Generator().manual_seed(seed))
+        scores = logits.log_softmax(1).gather(1, every.T).sum(0).masked_fill(costs > found.budget, -torch.inf)
+        assert found.likeliest(logits).tolist() == every[scores.argmax()].tolist()
+
+
+@pytest.mark.parametrize("choice", ["single", "multi"])
+def test_the_controller_finds_what_pays(config, mf, ratings, choice):
+    """A task in which the loss is what the selection lacks: within the budget, the controller comes to fill it."""
+    settings = config.params.methods["nis_se"].model_copy(
+        update={"choice": choice, "column_blocks": 3, "learning_rate": 0.1, "penalty": 10.0}
+    )
+    the_space = nis.Space(settings, BLOCKS, 6)
+    built = recommenders.build(
+        mf, block=torch.arange(30) % 3, selection=torch.ones(3, 6), soft=True, embedding_std=0.5, field_sizes=(20, 10),
+        prior=0.0, seed=1,
+    )  # fmt: skip
+
+    class Missing:
+        def loss(self, _predictions, _labels):
+            return 1 - built.embedding.selection.mean()
+
+    controller = nis.Controller(built, Missing(), settings, the_space, seed=1)
+    for _ in range(600):
+        controller.step(built, ratings, ratings)
+    controller.settle(built)
+    chosen = built.embedding.selection
+    cost = the_space.cost(chosen[None]).item()
+    assert cost <= the_space.budget
+    every = the_space.selections(
+        torch.tensor(list(itertools.product(range(the_space.logits[1]), repeat=the_space.logits[0])))
+    )
+    best = max(s.mean().item() for s in every if the_space.cost(s[None]).item() <= the_space.budget)
+    assert chosen.mean().item() >= 0.85 * best

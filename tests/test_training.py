@@ -10,10 +10,11 @@ from nisbench.errors import NisbenchError
 from nisbench.evaluation.rating import RatingPrediction
 from nisbench.files import whole_file
 from nisbench.models import recommender as recommenders
-from nisbench.params.settings import DNIS
+from nisbench.params.loading import load
 from nisbench.search.dnis import AlphaLearner
 from nisbench.training.checkpoints import load_tensors
 from nisbench.training.trainer import shuffled, snapshot, train
+from tests.conftest import ROOT
 
 RATING = RatingPrediction()
 
@@ -45,7 +46,8 @@ def build(mf, *, soft=False, prior=3.0):
 
 
 def learner_for(recommender):
-    return AlphaLearner(recommender, RATING, DNIS(kind="dnis", title="", learning_rate=0.05, gradient_epsilon=1e-7))
+    settings = load(ROOT, overlays=[]).params.methods["dnis"].model_copy(update={"learning_rate": 0.05})
+    return AlphaLearner(recommender, RATING, settings, 0.02)
 
 
 def test_mf_is_mean_plus_biases_plus_inner_product(mf, ratings):
@@ -181,12 +183,16 @@ def test_a_damaged_weight_file_is_named(tmp_path):
 def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, parts):
     """Algorithm 1: weights on a training batch, then the selection on a validation batch."""
     training, validation = parts
-    seen, weights = [], []
+    seen, trained, weights = [], [], []
 
     class Recorder:
-        def step(self, recommender, batch):
-            seen.append(batch.labels)
+        def step(self, recommender, validation, training):
+            seen.append(validation.labels)
+            trained.append(training.labels)
             weights.append(recommender.embedding.weight.detach().clone())
+
+        def settle(self, recommender):
+            pass
 
         def state(self):
             return {}
@@ -198,6 +204,7 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
     before = recommender.embedding.weight.detach().clone()
     train(recommender, *parts, RATING, settings.model_copy(update={"max_epochs": 1}), seed=1, learner=Recorder())
     assert len(seen) == -(-len(training) // settings.batch_size)
+    assert sorted(torch.cat(trained).tolist()) == sorted(training.labels.tolist())
     assert set(torch.cat(seen).tolist()) == set(validation.labels.tolist())
     steps = [before, *weights]
     assert all(not torch.equal(one, two) for one, two in itertools.pairwise(steps))

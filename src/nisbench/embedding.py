@@ -57,9 +57,14 @@ class Embeddings:
     no embedding is gathered: far fewer operations, and far less memory to move.
     """
 
-    def __init__(self, ids: Tensor, values: Tensor | None, table: Tensor, scales: Tensor | None = None) -> None:
-        """Rows of `table` (N, width) for `ids` (B, M), times `values` (B, M) and `scales` (B, M, width) where given."""
-        self.ids, self.values, self.table, self.scales = ids, values, table, scales
+    def __init__(
+        self, ids: Tensor, values: Tensor | None, table: Tensor, scales: Tensor | None = None, twice: bool = False
+    ) -> None:
+        """Rows of `table` (N, width) for `ids` (B, M), times `values` (B, M) and `scales` (B, M, width) where given.
+
+        `twice` says that gradients of gradients will be asked for, which summing rows where they lie does not have.
+        """
+        self.ids, self.values, self.table, self.scales, self.twice = ids, values, table, scales, twice
 
     @cached_property
     def each(self) -> Tensor:
@@ -90,7 +95,7 @@ class Embeddings:
 
     def _repetitive(self, times: int) -> bool:
         """Whether the batch has at least so many times as many ids as the table has rows, and no scales of its own."""
-        return self.scales is None and self.ids.numel() >= times * len(self.table)
+        return self.scales is None and not self.twice and self.ids.numel() >= times * len(self.table)
 
     def _summed(self, table: Tensor) -> Tensor:
         """The sums over an instance's features of their rows in `table` (N, w), times their values: (B, w)."""

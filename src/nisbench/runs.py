@@ -27,6 +27,7 @@ from nisbench.params.settings import (
     AnySplit,
     AnyTask,
     Archive,
+    FirstOrderModel,
     Params,
     Settings,
     Study,
@@ -78,7 +79,12 @@ class SearchSettings(Settings):
 class PruneSettings(Settings):
     task: AnyTask
     model: AnyModel
+    prune_by: Literal["scaled", "weights", "random"]
+    rounds: int
     compression_rate: float
+    seed: int
+    training: Training | None
+    """Of what is left, after each round."""
     device: Annotated[str, Field(exclude=True)]
 
 
@@ -332,10 +338,15 @@ def download_step(name: str, dataset: Archive) -> Step:
 
 
 def search_step(block: Step, model: str, method: str, seed: int, params: Params) -> Step:
+    searched = params.methods[method]
+    if searched.kind == "no_embeddings":  # a control that stands in for any model
+        network: AnyModel = FirstOrderModel(kind="first_order", title="", biases=searched.biases)
+    else:
+        network = params.models[model]
     settings = SearchSettings(
         task=params.task_of(block.dataset),
-        model=params.models[model],
-        method=params.methods[method],
+        model=network,
+        method=searched,
         training=params.training,
         seed=seed,
     )
@@ -358,10 +369,16 @@ def search_step(block: Step, model: str, method: str, seed: int, params: Params)
 
 def prune_step(search: Step, rate: float, params: Params) -> Step:
     assert isinstance(search.settings, SearchSettings)
+    method = search.settings.method
+    rounds = method.rounds if rate > 1 else 0
     settings = PruneSettings(
         task=search.settings.task,
         model=search.settings.model,
+        prune_by=method.prune_by,
+        rounds=rounds,
         compression_rate=rate,
+        seed=search.settings.seed,
+        training=search.settings.training if rounds else None,
         device=params.training.device,
     )
     return Step(

@@ -5,7 +5,15 @@ from typing import Literal, get_args
 import numpy as np
 
 Stream = Literal[
-    "embedding", "model", "training batches", "validation batches", "method", "training examples", "validation examples"
+    "embedding",
+    "model",
+    "training batches",
+    "validation batches",
+    "method",
+    "training examples",
+    "validation examples",
+    "pruning",
+    "controller",
 ]
 _NUMBERS = {name: number for number, name in enumerate(get_args(Stream))}  # a new one goes last
 

@@ -274,9 +274,18 @@ class DeepFM(Model):
     hidden: Layers
 
 
-AnyModel = Annotated[MF | MLP | NeuMF | FM | WideDeep | DeepFM, Field(discriminator="kind")]
+class FirstOrderModel(Model):
+    """A model without embeddings."""
+
+    kind: Literal["first_order"]
+    biases: bool
+    """Add one learned number per feature to what is predicted for all alike."""
+
+
+AnyModel = Annotated[FirstOrderModel | MF | MLP | NeuMF | FM | WideDeep | DeepFM, Field(discriminator="kind")]
 
 MODEL_TASKS: dict[str, tuple[TaskKind, ...]] = {
+    "first_order": ("rating", "ctr", "topk"),
     "mf": ("rating", "topk"),
     "mlp": ("rating", "topk"),
     "neumf": ("rating", "topk"),
@@ -290,16 +299,25 @@ MODEL_TASKS: dict[str, tuple[TaskKind, ...]] = {
 # --- search methods -------------------------------------------------------------------------------------------
 
 
-class GridSearch(Settings):
-    kind: Literal["grid"]
+class Method(Settings):
+    """What all methods have."""
+
     title: Annotated[str, UNHASHED]
+    """The name that tables show."""
+    prune_by: Literal["scaled", "weights", "random"]
+    """Which weights go first: the least in magnitude with the selection multiplied into them (Eq. 9), or without it; or any."""
+    rounds: Annotated[int, Field(ge=0)]
+    """Prune in so many rounds, at rates that rise geometrically, and train what is left after each; 0 = once, without training."""
+
+
+class GridSearch(Method):
+    kind: Literal["grid"]
     dimensions: Annotated[list[PositiveInt], Field(min_length=1)]
     """One trial for each: this many dimensions for every feature."""
 
 
-class RandomSearch(Settings):
+class RandomSearch(Method):
     kind: Literal["random"]
-    title: Annotated[str, UNHASHED]
     trials: PositiveInt
     min_dimension: PositiveInt
     """No block gets fewer dimensions."""
@@ -312,25 +330,80 @@ class MDEPair(Settings):
     """Power of a block's popularity; 0 = uniform dimensions, 1 = proportional to popularity."""
 
 
-class MDE(Settings):
+class MDE(Method):
     kind: Literal["mde"]
-    title: Annotated[str, UNHASHED]
     min_dimension: Annotated[int, Field(ge=0)]
     """No block gets fewer dimensions."""
     settings: Annotated[list[MDEPair], Field(min_length=1)]
     """One trial for each."""
 
 
-class DNIS(Settings):
+class DNIS(Method):
     kind: Literal["dnis"]
-    title: Annotated[str, UNHASHED]
+    blocks: Literal["frequency", "shuffled"]
+    """The features' blocks, or, as a control, blocks of the same sizes to which features are assigned at random."""
+    order: Literal[1, 2]
+    """2: alpha's gradient also accounts for how alpha moves the weights (the second term of Eq. 7); 1: it does not (xi = 0)."""
+    optimizer: Literal["adam", "sgd"]
+    """Of the soft selection alpha."""
     learning_rate: PositiveFloat
-    """Of Adam, for the soft selection alpha."""
+    """Of that optimizer."""
+    normalise: bool
+    """Divide each row of alpha's gradient by its mean absolute value (Eq. 8)."""
     gradient_epsilon: PositiveFloat
     """Keeps Eq. 8 from dividing by zero."""
+    l1: Annotated[float, Field(ge=0)]
+    """L1 penalty: added to alpha's gradient, after Eq. 8."""
+    warm_start_epochs: Annotated[int, Field(ge=0)]
+    """Epochs of ordinary training, with alpha = 1, before the search begins."""
+    freeze_network: bool
+    """Train embeddings and first-order weights only, once the search begins."""
 
 
-AnyMethod = Annotated[GridSearch | RandomSearch | MDE | DNIS, Field(discriminator="kind")]
+class NIS(Method):
+    kind: Literal["nis"]
+    choice: Literal["single", "multi"]
+    """One size for the first row blocks and nothing for the rest (NIS-SE), or a share of rows for each column block (NIS-ME)."""
+    budget: Annotated[float, Field(gt=0, le=1)]
+    """Share of the full table's weights that the result may have at most."""
+    column_blocks: PositiveInt
+    """Into so many the columns are cut; the rows are cut as the data set's blocks."""
+    learning_rate: PositiveFloat
+    """Of Adam, for the controller's logits."""
+    penalty: Annotated[float, Field(ge=0)]
+    """Taken from the reward, minus the validation batch's loss, for each budget that a choice costs beyond the one it has."""
+    baseline_decay: Annotated[float, Field(ge=0, lt=1)]
+    """Of the running mean of rewards that a reward is compared with."""
+    warm_start_epochs: Annotated[int, Field(ge=0)]
+    """Epochs of training with everything on, at most, before the controller begins."""
+
+
+class FullTable(Method):
+    """All dimensions for all features: what is searched is left to pruning."""
+
+    kind: Literal["full"]
+
+
+class NoEmbeddings(Method):
+    """A control without embeddings, in the place of any model."""
+
+    kind: Literal["no_embeddings"]
+    biases: bool
+    """Add first-order weights to what is predicted for all alike."""
+
+
+class UniformTuned(Method):
+    """A control: one dimension for all features, chosen on validation together with the L2 penalty of its training."""
+
+    kind: Literal["uniform_tuned"]
+    dimensions: Annotated[list[PositiveInt], Field(min_length=1)]
+    l2: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    """One trial for each pair of a dimension and one of these, which stands in for training.l2."""
+
+
+AnyMethod = Annotated[
+    GridSearch | RandomSearch | MDE | NIS | DNIS | FullTable | UniformTuned | NoEmbeddings, Field(discriminator="kind")
+]
 
 
 # --- training -------------------------------------------------------------------------------------------------
@@ -343,6 +416,10 @@ class Training(Settings):
     """Standard deviation of the initial embedding weights; xavier = sqrt(2 / (features + K))."""
     learning_rate: PositiveFloat
     """Of Adam, for embeddings and model."""
+    learning_rate_drop: Annotated[float, Field(gt=0, le=1)]
+    """By this it is multiplied after every epoch without a lower validation loss; 1 = never dropped."""
+    l2: Annotated[float, Field(ge=0)]
+    """L2 penalty: this times a weight is added to its gradient, for embeddings and model."""
     batch_size: PositiveInt
     max_epochs: PositiveInt
     patience: PositiveInt

@@ -1,14 +1,17 @@
 """Differentiable neural input search (paper, section 2.4): the selection is learned by gradient descent.
 
-First order: after each step of the weights on a training batch, one step of the soft selection alpha descends the loss
-of a validation batch, with the weights held fixed (Algorithm 1 with xi = 0).
+After each step of the weights on a training batch, one step of the soft selection alpha descends the loss of a validation batch
+(Algorithm 1). First order holds the weights fixed for it. Second order lets them follow alpha by one step of descent.
 """
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from nisbench.data.instances import Instances
+from nisbench.embedding import Embeddings
 from nisbench.evaluation.tasks import Task
+from nisbench.models.layers import FirstOrder
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import DNIS
 from nisbench.search.proposal import Blocks, Proposal
@@ -17,25 +20,43 @@ from nisbench.search.proposal import Blocks, Proposal
 def propose(settings: DNIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
     """A single trial, from alpha = 1 everywhere."""
 
-    def learner(recommender: Recommender, task: Task) -> AlphaLearner:
-        return AlphaLearner(recommender, task, settings)
+    def learner(recommender: Recommender, task: Task, learning_rate: float) -> AlphaLearner:
+        return AlphaLearner(recommender, task, settings, learning_rate)
 
-    return [Proposal("soft selection", torch.ones(len(blocks), k), learner)]
+    warm_start = settings.warm_start_epochs
+    return [Proposal("soft selection", torch.ones(len(blocks), k), learner, warm_start_epochs=warm_start)]
 
 
 class AlphaLearner:
-    """Learns alpha in [0, 1]: by Adam, on gradients normalised row by row."""
+    """Learns alpha in [0, 1]."""
 
-    def __init__(self, recommender: Recommender, task: Task, settings: DNIS) -> None:
-        self.task = task
+    def __init__(self, recommender: Recommender, task: Task, settings: DNIS, learning_rate: float) -> None:
+        """`learning_rate` is that of the weights, the xi of Eq. 7."""
+        self.task, self.settings, self.xi = task, settings, learning_rate
         self.alpha = recommender.embedding.selection
-        self.epsilon = settings.gradient_epsilon
-        self.optimizer = torch.optim.Adam([self.alpha], settings.learning_rate, fused=True)
+        self.optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adam":
+            self.optimizer = torch.optim.Adam([self.alpha], settings.learning_rate, fused=True)
+        else:
+            self.optimizer = torch.optim.SGD([self.alpha], settings.learning_rate, fused=True)
+        if settings.freeze_network:
+            recommender.model.requires_grad_(False)
+            for module in recommender.model.modules():
+                module.requires_grad_(isinstance(module, FirstOrder))
 
-    def step(self, recommender: Recommender, batch: Instances) -> None:
-        self.alpha.grad = normalised(alpha_gradient(recommender, self.task, batch), self.epsilon)
+    def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:
+        if self.settings.order == 1:
+            gradient = first_order(recommender, self.task, validation)
+        else:
+            gradient = second_order(recommender, self.task, validation, training, self.xi)
+        if self.settings.normalise:
+            gradient = normalised(gradient, self.settings.gradient_epsilon)
+        self.alpha.grad = gradient + self.settings.l1  # alpha >= 0: the slope of its absolute value is 1
         self.optimizer.step()
         self.alpha.clamp_(0, 1)
+
+    def settle(self, recommender: Recommender) -> None:
+        """Alpha is what it is."""
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.optimizer.state_dict()["state"].get(0, {}))
@@ -46,13 +67,44 @@ class AlphaLearner:
         self.optimizer.load_state_dict(whole)
 
 
-def alpha_gradient(recommender: Recommender, task: Task, batch: Instances) -> Tensor:
+def first_order(recommender: Recommender, task: Task, batch: Instances) -> Tensor:
     """Gradient (L, K) of the batch's loss by alpha alone; no gradient of the weights is computed."""
     alpha = recommender.embedding.selection.requires_grad_()
     try:
         (gradient,) = torch.autograd.grad(task.loss(recommender(batch), batch.labels), alpha)
     finally:
         alpha.requires_grad_(False)
+    return gradient
+
+
+def second_order(recommender: Recommender, task: Task, validation: Instances, training: Instances, xi: float) -> Tensor:
+    """Gradient (L, K) by alpha of L_val(Theta - xi * grad L_train(Theta, alpha), alpha): Eq. 7, exact, by differentiating twice.
+
+    (The printed Eq. 7 ends in a gradient by alpha; its dimensions want the one by Theta'.) Only embeddings of features that
+    are in both batches can carry the second term, and only they are differentiated: the cost goes with the batch, not with N.
+    """
+    embedding, model = recommender.embedding, recommender.model
+    rows, places = torch.unique(torch.cat([training.ids, validation.ids]), return_inverse=True)
+    in_training, in_validation = places[: len(training)], places[len(training) :]
+    weights = embedding.weight.detach()[rows].requires_grad_()
+    block = embedding.block[rows]
+    alpha = embedding.selection.detach().requires_grad_()
+    theta = {name: p.detach().requires_grad_(p.requires_grad) for name, p in model.named_parameters()}
+    learned = {name: p for name, p in theta.items() if p.requires_grad}
+
+    def loss(batch: Instances, at: Tensor, weights: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        table = weights * torch.nn.functional.embedding(block, alpha)
+        each = Embeddings(at, batch.values, table, twice=True)
+        return task.loss(functional_call(model, parameters, (each, batch.ids, batch.values)), batch.labels)
+
+    by_weights, *by_theta = torch.autograd.grad(
+        loss(training, in_training, weights, theta),
+        [weights, *learned.values()],
+        create_graph=True,
+        materialize_grads=True,
+    )
+    stepped = theta | {name: p - xi * g for (name, p), g in zip(learned.items(), by_theta, strict=True)}
+    (gradient,) = torch.autograd.grad(loss(validation, in_validation, weights - xi * by_weights, stepped), alpha)
     return gradient
 
 

@@ -37,11 +37,19 @@ class Proposal:
     name: str
     selection: Tensor
     """(L, K) float32."""
-    learner: Callable[[Recommender, Task], SelectionLearner] | None = None
+    learner: Callable[[Recommender, Task, float], SelectionLearner] | None = None
+    """Made from the recommender, the task, and the learning rate of the weights."""
+    warm_start_epochs: int = 0
+    """Epochs of training, at most, before the learner begins."""
+    then: "Callable[[Tensor], Proposal] | None" = None
+    """Given the selection (L, K) that this trial ends with, the one to train anew; only the latter is a result."""
+    l2: float | None = None
+    """Stands in for training.l2, where given."""
 
     def same_as(self, other: "Proposal") -> bool:
         """Whether training under the one is training under the other."""
-        return self.learner is other.learner is None and torch.equal(self.selection, other.selection)
+        fixed = self.learner is other.learner is None
+        return fixed and self.l2 == other.l2 and torch.equal(self.selection, other.selection)
 
 
 def prefix_selection(dimensions: np.ndarray, k: int) -> Tensor:

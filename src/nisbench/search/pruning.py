@@ -1,26 +1,34 @@
-"""Fine-grained pruning (paper, section 2.5): drop the smallest merged weights, derive the scheme, measure on test.
+"""Fine-grained pruning (paper, section 2.5): drop the smallest weights, derive the scheme, measure on test.
 
 A compression rate of 1 prunes nothing: this step is where every method's chosen model meets the test instances, once.
 """
 
 import io
+import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
+from torch import Tensor
 
+from nisbench.console import log
 from nisbench.data import instances, parquet
 from nisbench.embedding import DimensionScheme, SelectedEmbedding, merged
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import tasks
+from nisbench.evaluation.tasks import Task
 from nisbench.files import read_json, write_json
 from nisbench.machine import provenance
 from nisbench.models.recommender import Recommender, Shape, build_model
 from nisbench.params.settings import AnyModel
 from nisbench.runs import PruneSettings
-from nisbench.training.checkpoints import load_tensors
+from nisbench.seeds import derived
+from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.training.trainer import snapshot, train
 
 
 def run(
@@ -34,17 +42,30 @@ def run(
 ) -> None:
     """Prune a search's result; leave ``scheme.safetensors`` and ``run.json``, headed by `about`, in `folder`.
 
-    `parts` are the files of train, validation and test, of which some tasks must know all.
+    `parts` are the files of train, validation and test. Train and validation are read to train what is left, and by tasks that
+    must know all.
     """
     tensors, about_weights = load_tensors(weights_file)
-    search = read_json(search_file)
-    embeddings = merged(*(tensors[f"embedding.{name}"] for name in ("weight", "selection", "block"))).numpy()
-    pruned, threshold = prune(embeddings, search["weights"], settings.compression_rate)
-    scheme = DimensionScheme.from_dense(pruned)
+    search, started = read_json(search_file), time.perf_counter()
+    task = tasks.build(settings.task, parts, device)
+    result = Result(
+        embeddings=merged(*(tensors[f"embedding.{name}"] for name in ("weight", "selection", "block"))).numpy(),
+        model={name: tensor for name, tensor in tensors.items() if name.startswith("model.")},
+        settings=settings.model,
+        widths=tuple(about_weights["widths"]),
+        field_sizes=parquet.field_sizes(parts["test"]),
+    )
+    rounds: list[dict[str, Any]] = []
+    if settings.rounds:
+        known = {part: parts[part] for part in ("train", "validation")}
+        result, threshold, rounds = in_rounds(settings, result, search["weights"], known, folder / "rounds", device)
+    else:
+        magnitude = importance(settings, result.embeddings, tensors["embedding.weight"].numpy())
+        pruned, threshold = prune(result.embeddings, magnitude, search["weights"], settings.compression_rate)
+        result = result.with_embeddings(pruned)
+    scheme = DimensionScheme.from_dense(result.embeddings)
     test = instances.read(parts["test"], device)
-    widths, fields = tuple(about_weights["widths"]), parquet.field_sizes(parts["test"])
-    recommender = with_scheme(settings.model, tensors, widths, scheme, fields).to(device)
-    metrics = tasks.build(settings.task, parts, device).evaluate(recommender, test)
+    metrics = task.evaluate(result.served(scheme).to(device), test)
     scheme.save(folder / "scheme.safetensors")
     write_json(
         folder / "run.json",
@@ -54,16 +75,69 @@ def run(
             "weights": search["weights"],
             "nonzeros": len(scheme.values),
             "threshold": threshold,
-            **sizes(pruned),
+            **sizes(result.embeddings),
             "features": {"count": len(scheme.sizes()), "without_dimensions": int((scheme.sizes() == 0).sum())},
             "test_instances": len(test),
+            "rounds": rounds,
+            "seconds": sum(each["seconds"] for each in rounds) or time.perf_counter() - started,
             "machine": provenance(device),
         },
     )
+    shutil.rmtree(folder / "rounds", ignore_errors=True)
 
 
-def prune(embeddings: np.ndarray, weights: int, compression_rate: float) -> tuple[np.ndarray, float]:
-    """Eq. 9 on the merged embeddings E~ (N, K): keep the largest ``weights / compression_rate`` by magnitude.
+@dataclass(frozen=True)
+class Result:
+    """A trained model in the state that pruning leaves it in."""
+
+    embeddings: np.ndarray
+    """E~, (N, width)."""
+    model: dict[str, Tensor]
+    """The weights of all else."""
+    settings: AnyModel
+    widths: tuple[int, ...]
+    field_sizes: tuple[int, ...]
+
+    def with_embeddings(self, embeddings: np.ndarray) -> "Result":
+        return Result(embeddings, self.model, self.settings, self.widths, self.field_sizes)
+
+    def served(self, scheme: DimensionScheme) -> Recommender:
+        """The recommender whose embeddings are a scheme's."""
+        n = len(self.embeddings)
+        return self._recommender(
+            SelectedEmbedding(torch.zeros(n), torch.ones(1, scheme.k), torch.from_numpy(scheme.to_dense()))
+        )
+
+    def trainable(self) -> Recommender:
+        """A recommender in which weights that are 0 stay 0: each feature is a block, its dimensions those that it has left."""
+        weight = torch.from_numpy(self.embeddings)
+        return self._recommender(SelectedEmbedding(torch.arange(len(weight)), weight.ne(0).float(), weight))
+
+    def _recommender(self, embedding: SelectedEmbedding) -> Recommender:
+        shape = Shape(self.field_sizes, self.widths, 0.0)
+        recommender = Recommender(embedding, build_model(self.settings, shape), self.widths)
+        own = {f"embedding.{name}": tensor for name, tensor in embedding.state_dict().items()}
+        recommender.load_state_dict(own | self.model)
+        return recommender
+
+
+# --- which weights go -----------------------------------------------------------------------------------------
+
+
+def importance(settings: PruneSettings, embeddings: np.ndarray, unscaled: np.ndarray) -> np.ndarray:
+    """By how much each weight matters, (N, width): the least goes first, and what is 0 in E~ does not exist."""
+    if settings.prune_by == "random":
+        generator = np.random.default_rng(derived(settings.seed, "pruning"))
+        values = 1 - generator.random(embeddings.shape, dtype=np.float32)  # above 0
+    else:
+        values = np.abs(embeddings if settings.prune_by == "scaled" else unscaled)
+    return np.where(embeddings == 0, np.float32(0), values)
+
+
+def prune(
+    embeddings: np.ndarray, magnitude: np.ndarray, weights: int, compression_rate: float
+) -> tuple[np.ndarray, float]:
+    """Eq. 9 on the merged embeddings E~ (N, width): keep ``weights / compression_rate`` of them, those of largest `magnitude`.
 
     `weights` is the number of weights that exist before pruning. Returns the pruned matrix and the threshold epsilon:
     weights of smaller magnitude became 0. (The paper's Eq. 9 prints E in place of E~.)
@@ -71,13 +145,59 @@ def prune(embeddings: np.ndarray, weights: int, compression_rate: float) -> tupl
     if compression_rate < 1:
         raise NisbenchError(f"a compression rate must be at least 1, not {compression_rate}")
     keep = int(weights / compression_rate)
-    magnitude = np.abs(embeddings)
     if compression_rate == 1 or np.count_nonzero(embeddings) <= keep:
         return embeddings, 0.0
     if keep == 0:
         return np.zeros_like(embeddings), float(np.nextafter(magnitude.max(), np.float32(np.inf)))
     threshold = np.partition(magnitude, magnitude.size - keep, axis=None)[magnitude.size - keep]
     return np.where(magnitude < threshold, np.float32(0), embeddings), float(threshold)
+
+
+def in_rounds(
+    settings: PruneSettings, result: Result, weights: int, known: dict[str, Path], folder: Path, device: torch.device
+) -> tuple[Result, float, list[dict[str, Any]]]:
+    """Prune a part, train what is left, and again (Han et al. 2015, arXiv 1506.02626), down to the compression rate.
+
+    Rates rise geometrically. Validation stops each training and chooses its epoch. A round that was finished is not done again.
+    Returns the result, the last threshold, and what is to know of each round.
+    """
+    assert settings.training is not None
+    task: Task = tasks.build(settings.task, known, device)
+    training, validation = (instances.read(path, device) for path in known.values())
+    done: list[dict[str, Any]] = []
+    for number in range(1, settings.rounds + 1):
+        file, rate = folder / f"{number}.safetensors", settings.compression_rate ** (number / settings.rounds)
+        if file.exists():
+            tensors, about = load_tensors(file)
+        else:
+            magnitude = importance(settings, result.embeddings, result.embeddings)
+            pruned, threshold = prune(result.embeddings, magnitude, weights, rate)
+            recommender = result.with_embeddings(pruned).trainable().to(device)
+            progress = train(
+                recommender, training, validation, task, settings.training, settings.seed,
+                checkpoint=folder / f"{number}.{device.type}-checkpoint.safetensors",
+                title=f"round {number} of {settings.rounds}, compression rate {rate:.4g}",
+            )  # fmt: skip
+            tensors = snapshot(recommender)
+            about = {
+                "compression_rate": rate,
+                "threshold": threshold,
+                "validation_loss": progress.best_loss,
+                "epochs": progress.epoch,
+                "seconds": progress.seconds,
+            }
+            save_tensors(file, tensors, about)
+        embeddings = (tensors["embedding.weight"] * tensors["embedding.selection"]).cpu().numpy()
+        if np.count_nonzero(embeddings) > int(weights / rate):
+            raise NisbenchError(f"round {number}: weights that were pruned came back; this is an error in nisbench")
+        model = {name: tensor.cpu() for name, tensor in tensors.items() if name.startswith("model.")}
+        result = Result(embeddings, model, result.settings, result.widths, result.field_sizes)
+        log.info("round %d of %d: validation loss %.5f", number, settings.rounds, about["validation_loss"])
+        done.append(about)
+    return result, done[-1]["threshold"], done
+
+
+# --- what is left ---------------------------------------------------------------------------------------------
 
 
 def sizes(embeddings: np.ndarray) -> dict[str, float]:
@@ -94,19 +214,3 @@ def sizes(embeddings: np.ndarray) -> dict[str, float]:
         "csr_bytes": csr.indptr.nbytes + csr.indices.nbytes + csr.data.nbytes,
         "size_mib": file.getbuffer().nbytes / 2**20,
     }
-
-
-def with_scheme(
-    model: AnyModel,
-    tensors: dict[str, torch.Tensor],
-    widths: tuple[int, ...],
-    scheme: DimensionScheme,
-    field_sizes: tuple[int, ...],
-) -> Recommender:
-    """The recommender of a search's weight file, its embeddings replaced by a scheme's; `widths` are its parts'."""
-    n = len(scheme.sizes())
-    embedding = SelectedEmbedding(torch.zeros(n), torch.ones(1, scheme.k), torch.from_numpy(scheme.to_dense()))
-    recommender = Recommender(embedding, build_model(model, Shape(field_sizes, widths, 0.0)), widths)
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    recommender.load_state_dict({f"embedding.{name}": tensor for name, tensor in embedding.state_dict().items()} | own)
-    return recommender

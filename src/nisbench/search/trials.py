@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +59,8 @@ def run(
     """Run a search's trials; leave ``run.json``, headed by `about`, and the best's ``weights.safetensors`` in `folder`."""
     features = read_table(features_file, ["block", "frequency"])
     block = features["block"].to_numpy()
+    if settings.method.kind == "dnis" and settings.method.blocks == "shuffled":
+        block = np.random.default_rng(derived(settings.seed, "method")).permutation(block)
     search = Search(
         settings=settings,
         task=tasks.build(settings.task, {"train": train_file, "validation": validation_file}, device),
@@ -69,25 +72,28 @@ def run(
         folder=folder / "trials",
         device=device,
     )
-    proposals = search.proposals()
+    proposals, best = search.proposals(), None
     trials: list[Trial] = []
-    best = 0
-    for index, proposal in enumerate(proposals):
+    for index, proposal in enumerate(proposals):  # which may grow on the way
         twin = next((i for i in range(index) if proposals[i].same_as(proposal)), None)
         if twin is not None:  # the same selection, seed and data make the same model
             trial = replace(trials[twin], name=f"{proposal.name} (as trial {twin + 1})", seconds=0.0)
         else:
-            trial = search.saved_trial(index) or search.trial(index, proposal)
+            trial = search.saved_trial(index, proposals) or search.trial(index, proposal)
         log.info(
             "trial %d of %d: %s: validation loss %.5f, %s",
             index + 1, len(proposals), trial.name, trial.validation_loss, duration(trial.seconds),
         )  # fmt: skip
         trials.append(trial)
-        if trial.validation_loss < trials[best].validation_loss:
-            search.weights_file(best).unlink(missing_ok=True)
+        if proposal.then:
+            proposals.append(proposal.then(search.ended_with(index)))
+        elif best is None or trial.validation_loss < trials[best].validation_loss:
+            if best is not None:
+                search.weights_file(best).unlink(missing_ok=True)
             best = index
-        elif index != best:
+        else:
             search.weights_file(index).unlink(missing_ok=True)
+    assert best is not None
     log.info("best: %s", trials[best].name)
 
     save_tensors(folder / "weights.safetensors", *load_tensors(search.weights_file(best)))
@@ -131,13 +137,21 @@ class Search:
     def weights_file(self, index: int) -> Path:
         return self.folder / f"{index}.safetensors"
 
-    def saved_trial(self, index: int) -> Trial | None:
+    def saved_trial(self, index: int, proposals: list[Proposal]) -> Trial | None:
         """The trial as an interrupted search saved it, unless it may be needed and its weights are gone."""
         saved = {int(path.stem): trial for path in self.folder.glob("*.json") if (trial := _read_trial(path))}
         if index not in saved:
             return None
-        best = min(saved, key=lambda i: (saved[i].validation_loss, i))
-        return None if index == best and not self.weights_file(index).exists() else saved[index]
+        results = [i for i in saved if i >= len(proposals) or not proposals[i].then]
+        best = min(results, key=lambda i: (saved[i].validation_loss, i), default=None)
+        needed = index == best or proposals[index].then
+        return None if needed and not self.weights_file(index).exists() else saved[index]
+
+    def ended_with(self, index: int) -> Tensor:
+        """The selection (L, K) that a trial ended with, which all parts of its embeddings share."""
+        tensors, about = load_tensors(self.weights_file(index))
+        multiple = recommenders.parts_of(self.settings.model)[0]
+        return tensors["embedding.selection"][:, : about["widths"][0] : multiple]
 
     def trial(self, index: int, proposal: Proposal) -> Trial:
         """Train under one selection, save its weights and then its result."""
@@ -151,17 +165,19 @@ class Search:
             prior=self.task.prior(self.training),
             seed=self.settings.seed,
         ).to(self.device)
-        checkpoint = self.folder / f"{index}.{self.device.type}-checkpoint.safetensors"  # to go on on the same kind
+        settings = self.settings.training
+        if proposal.l2 is not None:
+            settings = settings.model_copy(update={"l2": proposal.l2})
+        warm, main = (  # to go on from, on the same kind of device
+            self.folder / f"{index}.{self.device.type}-{phase}.safetensors" for phase in ("warm-start", "checkpoint")
+        )
+        data, seed, before = (self.training, self.validation, self.task), self.settings.seed, None
+        if proposal.warm_start_epochs and not main.exists():
+            few = settings.model_copy(update={"max_epochs": proposal.warm_start_epochs})
+            before = train(recommender, *data, few, seed, checkpoint=warm, title=f"{proposal.name}, warm start")
+        learner = proposal.learner(recommender, self.task, settings.learning_rate) if proposal.learner else None
         progress = train(
-            recommender,
-            self.training,
-            self.validation,
-            self.task,
-            self.settings.training,
-            self.settings.seed,
-            learner=proposal.learner(recommender, self.task) if proposal.learner else None,
-            checkpoint=checkpoint,
-            title=proposal.name,
+            recommender, *data, settings, seed, learner=learner, before=before, checkpoint=main, title=proposal.name
         )
         dimensions = proposal.selection.ne(0).sum(1).numpy() * sum(recommenders.parts_of(self.settings.model))
         trial = Trial(
@@ -175,7 +191,8 @@ class Search:
         )
         save_tensors(self.weights_file(index), snapshot(recommender), {"widths": recommender.widths})
         write_json(self.result_file(index), asdict(trial))
-        checkpoint.unlink(missing_ok=True)
+        for checkpoint in (warm, main):
+            checkpoint.unlink(missing_ok=True)
         return trial
 
 

@@ -11,8 +11,11 @@ from nisbench.models.recommender import Recommender
 class SelectionLearner(Protocol):
     """A method that changes the selection while the weights train, on validation batches."""
 
-    def step(self, recommender: Recommender, batch: Instances) -> None:
-        """One update of ``recommender.embedding.selection`` after an update of the weights."""
+    def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:
+        """One update of ``recommender.embedding.selection`` on a batch of each, after an update of the weights on the latter."""
+
+    def settle(self, recommender: Recommender) -> None:
+        """Put the selection to what the search would end with now: for the epoch's validation, and to be kept."""
 
     def state(self) -> dict[str, Tensor]:
         """All that the next step depends on, beside the selection itself."""

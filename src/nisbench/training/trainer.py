@@ -32,6 +32,7 @@ SILENCE = 15  # seconds after which a running trial says how far it is
 class Progress:
     """How far a trial is: what a checkpoint keeps beside the tensors."""
 
+    learning_rate: float
     epoch: int = 0
     """Epochs done."""
     best_epoch: int = 0
@@ -49,16 +50,22 @@ def train(
     settings: Training,
     seed: int,
     learner: SelectionLearner | None = None,
+    before: Progress | None = None,
     checkpoint: Path | None = None,
     title: str = "trial",
 ) -> Progress:
     """Train until the validation loss has not fallen for ``patience`` epochs, and keep the best epoch's weights.
 
+    `before` is the progress of an earlier phase, from whose weights this one goes on: its epochs count, its losses do not.
     With a `checkpoint` path, the state is saved there from time to time, and taken up from there if it exists: the
     result is the same as without the interruption.
     """
-    optimizer = torch.optim.Adam(recommender.parameters(), settings.learning_rate, fused=True)
-    progress = Progress()
+    learned = [parameter for parameter in recommender.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learned, settings.learning_rate, weight_decay=settings.l2, fused=True)
+    progress = Progress(settings.learning_rate)
+    if before:
+        progress.epoch = progress.best_epoch = before.epoch
+        progress.seconds, progress.losses = before.seconds, list(before.losses)
     best = snapshot(recommender)
     loaded = load_checkpoint(checkpoint, recommender, optimizer, learner) if checkpoint else None
     if loaded:
@@ -68,14 +75,20 @@ def train(
     already = progress.seconds
 
     while progress.epoch < settings.max_epochs and progress.epoch - progress.best_epoch < settings.patience:
+        for group in optimizer.param_groups:
+            group["lr"] = progress.learning_rate
         batches = Batches(training, validation, settings.batch_size, (seed, progress.epoch))
         run_epoch(recommender, batches, task, optimizer, learner)
+        if learner:
+            learner.settle(recommender)
         loss = task.validation_loss(recommender, validation)
         progress.epoch += 1
         progress.losses.append(loss)
         if loss < progress.best_loss:
             progress.best_epoch, progress.best_loss = progress.epoch, loss
             best = snapshot(recommender)
+        else:
+            progress.learning_rate *= settings.learning_rate_drop
         now = time.perf_counter()
         progress.seconds = already + now - started
         if not math.isfinite(loss):
@@ -123,7 +136,7 @@ def run_epoch(
         torch.autograd.backward(task.loss(recommender(batch), batch.labels))
         optimizer.step()
         if learner:
-            learner.step(recommender, validation[selection_order[start : start + size]])
+            learner.step(recommender, validation[selection_order[start : start + size]], batch)
 
 
 def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:

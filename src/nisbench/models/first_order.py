@@ -1,0 +1,33 @@
+"""What needs no embeddings: a constant, and a weight per feature."""
+
+import torch
+from torch import Tensor, nn
+
+from nisbench.embedding import Embeddings
+from nisbench.models.layers import FirstOrder
+from nisbench.models.recommender import Shape
+from nisbench.params.settings import FirstOrderModel
+
+
+class FirstOrderOnly(nn.Module):
+    """Prediction = what is predicted for all alike + first-order weights."""
+
+    prior: Tensor
+
+    def __init__(self, settings: FirstOrderModel, shape: Shape) -> None:
+        super().__init__()
+        self.register_buffer("prior", torch.tensor(shape.prior))
+        self.first_order = FirstOrder(shape.features) if settings.biases else None
+
+    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
+        """(B, M) ids -> (B,) predictions."""
+        if self.first_order is None:
+            return (
+                self.prior.expand(len(ids)) + 0 * embeddings.table.sum()
+            )  # so that training finds a gradient, of zeros
+        prediction: Tensor = self.prior + self.first_order(ids, values)
+        return prediction
+
+
+def build(settings: FirstOrderModel, shape: Shape) -> nn.Module:
+    return FirstOrderOnly(settings, shape)

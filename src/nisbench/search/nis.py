@@ -1,0 +1,150 @@
+"""Neural input search by policy gradient (Joglekar et al. 2020, arXiv 1907.04471): NIS-SE and NIS-ME.
+
+The table is cut into row blocks (the features' blocks, by frequency) and column blocks. *Single size* chooses how many of the
+first row blocks get how many of the first column blocks, and the rest get nothing. *Multi size* chooses for each column block how
+many of the first row blocks have it. A controller of bare logits samples a choice for every step of the weights and learns,
+from the loss of a validation batch under that choice, by REINFORCE with a baseline. A choice that exceeds the budget is
+penalised; in the end the likeliest choice within the budget is trained anew.
+
+Columns keep their places, so parts of different size need no projection to a common width (as in the comparison of MDE here).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nisbench.data.instances import Instances
+from nisbench.evaluation.tasks import Task
+from nisbench.models.recommender import Recommender
+from nisbench.params.settings import NIS
+from nisbench.search.proposal import Blocks, Proposal
+from nisbench.seeds import derived
+
+
+def propose(settings: NIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+    """A trial under the controller and, after it, one of what it chose."""
+    space = Space(settings, blocks, k)
+
+    def learner(recommender: Recommender, task: Task, _learning_rate: float) -> Controller:
+        return Controller(recommender, task, settings, space, seed)
+
+    def chosen(selection: Tensor) -> Proposal:
+        share = space.cost(selection[None]).item() / space.full
+        return Proposal(f"the controller's choice, {100 * share:.0f} % of the weights", selection)
+
+    everything = torch.ones(len(blocks), k)
+    return [Proposal("controller", everything, learner, warm_start_epochs=settings.warm_start_epochs, then=chosen)]
+
+
+class Space:
+    """The choices there are, and what they cost. A choice is a row of ints: one for single size, one per column block for multi."""
+
+    def __init__(self, settings: NIS, blocks: Blocks, k: int) -> None:
+        self.rows, self.columns = len(blocks), min(settings.column_blocks, k)
+        self.single = settings.choice == "single"
+        self.sizes = torch.as_tensor(blocks.sizes, dtype=torch.float32)
+        self.column_block = torch.arange(k) * self.columns // k
+        self.full = float(self.sizes.sum() * k)
+        self.budget = settings.budget * self.full
+
+    @property
+    def logits(self) -> tuple[int, int]:
+        """How many decisions a choice has, and how many options each."""
+        return (1, 1 + self.rows * self.columns) if self.single else (self.columns, 1 + self.rows)
+
+    def selections(self, choices: Tensor) -> Tensor:
+        """The selections (n, L, K) of choices (n, decisions)."""
+        row = torch.arange(self.rows, device=choices.device)[:, None]
+        column = self.column_block.to(choices.device)
+        if self.single:  # 0 = nothing; else 1 + (row blocks - 1) * column blocks + (column blocks - 1)
+            number = choices[:, :1, None]
+            rows, columns = (number + self.columns - 1) // self.columns, (number - 1) % self.columns + 1
+            return ((row < rows) & (column < columns)).float()
+        return (row < choices[:, column][:, None, :]).float()
+
+    def cost(self, selections: Tensor) -> Tensor:
+        """The weights that selections (n, L, K) let exist, of one part: (n,)."""
+        return selections.sum(2) @ self.sizes.to(selections.device)
+
+    def likeliest(self, logits: Tensor) -> Tensor:
+        """The choice (decisions,) of highest probability, of those within the budget; (decisions, options) logits on the CPU."""
+        scores = functional.log_softmax(logits.double(), 1)
+        if self.single:
+            options = torch.arange(scores.shape[1])[:, None]
+            affordable = self.cost(self.selections(options)) <= self.budget
+            return scores[0].masked_fill(~affordable, -torch.inf).argmax()[None]
+        per_row = torch.cat([torch.zeros(1), self.sizes.cumsum(0)])
+        # Choices so far that no other beats in both cost and probability: (cost, score, options taken).
+        front: list[tuple[float, float, tuple[int, ...]]] = [(0.0, 0.0, ())]
+        for decision, width in enumerate(torch.bincount(self.column_block).tolist()):
+            longer = [
+                (cost + width * per_row[option].item(), score + scores[decision, option].item(), (*taken, option))
+                for cost, score, taken in front
+                for option in range(scores.shape[1])
+            ]
+            front, best = [], -torch.inf
+            for candidate in sorted(longer, key=lambda item: (item[0], -item[1])):
+                if candidate[0] <= self.budget and candidate[1] > best:
+                    front.append(candidate)
+                    best = candidate[1]
+        return torch.tensor(front[-1][2])
+
+
+class Controller:
+    """Samples choices and learns which are worth it."""
+
+    def __init__(self, recommender: Recommender, task: Task, settings: NIS, space: Space, seed: int) -> None:
+        self.task, self.settings, self.space = task, settings, space
+        device = recommender.embedding.selection.device
+        self.logits = torch.zeros(space.logits, device=device)
+        self.optimizer = torch.optim.Adam([self.logits], settings.learning_rate, fused=True)
+        self.choice = torch.zeros(space.logits[0], dtype=torch.long, device=device)
+        self.baseline = torch.tensor(torch.nan, device=device)
+        self.generator = torch.Generator(device).manual_seed(derived(seed, "controller"))
+        k = len(space.column_block)
+        self.multiples = [width // k for width in recommender.widths]
+        self._sample(recommender)
+
+    def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:  # noqa: ARG002
+        selection = self.space.selections(self.choice[None])
+        with torch.no_grad():
+            loss = self.task.loss(recommender(validation), validation.labels)
+            excess = (self.space.cost(selection)[0] / self.space.budget - 1).clamp(min=0)
+            reward = -loss - self.settings.penalty * excess
+            self.baseline = torch.where(self.baseline.isnan(), reward, self.baseline)
+            # d log p(choice) / d logits, of a softmax
+            score = functional.one_hot(self.choice, self.logits.shape[1]) - self.logits.softmax(1)
+            self.logits.grad = -(reward - self.baseline) * score
+            decay = self.settings.baseline_decay
+            self.baseline = decay * self.baseline + (1 - decay) * reward
+        self.optimizer.step()
+        self._sample(recommender)
+
+    def settle(self, recommender: Recommender) -> None:
+        self.choice = self.space.likeliest(self.logits.cpu()).to(self.logits.device)
+        self._show(recommender, self.choice)
+
+    def state(self) -> dict[str, Tensor]:
+        kept = {"logits": self.logits, "choice": self.choice, "baseline": self.baseline}
+        adam = {f"adam.{name}": tensor for name, tensor in self.optimizer.state_dict()["state"].get(0, {}).items()}
+        return kept | adam | {"generator": self.generator.get_state()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.logits.copy_(state["logits"])
+        self.choice.copy_(state["choice"])
+        self.baseline.copy_(state["baseline"])
+        self.generator.set_state(state["generator"].cpu())
+        whole = self.optimizer.state_dict()
+        adam = {name.removeprefix("adam."): tensor for name, tensor in state.items() if name.startswith("adam.")}
+        whole["state"] = {0: adam} if adam else {}
+        self.optimizer.load_state_dict(whole)
+
+    def _sample(self, recommender: Recommender) -> None:
+        self.choice = torch.multinomial(self.logits.softmax(1), 1, generator=self.generator)[:, 0]
+        self._show(recommender, self.choice)
+
+    def _show(self, recommender: Recommender, choice: Tensor) -> None:
+        """Put a choice's selection into the recommender, in all its parts."""
+        selection = self.space.selections(choice[None])[0]
+        parts = [selection.repeat_interleave(multiple, 1) for multiple in self.multiples]
+        recommender.embedding.selection.copy_(torch.cat(parts, 1))
