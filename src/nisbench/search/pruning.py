@@ -4,6 +4,7 @@ A compression rate of 1 prunes nothing: this step is where every method's chosen
 """
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def run(
     widths, fields = tuple(about_weights["widths"]), parquet.field_sizes(parts["test"])
     recommender = with_scheme(settings.model, tensors, widths, scheme, fields).to(device)
     metrics = tasks.build(settings.task, parts, device).evaluate(recommender, test)
+    if not all(map(math.isfinite, metrics.values())):
+        raise NisbenchError(f"{weights_file}: this model's predictions are no numbers: {metrics}")
     scheme.save(folder / "scheme.safetensors")
     write_json(
         folder / "run.json",
