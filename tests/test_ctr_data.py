@@ -222,6 +222,13 @@ def test_a_file_that_is_not_the_published_one_is_told(prepared_x1, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x1.zip"]
 
 
+@pytest.mark.parametrize("header", ["", "label,C1\n", ",".join([*COLUMNS[:1], *reversed(COLUMNS[1:])]) + "\n"])
+def test_columns_in_another_order_are_told(prepared_x1, header):
+    rows = [csv([row_x1("1", "0.5", "7")])] * 2
+    with pytest.raises(NisbenchError, match=r"test\.csv:1: expected the header label,I1,\.\.\.,C26"):
+        prepared_x1([*rows, header + ",".join(row_x1("1", "0.5", "7")) + "\n"])
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

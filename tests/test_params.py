@@ -4,6 +4,7 @@ import pytest
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import OVERLAYS_VARIABLE, load
+from nisbench.runs import plan
 from tests.conftest import ROOT
 
 
@@ -55,7 +56,7 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("studies: {demo: {override: {}}}", "over.yaml:1: studies.demo.override", "did you mean 'overrides'"),
         ("studies: {demo: {overrides: {training: {x: 1}}}}", "over.yaml:1: training.x", "unknown key"),
         ("studies: {demo: {overrides: {studies: {}}}}", "over.yaml:1: studies.demo.overrides.studies", "cannot be"),
-        ("training: {base_dimension: 8}", "params/methods.yaml", "64 exceeds training.base_dimension = 8 of the study criteo"),
+        ("training: {base_dimension: 8}", "params/methods.yaml", "64 exceeds training.base_dimension = 8 in studies.criteo.grids.ctr"),
         ("studies: {demo: {grids: {ctr: {models: [mf]}}}}", "params/studies/demo.yaml:", "planted_ctr is for the task ctr"),
         ("methods: {grid_search: {dimensions: [4, 8, 4]}}", "methods.grid_search.dimensions", "4 is listed twice"),
         ("studies: {demo: {overrides: {methods: {mde: {settings: [{base_dimension: 17, temperature: 0}]}}}}}", "over.yaml:1: methods.mde.settings", "a base_dimension of 17 exceeds training.base_dimension = 16"),
@@ -69,8 +70,12 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("models: {mlp: {hidden: [2x]}}", "over.yaml:1: models.mlp.hidden.0", "multiple of the dimension such as 2d, not '2x'"),
         ("reference: {results: {movielens_20m: {64: {gru: {}}}}}", "over.yaml:1: reference.results.movielens_20m.64.gru", "'gru'"),
         ("datasets: {movielens_1m_topk: {like: movielens}}", "over.yaml:1: datasets.movielens_1m_topk.like", "must name another entry"),
-        ("datasets: {movielens_1m: {like: movielens_1m_topk}}", "datasets.movielens_1m", "must name another entry"),
+        ("datasets: {movielens_1m: {like: movielens_1m_topk}}", "datasets.movielens_1m", "is in turn like this one"),
         ("datasets: {movielens_1m: {task: topkk}}", "over.yaml:1: datasets.movielens_1m.task", "did you mean 'topk'"),
+        ("datasets: {movielens_1m: {split: {sed: 1}}}", "over.yaml:1: datasets.movielens_1m.split.sed", "did you mean 'seed'"),
+        ("datasets: {movielens_1m: {split: {seed: -1}}}", "over.yaml:1: datasets.movielens_1m.split.seed", "greater than or equal to 0"),
+        ("studies: {demo: {grids: {topk: {overrides: {datasets: {planted_topk: {task: nope}}}}}}}", "over.yaml:1: datasets.planted_topk.task", "unknown task 'nope'"),
+        ("datasets: {criteo_x1: {test: {path: train.csv}}}", "over.yaml:1: datasets.criteo_x1.test.path", "'train.csv' is listed twice"),
         ("datasets: {criteo: {task: rating}}", "over.yaml:1: datasets.criteo.task", "criteo serve only: ctr"),
         ("datasets: {movielens_20m: {task: topk}}", "params/datasets.yaml", "must be leave_one_out for top-k"),
         ("datasets: {movielens_20m: {split: leave_one_out}}", "over.yaml:1: datasets.movielens_20m.split", "for top-k, not for rating"),
@@ -155,7 +160,9 @@ def test_an_entry_like_another_has_what_it_does_not_say_itself(overlay, tmp_path
 def test_a_grid_may_add_entries_of_its_own(overlay):
     grid = "{datasets: [small], models: [mf], methods: {dnis: [1]}, overrides: {datasets: {small: {like: planted_ratings, users: 9}}}}"
     text = f"studies: {{x: {{title: X, grids: {{g: {grid}}}, seeds: [1], tables: [table2]}}}}"
-    assert overlay(text).by_grid["x", "g"].datasets["small"].users == 9
+    config = overlay(text)
+    assert config.by_grid["x", "g"].datasets["small"].users == 9
+    assert plan(ROOT, config).study("x").titles["g", "dataset small"] == "Planted ratings"
 
 
 def test_1e_3_is_a_number(overlay):

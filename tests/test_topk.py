@@ -12,6 +12,7 @@ from nisbench.data.instances import Instances
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import topk
 from nisbench.evaluation.topk import Taken, TopKRecommendation, metrics
+from nisbench.models import recommender as recommenders
 
 CPU = torch.device("cpu")
 PARTS = ("train", "validation", "test")
@@ -69,6 +70,28 @@ def test_others_are_uniform_over_what_a_user_did_not_take():
 def test_a_user_who_took_everything_is_told():
     with pytest.raises(NisbenchError, match="took all 2 items"):
         Taken(torch.tensor([[0, 0], [0, 1], [1, 1]]), 2, 2)
+
+
+def test_a_rating_of_any_height_is_a_positive(task_of):
+    data = Instances(torch.tensor([[0, 41], [1, 42]], dtype=torch.int32), torch.tensor([0.5, 5.0]))
+    for part in ("train", "validation"):
+        assert task_of().examples(part, data, 1).labels.tolist() == [1.0, 1.0] + [0.0] * 8
+
+
+def test_equal_items_are_equals_whatever_the_model(feedback, config):
+    """Nothing of an item's score may depend on where in a batch it is: without item embeddings all are the same."""
+    paths, _ = feedback
+    task = TopKRecommendation(config.params.tasks["topk"].model_copy(update={"candidates": 9}), paths, CPU)
+    test = instances.read(paths["test"], CPU)
+    for name, k in (("neumf_topk", 5), ("mlp", 24), ("mf", 7)):
+        built = recommenders.build(
+            config.params.models[name], block=torch.zeros(70), selection=torch.ones(1, k), embedding_std=0.5,
+            field_sizes=(40, 30), prior=0.0, seed=1,
+        )  # fmt: skip
+        built.embedding.weight.data[40:] = 0
+        found = task.evaluate(built, test)
+        assert found["recall@1"] == pytest.approx(1 / 10, abs=0.02)
+        assert found["recall@5"] == pytest.approx(5 / 10, abs=0.02)
 
 
 def test_training_sees_every_positive_and_new_negatives_each_epoch(feedback, task_of):

@@ -7,7 +7,7 @@ be made. The *plan* of a study is the graph of its steps.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -184,6 +184,8 @@ class StudyPlan:
     params: Params
     cells: tuple[Cell, ...]
     blocks: tuple[Step, ...]
+    titles: Mapping[tuple[str, str], str]
+    """Of data sets, models and methods, by the grid that sets them apart (or "") and "dataset NAME" and so on."""
 
     @property
     def study(self) -> Study:
@@ -203,7 +205,7 @@ class StudyPlan:
             "data": [step.id for step in self.blocks],
             "study": self.study.model_dump(mode="json"),
             "reference": self.params.reference.model_dump(mode="json"),
-            "titles": _titles(self.params, self.cells),
+            "titles": {" ".join(key): title for key, title in self.titles.items()},
             "code": code_version(("nisbench.report.tables",)),
         }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:ID_LENGTH]
@@ -281,10 +283,17 @@ def plan(root: Path, config: Config | None = None) -> Plan:
 def plan_study(name: str, config: Config) -> StudyPlan:
     study = config.by_study[name].studies[name]
     blocks: dict[str, Step] = {}
-    cells = {}
+    cells: dict[Any, Cell] = {}
+    titles: dict[tuple[str, str], str] = {}
     for key, grid in study.grids.items():
         params = config.by_grid[name, key]
         apart = key if grid.overrides or grid.title else ""
+        for names, entries, kind in (
+            (grid.datasets, params.datasets, "dataset"),
+            (grid.models, params.models, "model"),
+            (grid.methods, params.methods, "method"),
+        ):
+            titles |= {(apart, f"{kind} {entry}"): entries[entry].title for entry in names}
         block_of = {dataset: block_step(dataset, params.datasets[dataset]) for dataset in grid.datasets}
         blocks |= {step.id: step for step in block_of.values()}
         for dataset, model, method, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
@@ -292,7 +301,7 @@ def plan_study(name: str, config: Config) -> StudyPlan:
             for rate in grid.methods[method]:
                 cell = Cell(apart, dataset, model, method, rate, seed, prune_step(search, rate, params))
                 cells[apart, dataset, model, method, rate, seed] = cell  # grids may overlap
-    return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()))
+    return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()), titles)
 
 
 def block_step(name: str, dataset: AnyDataset) -> Step:
@@ -399,12 +408,3 @@ def prune_step(search: Step, rate: float, params: Params) -> Step:
 def rate_name(rate: float) -> str:
     """A compression rate as it stands in names: 2, 2.5, 1e06."""
     return f"{rate:.12g}".replace("+", "")
-
-
-def _titles(params: Params, cells: Iterable[Cell]) -> dict[str, str]:
-    titles = {}
-    for cell in cells:
-        titles[cell.dataset] = params.datasets[cell.dataset].title
-        titles[cell.model] = params.models[cell.model].title
-        titles[cell.method] = params.methods[cell.method].title
-    return titles

@@ -35,7 +35,10 @@ rule prune:
             PLAN.step(wildcards.id, "prune").needs["search"], "run", "weights"
         ),
         lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "prune").needs["split"], "test"
+            PLAN.step(wildcards.id, "prune").needs["split"],
+            "train",
+            "validation",
+            "test",
         ),
     output:
         "results/runs/{dataset}/prune/{label}-{id}/run.json",

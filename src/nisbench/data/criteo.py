@@ -191,10 +191,17 @@ def batches(log: Log, check: bool = False) -> Iterator[pa.Table]:
     kinds: dict[str, pa.DataType] = {"label": pa.int8()}
     kinds |= dict.fromkeys(SCALARS, pa.float64()) | dict.fromkeys(TOKENS, pa.dictionary(pa.int32(), pa.string()))
     digest = hashlib.md5(usedforsecurity=False)
-    with open_member(log.archive, log.member) as stream, _arrow_errors(log):
+    with open_member(log.archive, log.member) as opened, _arrow_errors(log):
+        if log.header:
+            first = opened.readline()
+            digest.update(first)
+            names = first.strip().decode(errors="replace").removeprefix("\ufeff")
+            if names.split(log.delimiter) != COLUMNS:
+                wanted = log.delimiter.join((*COLUMNS[:2], "...", COLUMNS[-1]))
+                raise NisbenchError(f"{log}:1: expected the header {wanted}, found {shown_bytes(names.encode())}")
         reader = pa.csv.open_csv(
-            Digested(stream, digest) if check and log.md5 else stream,
-            pa.csv.ReadOptions(column_names=COLUMNS, skip_rows=int(log.header), block_size=BLOCK_BYTES),
+            Digested(opened, digest) if check and log.md5 else opened,
+            pa.csv.ReadOptions(column_names=COLUMNS, block_size=BLOCK_BYTES),
             pa.csv.ParseOptions(delimiter=log.delimiter, quote_char=False),
             pa.csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
         )

@@ -1,7 +1,7 @@
-"""Implicit feedback generated from a known truth: which items each user takes, and in which order.
+"""Implicit feedback generated from a known truth: which items each user takes.
 
-A user takes items one after another, each with odds proportional to its popularity times exp(the inner product of their true
-embeddings, see `planted`), and none twice.
+They are drawn one after another, each with odds proportional to its popularity times exp(the inner product of its and the user's
+true embeddings, see `planted`), and none twice. Their times are a random order.
 """
 
 from pathlib import Path
@@ -28,7 +28,9 @@ def run(settings: PlantedTopK, archive: Path | None, instances_file: Path, vocab
     counts = instances_per_user(users, settings)
     popularity = np.empty(settings.items)
     popularity[items.by_rank] = np.diff(items.cumulated, prepend=0)
-    scale = settings.signal / np.std(users.embeddings @ items.embeddings.T)
+    # Mean square of all inner products, without making them.
+    spread = np.sqrt((users.embeddings.T @ users.embeddings * (items.embeddings.T @ items.embeddings)).sum())
+    scale = settings.signal * np.sqrt(settings.users * settings.items) / spread
     taken = []
     step = max(1, SCORES_AT_ONCE // settings.items)
     for start in range(0, settings.users, step):
@@ -38,7 +40,7 @@ def run(settings: PlantedTopK, archive: Path | None, instances_file: Path, vocab
         order = np.argsort(-(odds + generator.gumbel(size=odds.shape)), axis=1)
         taken += [row[:count] for row, count in zip(order, counts[start : start + step], strict=True)]
     item = np.concatenate(taken)
-    # Not in the order of drawing, which is one of falling preference: what a user takes last is no worse.
+    # The order of drawing is one of falling preference: what a user takes last would be what it likes least.
     times = np.concatenate([generator.permutation(count) for count in counts])
     columns = {
         "user": np.repeat(np.arange(settings.users), counts).astype(np.int32),

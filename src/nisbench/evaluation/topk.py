@@ -1,8 +1,8 @@
 """Top-k recommendation from implicit feedback: how high the item that a user takes next stands among others.
 
-Instances are positives: a user and an item it took. An epoch of training goes through all of them and, for each, some sampled
+Instances are positives, whatever their label: a user and an item it took. An epoch of training goes through all of them and, for each, some sampled
 items that the user did not take in train (He et al. 2017, section 3.4). To evaluate, each positive is ranked among items that
-the user has in none of the parts: a sample that is drawn once, and all of them. Ranking against a sample is what the paper
+the user has in none of the parts there are to know of: a sample that is drawn once, and all of them. Ranking against a sample is what the paper
 reports and overstates quality (Krichene & Rendle 2020); tables show both.
 """
 
@@ -58,7 +58,7 @@ class TopKRecommendation(Task):
         items = (self.in_train if part == "train" else self.in_any).others(users, generator)
         return Instances(
             torch.cat([data.ids, self._ids(users, items)]),
-            torch.cat([data.labels, data.labels.new_zeros(len(items))]),
+            torch.cat([torch.ones_like(data.labels), data.labels.new_zeros(len(items))]),
         )
 
     def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
@@ -75,14 +75,14 @@ class TopKRecommendation(Task):
 
     def _among_candidates(self, recommender: Recommender, data: Instances) -> dict[str, float]:
         assert len(data) == len(self.candidates)
-        positive = recommender.predict(data)[:, None]
-        users = self._pairs(data)[:, :1].expand_as(self.candidates)
-        others = self._scores(recommender, users, self.candidates)
-        if not (
-            positive.isfinite().all() and others.isfinite().all()
-        ):  # no comparison with NaN is true: all would rank first
+        users, positive = torch.split(self._pairs(data), 1, 1)
+        items = torch.cat(
+            [positive, self.candidates], 1
+        )  # scored in one go: equal embeddings must come to equal scores
+        positive, others = self._scores(recommender, users.expand_as(items), items).tensor_split([1], 1)
+        if not (positive.isfinite().all() and others.isfinite().all()):
             return dict.fromkeys(NAMES, float("nan"))
-        return metrics((others > positive).sum(1), (others == positive).sum(1))
+        return metrics(*_standing(positive, others))
 
     def _among_all(self, recommender: Recommender, data: Instances) -> dict[str, float]:
         better, equal = [], []
@@ -91,9 +91,9 @@ class TopKRecommendation(Task):
             shape = len(users), self.items.count
             scores = self._scores(recommender, users[:, None].expand(shape), every.expand(shape))
             positive = scores.gather(1, items[:, None])
-            scores.masked_fill_(self.in_any.mask(users), -torch.inf)
-            better.append((scores > positive).sum(1))
-            equal.append((scores == positive).sum(1))
+            higher, same = _standing(positive, scores, self.in_any.mask(users))
+            better.append(higher)
+            equal.append(same)
         return metrics(torch.cat(better), torch.cat(equal))
 
     def _candidates(self, weights: Tensor) -> Tensor:
@@ -167,6 +167,17 @@ class Taken:
         mask = torch.zeros(len(users), self.items, dtype=torch.bool, device=users.device)
         mask[row, self.item[self.first[users][row] + within]] = True
         return mask
+
+
+def _standing(positive: Tensor, others: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """How many of `others` (n, items) score better than `positive` (n, 1), and how many the same: two of (n,).
+
+    What is no number counts as better, so that a model that has come to nothing ranks last.
+    """
+    better, equal = ~(others <= positive), others == positive
+    if excluded is not None:
+        better, equal = better & ~excluded, equal & ~excluded
+    return better.sum(1), equal.sum(1)
 
 
 def metrics(better: Tensor, equal: Tensor) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,17 +30,20 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
     except ValidationError as error:
         problems = [_explain(details, tree) for details in error.errors(include_url=False)]
         raise NisbenchError("\n".join(dict.fromkeys(problems))) from None
-    found: Iterator[Problem]
+    _raise_any(tree, _in_datasets(params))
     if study is None:
-        found = chain(_in_datasets(params), _in_reference(params))
+        _raise_any(tree, _in_reference(params))
     elif grid is None:
-        found = _in_study(study, params.studies[study])
+        _raise_any(tree, _in_study(study, params.studies[study]))
     else:
-        found = chain(_in_datasets(params), _in_grid(params, study, grid, params.studies[study].grids[grid]))
+        _raise_any(tree, _in_grid(params, study, grid, params.studies[study].grids[grid]))
+    return params
+
+
+def _raise_any(tree: Tree, found: Iterator[Problem]) -> None:
     problems = [f"{tree.where(path)}: {dotted(path)}: {text}" for path, text in found]
     if problems:
         raise NisbenchError("\n".join(dict.fromkeys(problems)))
-    return params
 
 
 def check_tables(tree: Tree, name: str, study: Study, by_grid: Mapping[str, Params]) -> None:
@@ -77,6 +79,9 @@ def _in_study(name: str, study: Study) -> Iterator[Problem]:
 def _in_datasets(params: Params) -> Iterator[Problem]:
     for name, dataset in params.datasets.items():
         at: KeyPath = ("datasets", name)
+        if dataset.format == "criteo_x1":
+            paths = [dataset.train.path, dataset.validation.path, dataset.test.path]
+            yield from _twice(at, {("test", "path"): paths})
         if dataset.task not in params.tasks:
             yield from _unknown("task", at, [("task", dataset.task)], params.tasks)
             continue
@@ -107,7 +112,7 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     yield from _twice(at, {("datasets",): grid.datasets, ("models",): grid.models})
     yield from _twice(at, {("methods", method): rates for method, rates in grid.methods.items()})
     for method in grid.methods:
-        yield from _too_large(method, params.methods[method], params.training.base_dimension, study)
+        yield from _too_large(method, params.methods[method], params.training.base_dimension, at)
         yield from _twice(("methods", method), _tried(params.methods[method]))
     for i, dataset in enumerate(grid.datasets):
         for model in grid.models:
@@ -132,17 +137,17 @@ def _tried(method: AnyMethod) -> dict[KeyPath, list[Any]]:
     return {}
 
 
-def _too_large(name: str, method: AnyMethod, k: int, study: str) -> Iterator[Problem]:
+def _too_large(name: str, method: AnyMethod, k: int, grid: KeyPath) -> Iterator[Problem]:
     """Dimensions that do not fit into a table of `k` columns."""
-    otherwise = f"; what is meant for one study only goes into its overrides (studies.{study}.overrides.methods.{name})"
+    otherwise = f"; what is meant for one study or grid only goes into its overrides (such as {dotted(grid)}.overrides.methods.{name})"
     if method.kind == "grid" and max(method.dimensions) > k:
-        text = f"{max(method.dimensions)} exceeds training.base_dimension = {k} of the study {study}{otherwise}"
+        text = f"{max(method.dimensions)} exceeds training.base_dimension = {k} in {dotted(grid)}{otherwise}"
         yield ("methods", name, "dimensions"), text
     if method.kind == "mde" and (largest := max(pair.base_dimension for pair in method.settings)) > k:
-        text = f"a base_dimension of {largest} exceeds training.base_dimension = {k} of the study {study}{otherwise}"
+        text = f"a base_dimension of {largest} exceeds training.base_dimension = {k} in {dotted(grid)}{otherwise}"
         yield ("methods", name, "settings"), text
     if method.kind in {"random", "mde"} and method.min_dimension >= k:
-        text = f"{method.min_dimension} must be below training.base_dimension = {k} of the study {study}{otherwise}"
+        text = f"{method.min_dimension} must be below training.base_dimension = {k} in {dotted(grid)}{otherwise}"
         yield ("methods", name, "min_dimension"), text
 
 
@@ -222,7 +227,9 @@ def _valid_keys(loc: tuple[str | int, ...]) -> list[str]:
     node = resolved(schema)
     for part in loc:
         mapping = node.get("discriminator", {}).get("mapping", {})
-        if part in mapping:
+        if str(part).startswith("("):  # the tag of a union that JSON schema knows no tags for
+            node = next((resolved(each) for each in node.get("oneOf", []) if "$ref" in each), {})
+        elif part in mapping:
             node = resolved({"$ref": mapping[part]})
         elif part in node.get("properties", {}):
             node = resolved(node["properties"][part])

@@ -79,8 +79,8 @@ NamedSplit = Literal["leave_one_out", "published"]
 """Each user's last instance for test and the one before for validation; or as the publisher divided the instances."""
 
 AnySplit = Annotated[
-    Annotated[RandomSplit, Tag("proportions")] | Annotated[NamedSplit, Tag("name")],
-    Discriminator(lambda value: "name" if isinstance(value, str) else "proportions"),
+    Annotated[RandomSplit, Tag("(at random)")] | Annotated[NamedSplit, Tag("(by name)")],
+    Discriminator(lambda value: "(by name)" if isinstance(value, str) else "(at random)"),
 ]
 
 
@@ -172,7 +172,7 @@ class PlantedRatings(Planted):
 class PlantedTopK(Planted):
     format: Literal["planted_topk"]
     users: Annotated[int, Field(ge=2)]
-    items: Annotated[int, Field(ge=4)]
+    items: Annotated[int, Field(ge=6)]
     signal: PositiveFloat
     """Standard deviation of what the embeddings contribute to an item's log-odds of being taken by a user."""
 

@@ -67,7 +67,9 @@ class Tree:
         if not isinstance(entry, dict) or "like" not in entry:
             return
         base = entry["like"]
-        if not isinstance(base, str) or base not in entries or base in (*heirs, name):
+        if base in (*heirs, name):
+            raise NisbenchError(f"{self.where(path)}: {dotted(path)}: {base!r} is in turn like this one")
+        if not isinstance(base, str) or base not in entries:
             there = ", ".join(sorted(str(key) for key in entries if key != name))
             raise NisbenchError(f"{self.where(path)}: {dotted(path)}: must name another entry: {there}; not {base!r}")
         self._inherit(section, entries, base, (*heirs, name))

@@ -57,7 +57,8 @@ def table1(plan: StudyPlan, _results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
             "features": sum(field.count for field in fields),
         }
         paper = plan.params.reference.datasets.get(name)
-        row: dict[str, Any] = {"dataset": plan.params.datasets[name].title}
+        title = next(title for (_, entry), title in plan.titles.items() if entry == f"dataset {name}")
+        row: dict[str, Any] = {"dataset": title}
         for key, value in counts.items():
             row |= {key: value, f"{key}_paper": getattr(paper, key, None)}
         rows.append(row)
@@ -139,7 +140,7 @@ def _comparison(
     sections = [f"# {title}\n\n{plan.study.title}."]
     for grid, dataset in table[["grid", "dataset"]].drop_duplicates().itertuples(index=False):
         part = table[(table["grid"] == grid) & (table["dataset"] == dataset)]
-        heading = plan.params.datasets[dataset].title
+        heading = plan.titles[grid, f"dataset {dataset}"]
         if grid:
             heading += f", {plan.study.grids[grid].title or grid}"
         sections.append(f"## {heading}\n\n{section(plan, part)}")
@@ -150,6 +151,7 @@ def _comparison(
 
 def _by_model(plan: StudyPlan, table: pd.DataFrame) -> str:
     """One row per method and compression rate, and per model its costs and qualities with the paper's beside."""
+    grid = table["grid"].iloc[0]
     with_paper = bool(table["paper"].notna().any())
     heads, columns = ["Search method"], []
     for model in table["model"].unique():
@@ -157,12 +159,12 @@ def _by_model(plan: StudyPlan, table: pd.DataFrame) -> str:
             if metric == "nonzeros":
                 continue
             chosen = table[(table["model"] == model) & (table["metric"] == metric)].set_index(["method", "cr"])
-            heads.append(f"{plan.params.models[model].title}: {QUANTITIES[metric].title}")
+            heads.append(f"{plan.titles[grid, f'model {model}']}: {QUANTITIES[metric].title}")
             columns.append(_cells(chosen, metric))
             if with_paper:
                 heads.append("paper")
                 columns.append({key: _figure(metric, value) for key, value in chosen["paper"].items()})
-    names = _names(plan, list(zip(table["method"], table["cr"], strict=True)))
+    names = _names(plan, grid, list(zip(table["method"], table["cr"], strict=True)))
     body = [[name, *(column.get(key, NONE) for column in columns)] for key, name in names.items()]
     return _markdown(body, heads)
 
@@ -185,8 +187,8 @@ def _by_ranking(plan: StudyPlan, table: pd.DataFrame) -> str:
             columns = {
                 name: _cells(of_model[of_model["metric"] == name], name) for name in ["nonzeros", *metrics, "hours"]
             }
-            for key, name in _names(plan, list(dict.fromkeys(of_model.index))).items():
-                label = [name] if len(models) == 1 else [plan.params.models[model].title, name]
+            for key, name in _names(plan, grid, list(dict.fromkeys(of_model.index))).items():
+                label = [name] if len(models) == 1 else [plan.titles[grid, f"model {model}"], name]
                 body.append([*label, *(column[key] for column in columns.values())])
                 paper = of_model.loc[[key]].set_index("metric")["paper"]
                 if paper[metrics].notna().any():
@@ -198,11 +200,11 @@ def _by_ranking(plan: StudyPlan, table: pd.DataFrame) -> str:
     return "\n\n".join(texts)
 
 
-def _names(plan: StudyPlan, keys: list[tuple[str, float]]) -> dict[tuple[str, float], str]:
+def _names(plan: StudyPlan, grid: str, keys: list[tuple[str, float]]) -> dict[tuple[str, float], str]:
     """What each method at a compression rate is called in the first column."""
     names = {}
     for method, rate in dict.fromkeys(keys):
-        names[method, rate] = plan.params.methods[method].title
+        names[method, rate] = plan.titles[grid, f"method {method}"]
         if rate != 1:
             names[method, rate] += f" (CR = {rate_name(rate)})"
         elif any(other == method and cr != 1 for other, cr in keys):

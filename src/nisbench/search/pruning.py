@@ -4,6 +4,7 @@ A compression rate of 1 prunes nothing: this step is where every method's chosen
 """
 
 import io
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def run(
     scheme = DimensionScheme.from_dense(result.embeddings)
     test = instances.read(parts["test"], device)
     metrics = task.evaluate(result.served(scheme).to(device), test)
+    if not all(map(math.isfinite, metrics.values())):
+        raise NisbenchError(f"{weights_file}: this model's predictions are no numbers: {metrics}")
     scheme.save(folder / "scheme.safetensors")
     write_json(
         folder / "run.json",
