@@ -103,6 +103,13 @@ def test_what_is_wrong_is_one_error_naming_file_line_key_and_what_is_right(overl
     assert len(str(raised.value).splitlines()) == 1 or where.startswith("params/")
 
 
+def test_what_two_entries_share_is_told_once(overlay):
+    with pytest.raises(NisbenchError) as raised:
+        overlay("datasets: {movielens_1m: {ratings: 5}}")  # movielens_1m_topk is like it
+    assert len(str(raised.value).splitlines()) == 1
+    assert "datasets.movielens_1m.ratings" in str(raised.value)
+
+
 def test_every_problem_is_told_at_once(overlay):
     with pytest.raises(NisbenchError) as raised:
         overlay("training: {batch_size: 0, patience: x}")

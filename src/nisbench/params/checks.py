@@ -1,7 +1,7 @@
 """What types alone cannot say: names that nothing answers to, combinations that make no sense, and clear errors."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -28,8 +28,8 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
     try:
         params = Params.model_validate(tree.values)
     except ValidationError as error:
-        problems = [_explain(details, tree) for details in error.errors(include_url=False)]
-        raise NisbenchError("\n".join(dict.fromkeys(problems))) from None
+        found = [_explain(details, tree) for details in error.errors(include_url=False)]
+        raise NisbenchError(_told(tree, found)) from None
     _raise_any(tree, _in_datasets(params))
     if study is None:
         _raise_any(tree, _in_reference(params))
@@ -41,9 +41,18 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
 
 
 def _raise_any(tree: Tree, found: Iterator[Problem]) -> None:
-    problems = [f"{tree.where(path)}: {dotted(path)}: {text}" for path, text in found]
+    problems = _told(tree, found)
     if problems:
-        raise NisbenchError("\n".join(dict.fromkeys(problems)))
+        raise NisbenchError(problems)
+
+
+def _told(tree: Tree, found: Iterable[Problem]) -> str:
+    """One line per problem. What an entry has from the one it is like is told of the latter only."""
+    lines = {}
+    for path, text in found:
+        where = tree.where(path)
+        lines.setdefault((where, path[:1], path[2:], text), f"{where}: {dotted(path)}: {text}")
+    return "\n".join(lines.values())
 
 
 def check_tables(tree: Tree, name: str, study: Study, by_grid: Mapping[str, Params]) -> None:
@@ -171,7 +180,7 @@ def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: C
 # --- pydantic's errors in our words ---------------------------------------------------------------------------
 
 
-def _explain(error: ErrorDetails, tree: Tree) -> str:
+def _explain(error: ErrorDetails, tree: Tree) -> Problem:
     path: KeyPath = ()
     cursor: Any = tree.values
     for part in error["loc"]:  # leave out what pydantic adds, such as the tag of a union's member
@@ -196,7 +205,7 @@ def _explain(error: ErrorDetails, tree: Tree) -> str:
             text += f", not {_short(error['input'])}"
         if error["type"] == "literal_error":
             text += nearest(str(error["input"]), _QUOTED.findall(error["msg"]))
-    return f"{tree.where(path)}: {dotted(path)}: {text}"
+    return path, text
 
 
 def _short(value: Any) -> str:
