@@ -48,7 +48,7 @@ def _raise_any(tree: Tree, found: Iterator[Problem]) -> None:
 
 def _told(tree: Tree, found: Iterable[Problem]) -> str:
     """One line per problem. What an entry has from the one it is like is told of the latter only."""
-    lines = {}
+    lines: dict[Any, str] = {}
     for path, text in found:
         where = tree.where(path)
         lines.setdefault((where, path[:1], path[2:], text), f"{where}: {dotted(path)}: {text}")
