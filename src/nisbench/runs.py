@@ -184,12 +184,17 @@ class StudyPlan:
     params: Params
     cells: tuple[Cell, ...]
     blocks: tuple[Step, ...]
+    by_grid: Mapping[str, Params]
     titles: Mapping[tuple[str, str], str]
     """Of data sets, models and methods, by the grid that sets them apart (or "") and "dataset NAME" and so on."""
 
     @property
     def study(self) -> Study:
         return self.params.studies[self.name]
+
+    def dataset_of(self, cell: Cell) -> AnyDataset:
+        """The settings of a cell's data set."""
+        return self.by_grid[cell.grid].datasets[cell.dataset]
 
     @property
     def steps(self) -> dict[str, Step]:
@@ -283,11 +288,13 @@ def plan(root: Path, config: Config | None = None) -> Plan:
 def plan_study(name: str, config: Config) -> StudyPlan:
     study = config.by_study[name].studies[name]
     blocks: dict[str, Step] = {}
+    by_grid: dict[str, Params] = {}
     cells: dict[Any, Cell] = {}
     titles: dict[tuple[str, str], str] = {}
     for key, grid in study.grids.items():
         params = config.by_grid[name, key]
         apart = key if grid.overrides or grid.title else ""
+        by_grid[apart] = params
         for names, entries, kind in (
             (grid.datasets, params.datasets, "dataset"),
             (grid.models, params.models, "model"),
@@ -301,7 +308,7 @@ def plan_study(name: str, config: Config) -> StudyPlan:
             for rate in grid.methods[method]:
                 cell = Cell(apart, dataset, model, method, rate, seed, prune_step(search, rate, params))
                 cells[apart, dataset, model, method, rate, seed] = cell  # grids may overlap
-    return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()), titles)
+    return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()), by_grid, titles)
 
 
 def block_step(name: str, dataset: AnyDataset) -> Step:

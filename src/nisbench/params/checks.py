@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import FORMAT_TASKS, MODEL_TASKS, TABLE_TASKS, AnyMethod, Grid, Params, Study
+from nisbench.params.settings import FORMAT_TASKS, MODEL_TASKS, TABLE_TASKS, AnyMethod, Grid, Params, Planted, Study
 from nisbench.params.tree import KeyPath, Tree, dotted
 
 Problem = tuple[KeyPath, str]
@@ -58,10 +58,19 @@ def _told(tree: Tree, found: Iterable[Problem]) -> str:
 def check_tables(tree: Tree, name: str, study: Study, by_grid: Mapping[str, Params]) -> None:
     """Raise `NisbenchError` if a table is asked for of whose task none of the study's grids has a data set."""
     there = {by_grid[key].task_of(dataset).kind for key, grid in study.grids.items() for dataset in grid.datasets}
+    planted = any(
+        isinstance(by_grid[key].datasets[dataset], Planted)
+        for key, grid in study.grids.items()
+        for dataset in grid.datasets
+    )
     for i, table in enumerate(study.tables):
+        path: KeyPath = ("studies", name, "tables", i)
+        if table == "recovery" and not planted:
+            raise NisbenchError(
+                f"{tree.where(path)}: {dotted(path)}: it takes a planted data set, and this study has none"
+            )
         task = TABLE_TASKS.get(table)
         if task and task not in there:
-            path: KeyPath = ("studies", name, "tables", i)
             text = f"{table} is for the task {task}, which no data set of this study has"
             raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {text}")
 
@@ -129,6 +138,9 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
             if task not in tasks:
                 text = f"{dataset} is for the task {task}, but the model {model} does only: {', '.join(tasks)}"
                 yield (*at, "datasets", i), text
+        if not isinstance(params.datasets[dataset], Planted):
+            for method in [name for name in grid.methods if params.methods[name].kind == "oracle"]:
+                yield (*at, "methods", method), f"{dataset} has no planted dimensions for an oracle to know"
 
 
 def _twice(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Problem]:

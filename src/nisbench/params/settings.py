@@ -392,6 +392,12 @@ class NoEmbeddings(Method):
     """Add first-order weights to what is predicted for all alike."""
 
 
+class Oracle(Method):
+    """A control that is told the planted dimensions: no search can find better ones."""
+
+    kind: Literal["oracle"]
+
+
 class UniformTuned(Method):
     """A control: one dimension for all features, chosen on validation together with the L2 penalty of its training."""
 
@@ -402,7 +408,8 @@ class UniformTuned(Method):
 
 
 AnyMethod = Annotated[
-    GridSearch | RandomSearch | MDE | NIS | DNIS | FullTable | UniformTuned | NoEmbeddings, Field(discriminator="kind")
+    GridSearch | RandomSearch | MDE | NIS | DNIS | FullTable | Oracle | UniformTuned | NoEmbeddings,
+    Field(discriminator="kind"),
 ]
 
 
@@ -432,7 +439,7 @@ class Training(Settings):
 
 # --- studies --------------------------------------------------------------------------------------------------
 
-Table = Literal["table1", "table2", "table3", "table4"]
+Table = Literal["table1", "table2", "table3", "table4", "recovery"]
 
 TABLE_TASKS: dict[Table, TaskKind] = {"table2": "rating", "table3": "ctr", "table4": "topk"}
 """The kind of task whose results a table shows; Table 1 shows data sets."""

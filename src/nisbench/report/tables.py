@@ -1,30 +1,28 @@
 """The paper's tables with our figures beside the printed ones, in Markdown and CSV."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
-from tabulate import tabulate
 
-from nisbench.console import duration, log
+from nisbench.console import log
 from nisbench.data.parquet import fields_of
 from nisbench.evaluation import topk
 from nisbench.files import write_json, write_text
 from nisbench.params.settings import TaskKind
+from nisbench.report import recovery
+from nisbench.report.layout import NONE, PAPER_NOTE, QUANTITIES, cells, figure, grouped, markdown, row_names
 from nisbench.report.results import metrics, provenance, read_run, summary
 from nisbench.runs import Cell, StudyPlan, rate_name
-
-NONE = "-"
 
 
 def run(plan: StudyPlan) -> None:
     """Write a study's tables, ``summary.csv``, ``metrics.json`` and, last, the manifest of the runs behind them."""
     folder = Path(plan.folder)
     results = summary(plan)
-    makers = {"table1": table1, "table2": table2, "table3": table3, "table4": table4}
+    makers = {"table1": table1, "table2": table2, "table3": table3, "table4": table4, "recovery": recovery.table}
     for name in plan.study.tables:
         text, table = makers[name](plan, results)
         write_text(folder / f"{name}.md", text)
@@ -67,39 +65,11 @@ def table1(plan: StudyPlan, _results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     body = [
         [row[0], *(NONE if pd.isna(cell) else f"{cell:,}" for cell in row[1:])] for row in table.itertuples(index=False)
     ]
-    text = f"# Table 1: statistics of the data sets\n\n{_markdown(body, heads)}\n\n{_PAPER_NOTE}\n"
+    text = f"# Table 1: statistics of the data sets\n\n{markdown(body, heads)}\n\n{PAPER_NOTE}\n"
     return text, table
 
 
 # --- Tables 2 to 4 --------------------------------------------------------------------------------------------
-
-_PAPER_NOTE = "*paper*: as printed in arXiv 2006.04466, where it has this data set."
-KEYS = ["grid", "dataset", "model", "method", "cr"]
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A metric or a cost as tables show it."""
-
-    title: str
-    shown: Callable[[float], str]
-    better: Literal["lower", "higher"] | None = None
-    """None for a cost, which is not marked."""
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-QUANTITIES = {
-    "params_mib": Quantity("Params (M)", "{:.3g}".format),
-    "nonzeros": Quantity("#Params", lambda value: f"{value:,.0f}"),
-    "hours": Quantity("Time cost", lambda value: duration(value * 3600)),
-    "mse": Quantity("MSE", "{:.4f}".format, "lower"),
-    "auc": Quantity("AUC", "{:.4f}".format, "higher"),
-    "logloss": Quantity("Logloss", "{:.4f}".format, "lower"),
-    **{name: Quantity(name.replace("recall", "r").upper(), _percent, "higher") for name in topk.NAMES},
-}
 
 
 def table2(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
@@ -125,18 +95,7 @@ def _comparison(
     section: Callable[[StudyPlan, pd.DataFrame], str],
 ) -> tuple[str, pd.DataFrame]:
     results = results[results["task"] == task]
-    rows = [
-        {
-            **dict(zip(KEYS, group, strict=True)),
-            "metric": metric,
-            "mean": values["value"].mean(),
-            "std": values["value"].std(),
-            "seeds": len(values),
-            "paper": values["paper_value"].iloc[0],
-        }
-        for (*group, metric), values in results.groupby([*KEYS, "metric"], sort=False)
-    ]
-    table = pd.DataFrame(rows)
+    table = grouped(results)
     sections = [f"# {title}\n\n{plan.study.title}."]
     for grid, dataset in table[["grid", "dataset"]].drop_duplicates().itertuples(index=False):
         part = table[(table["grid"] == grid) & (table["dataset"] == dataset)]
@@ -160,13 +119,13 @@ def _by_model(plan: StudyPlan, table: pd.DataFrame) -> str:
                 continue
             chosen = table[(table["model"] == model) & (table["metric"] == metric)].set_index(["method", "cr"])
             heads.append(f"{plan.titles[grid, f'model {model}']}: {QUANTITIES[metric].title}")
-            columns.append(_cells(chosen, metric))
+            columns.append(cells(chosen, metric))
             if with_paper:
                 heads.append("paper")
-                columns.append({key: _figure(metric, value) for key, value in chosen["paper"].items()})
-    names = _names(plan, grid, list(zip(table["method"], table["cr"], strict=True)))
+                columns.append({key: figure(metric, value) for key, value in chosen["paper"].items()})
+    names = row_names(plan, grid, list(zip(table["method"], table["cr"], strict=True)))
     body = [[name, *(column.get(key, NONE) for column in columns)] for key, name in names.items()]
-    return _markdown(body, heads)
+    return markdown(body, heads)
 
 
 def _by_ranking(plan: StudyPlan, table: pd.DataFrame) -> str:
@@ -185,55 +144,19 @@ def _by_ranking(plan: StudyPlan, table: pd.DataFrame) -> str:
         for model in models:
             of_model = table[table["model"] == model].set_index(["method", "cr"])
             columns = {
-                name: _cells(of_model[of_model["metric"] == name], name) for name in ["nonzeros", *metrics, "hours"]
+                name: cells(of_model[of_model["metric"] == name], name) for name in ["nonzeros", *metrics, "hours"]
             }
-            for key, name in _names(plan, grid, list(dict.fromkeys(of_model.index))).items():
+            for key, name in row_names(plan, grid, list(dict.fromkeys(of_model.index))).items():
                 label = [name] if len(models) == 1 else [plan.titles[grid, f"model {model}"], name]
                 body.append([*label, *(column[key] for column in columns.values())])
                 paper = of_model.loc[[key]].set_index("metric")["paper"]
                 if paper[metrics].notna().any():
                     empty = [""] * (len(label) - 1)
-                    body.append([*empty, "*paper*", *(_figure(name, paper[name]) for name in columns)])
+                    body.append([*empty, "*paper*", *(figure(name, paper[name]) for name in columns)])
         heads = ["Search method"] if len(models) == 1 else ["Model", "Search method"]
         heads += [QUANTITIES[name.removeprefix(prefix)].title for name in columns]
-        texts.append(f"### {title}\n\n{_markdown(body, heads)}")
+        texts.append(f"### {title}\n\n{markdown(body, heads)}")
     return "\n\n".join(texts)
-
-
-def _names(plan: StudyPlan, grid: str, keys: list[tuple[str, float]]) -> dict[tuple[str, float], str]:
-    """What each method at a compression rate is called in the first column."""
-    names = {}
-    for method, rate in dict.fromkeys(keys):
-        names[method, rate] = plan.titles[grid, f"method {method}"]
-        if rate != 1:
-            names[method, rate] += f" (CR = {rate_name(rate)})"
-        elif any(other == method and cr != 1 for other, cr in keys):
-            names[method, rate] += " (unpruned)"
-    return names
-
-
-def _cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
-    """The figures of one column, the best in bold and the second best underlined, as in the paper; equals alike."""
-    quantity = QUANTITIES[metric.removeprefix(topk.FULL)]
-    means = {key: _figure(metric, mean) for key, mean in chosen["mean"].items()}
-    cells = dict(means)
-    for key, row in chosen.iterrows():
-        if row["seeds"] > 1 and quantity.better:
-            cells[key] += f" ± {quantity.shown(row['std'])}"
-    if quantity.better:
-        ordered = list(
-            dict.fromkeys(means[key] for key in chosen["mean"].sort_values(ascending=quantity.better == "lower").index)
-        )
-        for key, mean in means.items():
-            if mean == ordered[0]:
-                cells[key] = f"**{cells[key]}**"
-            elif mean == ordered[1]:
-                cells[key] = f"<u>{cells[key]}</u>"
-    return cells
-
-
-def _figure(metric: str, value: float) -> str:
-    return NONE if pd.isna(value) else QUANTITIES[metric.removeprefix(topk.FULL)].shown(value)
 
 
 MEASURES = {
@@ -258,7 +181,7 @@ def _reading(plan: StudyPlan, task: TaskKind) -> str:
         f"{MEASURES[task]}, of the trial that validation chose; **best**, <u>second best</u>. "
         f"{noise} {SIZES.get(task, SIZES[''])} "
         "Time cost is the whole search's: all trials, with their validation. A method without a CR is unpruned. "
-        f"{_PAPER_NOTE}"
+        f"{PAPER_NOTE}"
     )
 
 
@@ -284,10 +207,4 @@ def _runs(plan: StudyPlan, cells: list[Cell]) -> str:
     body = [[*row[:-1], ", ".join(row[-1])] for row in rows.values()]
     heads = ["Search", "id", "Trials", "Chosen", "Validation loss", "Peak memory", "Machine", "Measured on test by"]
     note = f"`nisbench show ID` prints a run's settings; `{plan.manifest.name}` holds them all."
-    return f"{_markdown(body, heads)}\n\n{note}"
-
-
-def _markdown(rows: list[list[Any]], heads: list[str]) -> str:
-    align = ["left"] + ["right"] * (len(heads) - 1)
-    rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=align)
+    return f"{markdown(body, heads)}\n\n{note}"

@@ -20,11 +20,13 @@ class Blocks:
     """(L,) features in each block; block 0 holds the most frequent."""
     mass: np.ndarray
     """(L,) share of all feature occurrences in train that fall into each block."""
+    planted: np.ndarray | None = None
+    """(N,) the dimensions that features of generated data truly have: for the oracle alone."""
 
     @classmethod
-    def of(cls, block: np.ndarray, frequency: np.ndarray) -> "Blocks":
+    def of(cls, block: np.ndarray, frequency: np.ndarray, planted: np.ndarray | None = None) -> "Blocks":
         occurrences = np.bincount(block, weights=frequency)
-        return cls(np.bincount(block), occurrences / occurrences.sum())
+        return cls(np.bincount(block), occurrences / occurrences.sum(), planted)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -43,13 +45,15 @@ class Proposal:
     """Epochs of training, at most, before the learner begins."""
     then: "Callable[[Tensor], Proposal] | None" = None
     """Given the selection (L, K) that this trial ends with, the one to train anew; only the latter is a result."""
+    block: Tensor | None = None
+    """(N,) the row of the selection that each feature has, in place of the data set's blocks."""
     l2: float | None = None
     """Stands in for training.l2, where given."""
 
     def same_as(self, other: "Proposal") -> bool:
         """Whether training under the one is training under the other."""
-        fixed = self.learner is other.learner is None
-        return fixed and self.l2 == other.l2 and torch.equal(self.selection, other.selection)
+        plain = all(each.learner is None and each.block is None for each in (self, other))
+        return plain and self.l2 == other.l2 and torch.equal(self.selection, other.selection)
 
 
 def prefix_selection(dimensions: np.ndarray, k: int) -> Tensor:

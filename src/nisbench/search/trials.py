@@ -57,7 +57,8 @@ def run(
     about: dict[str, Any],
 ) -> None:
     """Run a search's trials; leave ``run.json``, headed by `about`, and the best's ``weights.safetensors`` in `folder`."""
-    features = read_table(features_file, ["block", "frequency"])
+    features = read_table(features_file)
+    planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
     block = features["block"].to_numpy()
     if settings.method.kind == "dnis" and settings.method.blocks == "shuffled":
         block = np.random.default_rng(derived(settings.seed, "method")).permutation(block)
@@ -68,7 +69,7 @@ def run(
         validation=instances.read(validation_file, device),
         field_sizes=field_sizes(train_file),
         block=torch.tensor(block),
-        blocks=Blocks.of(block, features["frequency"].to_numpy()),
+        blocks=Blocks.of(block, features["frequency"].to_numpy(), planted),
         folder=folder / "trials",
         device=device,
     )
@@ -155,9 +156,10 @@ class Search:
 
     def trial(self, index: int, proposal: Proposal) -> Trial:
         """Train under one selection, save its weights and then its result."""
+        block = self.block if proposal.block is None else proposal.block
         recommender = recommenders.build(
             self.settings.model,
-            block=self.block,
+            block=block,
             selection=proposal.selection,
             soft=proposal.learner is not None,
             embedding_std=self.settings.training.embedding_std,
@@ -184,7 +186,7 @@ class Search:
             name=proposal.name,
             validation_loss=progress.best_loss,
             best_epoch=progress.best_epoch,
-            weights=int(dimensions @ self.blocks.sizes),
+            weights=int(dimensions[block.numpy()].sum()),
             seconds=progress.seconds,
             peak_memory_mib=peak_memory_mib(self.device),
             losses=progress.losses,
