@@ -14,7 +14,7 @@ from nisbench.evaluation.ctr import ClickThroughRate
 from nisbench.evaluation.rating import RatingPrediction
 from nisbench.evaluation.topk import TopKRecommendation
 from nisbench.params.loading import load
-from nisbench.params.settings import MODEL_TASKS, BlockSettings
+from nisbench.params.settings import MODEL_TASKS, BlockSettings, FirstOrderModel
 from nisbench.runs import PruneSettings, SearchSettings
 from nisbench.search import pruning, trials
 from nisbench.training.checkpoints import load_tensors
@@ -25,7 +25,8 @@ PARAMS = load(ROOT, overlays=[]).params
 CASES = [
     pytest.param(task, model, method, id=f"{model}-{method}-{task}")
     for model, settings in PARAMS.models.items()
-    for method in PARAMS.methods
+    for method, settings_of_method in PARAMS.methods.items()
+    if settings_of_method.kind != "no_embeddings"
     for task in MODEL_TASKS[settings.kind]
 ]
 TASKS = PARAMS.tasks | {"topk": PARAMS.tasks["topk"].model_copy(update={"candidates": 19})}
@@ -63,6 +64,12 @@ def trivial_loss(task, labels):
 
 def few_trials(method):
     """The method with at most three trials."""
+    if method.kind == "uniform_tuned":
+        return method.model_copy(update={"dimensions": [4, 8], "l2": [0.0, 1e-4]})
+    if method.kind == "nis":
+        return method.model_copy(update={"warm_start_epochs": 1})
+    if method.kind == "dnis" and method.warm_start_epochs:
+        return method.model_copy(update={"warm_start_epochs": 2})
     shortened = {"grid": "dimensions", "mde": "settings"}
     if method.kind in shortened:
         name = shortened[method.kind]
@@ -83,6 +90,14 @@ def settings_for(task, model, method):
     )
 
 
+def prune_settings(settings, rate):
+    rounds = settings.method.rounds if rate > 1 else 0
+    return PruneSettings(
+        task=settings.task, model=settings.model, prune_by=settings.method.prune_by, rounds=rounds, compression_rate=rate,
+        seed=settings.seed, training=settings.training if rounds else None, device="cpu",
+    )  # fmt: skip
+
+
 def search(settings, data, folder):
     files = {f"{name}_file": data[name] for name in ("train", "validation", "features")}
     trials.run(settings, **files, folder=folder, device=CPU, about={"id": "x"})
@@ -96,6 +111,9 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
 
     # validation chose, ties go to the first, and the chosen weights are the ones that were measured
     losses = [trial["validation_loss"] for trial in run["trials"]]
+    if settings.method.kind == "nis":  # what the controller was trained with is no result
+        assert len(losses) == 2
+        losses[0] = np.inf
     assert run["best_trial"] == losses.index(min(losses))
     assert run["seconds"] == pytest.approx(sum(trial["seconds"] for trial in run["trials"]))
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["run.json", "weights.safetensors"]
@@ -144,7 +162,7 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
     for rate in (1.0, 4.0):
         folder = tmp_path / f"cr{rate}"
         pruning.run(
-            PruneSettings(task=TASKS[task], model=settings.model, compression_rate=rate, device="cpu"),
+            prune_settings(settings, rate),
             weights_file=tmp_path / "a" / "weights.safetensors",
             search_file=tmp_path / "a" / "run.json",
             parts={part: data[part] for part in split.PARTS},
@@ -179,6 +197,39 @@ def killed_search(settings, data, folder, kill_at, monkeypatch):
             search(settings, data, folder)
     assert (folder / "trials").exists()
     assert not (folder / "run.json").exists()
+
+
+@pytest.mark.parametrize("task", ["rating", "ctr", "topk"])
+def test_controls_without_embeddings(task, data_of, tmp_path):
+    data = data_of[task]
+    labels = {part: pq.read_table(data[part], columns=["label"])["label"].to_numpy() for part in ("train", "test")}
+    found = {}
+    for biases in (False, True):
+        settings = settings_for(task, "mf", "bias_only")
+        settings = settings.model_copy(update={"model": FirstOrderModel(kind="first_order", title="", biases=biases)})
+        folder = tmp_path / str(biases)
+        assert search(settings, data, folder)["weights"] == 0
+        pruning.run(
+            prune_settings(settings, 1.0), weights_file=folder / "weights.safetensors", search_file=folder / "run.json",
+            parts={part: data[part] for part in split.PARTS}, folder=folder / "p", device=CPU, about={},
+        )  # fmt: skip
+        run = json.loads((folder / "p" / "run.json").read_text())
+        assert run["nonzeros"] == 0
+        found[biases] = run["metrics"]
+    mean = labels["train"].mean()
+    if task == "rating":
+        assert found[False]["mse"] == pytest.approx(((labels["test"] - mean) ** 2).mean(), rel=1e-5)
+        assert found[True]["mse"] < found[False]["mse"]
+    elif task == "ctr":
+        click = labels["test"].mean()
+        assert found[False]["logloss"] == pytest.approx(
+            -click * np.log(mean) - (1 - click) * np.log(1 - mean), rel=1e-4
+        )
+        assert found[False]["auc"] == 0.5
+        assert found[True]["auc"] > 0.55
+    else:
+        assert found[False]["recall@10"] == pytest.approx(10 / 20)
+        assert found[True]["ndcg@10"] > found[False]["ndcg@10"]
 
 
 def test_a_selection_proposed_twice_is_trained_once(data_of, tmp_path):

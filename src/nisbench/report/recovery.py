@@ -18,7 +18,7 @@ def table(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     rows = [measured(cell) for cell in plan.cells if isinstance(plan.dataset_of(cell), Planted)]
     found = pd.DataFrame(rows)
     summary = found.groupby(KEYS, sort=False)[["spearman", "dimensions"]].agg(["mean", "std", "count"])
-    places: dict[Any, pd.Series] = {key: row for key, row in summary.iterrows()}
+    places: dict[Any, pd.Series] = dict(summary.iterrows())
     quality = grouped(results)
     sections = [f"# Recovery of planted dimensions\n\n{plan.study.title}."]
     for grid, dataset, model in found[["grid", "dataset", "model"]].drop_duplicates().itertuples(index=False):
