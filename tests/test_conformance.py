@@ -66,6 +66,8 @@ def few_trials(method):
     """The method with at most three trials."""
     if method.kind == "uniform_tuned":
         return method.model_copy(update={"dimensions": [4, 8], "l2": [0.0, 1e-4]})
+    if method.kind == "mde_projected":
+        return method.model_copy(update={"settings": method.settings[::11], "blocks_per_field": 2})
     if method.kind == "nis":
         return method.model_copy(update={"warm_start_epochs": 1})
     if method.kind == "dnis" and method.warm_start_epochs:
@@ -125,9 +127,11 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
         (tensors["embedding.weight"] * selection[tensors["embedding.block"].long()]).numpy()
     )
     validation = instances.read(data["validation"], CPU)
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("embedding.")}
     fields = parquet.field_sizes(data["validation"])
-    served = pruning.Result(whole.to_dense(), own, settings.model, tuple(about["widths"]), fields).served(whole)
+    served = pruning.Result(
+        whole.to_dense(), own, settings.model, tuple(about["widths"]), fields, about["projection"]
+    ).served(whole)
     known = {part: data[part] for part in ("train", "validation")}
     loss = tasks.build(TASKS[task], known, CPU).validation_loss(served, validation)
     assert loss == pytest.approx(min(losses), rel=1e-5)

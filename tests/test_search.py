@@ -12,12 +12,17 @@ from nisbench.evaluation.ctr import ClickThroughRate
 from nisbench.evaluation.rating import RatingPrediction
 from nisbench.models import recommender as recommenders
 from nisbench.params.loading import load
-from nisbench.params.settings import MDE, GridSearch, MDEPair, RandomSearch
-from nisbench.search import dnis, grid, mde, nis, random
+from nisbench.params.settings import MDE, GridSearch, MDEPair, ProjectedSetting, RandomSearch
+from nisbench.search import dnis, grid, mde, mde_projected, nis, random
 from nisbench.search.proposal import Blocks, Proposal, prefix_selection
 from tests.conftest import ROOT
 
-BLOCKS = Blocks(sizes=np.array([2, 2, 4]), mass=np.array([0.64, 0.32, 0.04]))
+BLOCKS = Blocks(
+    sizes=np.array([2, 2, 4]),
+    mass=np.array([0.64, 0.32, 0.04]),
+    frequency=np.array([40, 24, 20, 12, 1, 1, 1, 1]),  # blocks 0 0 1 1 2 2 2 2
+    field=np.array([0, 1, 0, 1, 0, 1, 1, 0]),
+)
 
 
 def dimensions(proposals):
@@ -29,7 +34,7 @@ def is_prefix(selection):
 
 
 def test_blocks_know_their_sizes_and_mass():
-    blocks = Blocks.of(np.array([0, 1, 1, 0]), np.array([5, 1, 2, 2]))
+    blocks = Blocks.of(np.array([0, 1, 1, 0]), np.array([5, 1, 2, 2]), [1, 3])
     assert blocks.sizes.tolist() == [2, 2]
     assert blocks.mass.tolist() == [0.7, 0.3]
 
@@ -226,6 +231,70 @@ def test_dnis_starts_from_ones():
     (proposal,) = dnis.propose(settings(), BLOCKS, 7, seed=1)
     assert torch.equal(proposal.selection, torch.ones(3, 7))
     assert proposal.learner is not None
+
+
+# --- MDE with projections -------------------------------------------------------------------------------------
+
+
+def projected(config, **update):
+    return config.params.methods["mde_projected"].model_copy(update=update)
+
+
+def test_blocks_of_equal_mass_within_each_field(config):
+    frequency, field = np.array([10, 1, 4, 5, 3, 3, 0, 6]), np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    blocks = Blocks(np.array([8]), np.array([1.0]), frequency, field)
+    # field 0: 10 | 5 4 1 of 20 in all, field 1: 6 | 3 3 0 of 12
+    assert mde_projected.own_blocks(projected(config, blocks_per_field=2), blocks).tolist() == [0, 1, 1, 1, 3, 3, 3, 2]
+    assert mde_projected.own_blocks(projected(config, blocks="field"), blocks).tolist() == field.tolist()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "budget", "power_of_two", "expected"),
+    [
+        (0.5, None, False, [16, 8, 2]),  # 16 sqrt(p / max p), p = 1/2, 1/8, 1/128
+        (0.0, None, False, [16, 16, 16]),
+        (1.0, None, False, [16, 4, 1]),  # 16 / 64 is below 1
+        (0.5, None, True, [16, 8, 2]),
+        (0.5, 3.0, False, [13, 6, 2]),  # lambda = 3 * 21 / (sqrt(1/2) + 4 sqrt(1/8) + 16 sqrt(1/128)) = 17.8
+        (0.3, None, True, [16, 8, 4]),  # 16, 10.6, 4.6
+    ],
+)
+def test_projected_dimensions_by_hand(config, temperature, budget, power_of_two, expected):
+    each = ProjectedSetting(base_dimension=16, temperature=temperature, budget=budget)
+    probability, sizes = np.array([1 / 2, 1 / 8, 1 / 128]), np.array([1, 4, 16])
+    found = mde_projected.dimensions(each, probability, sizes, projected(config, power_of_two=power_of_two), k=64)
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("model", ["mf", "neumf_topk"])
+def test_what_a_model_sees_is_the_block_s_columns_times_its_matrix(config, ratings, model):
+    block = torch.arange(30) % 3
+    selection = prefix_selection(np.array([4, 2, 1]), 6)
+    built = recommenders.build(
+        config.params.models[model], block=block, selection=selection, projected=5, embedding_std=0.5, field_sizes=(20, 10),
+        prior=0.0, seed=1,
+    )  # fmt: skip
+    multiples = (1, 4) if model == "neumf_topk" else (1,)
+    assert built.widths == tuple(5 * multiple for multiple in multiples)
+    matrices, columns, expected = iter(built.projection.weights), 0, []
+    weight = built.embedding.weight
+    for multiple in multiples:
+        part = torch.zeros(30, 5 * multiple)
+        for number, d in enumerate((4, 2, 1)):
+            matrix = next(matrices)
+            assert matrix.shape == (d * multiple, 5 * multiple)
+            part[block == number] = weight[block == number, columns : columns + d * multiple] @ matrix
+        columns += 4 * multiple
+        expected.append(part)
+    table = torch.cat(expected, 1)
+    for few in (ratings, ratings[:5]):  # more ids than rows, and fewer
+        found = built.projection(built.embedding(few.ids)).each
+        torch.testing.assert_close(found, table[few.ids.long()])
+        built.zero_grad()
+        built(few).sum().backward()
+        assert all(matrix.grad.abs().sum() > 0 for matrix in built.projection.weights)
+        beyond = weight.grad[block == 2][:, 1:4]
+        assert (beyond == 0).all()
 
 
 # --- NIS ------------------------------------------------------------------------------------------------------

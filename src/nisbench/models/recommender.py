@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nisbench.data.instances import Instances
 from nisbench.embedding import SelectedEmbedding, used_columns, xavier_std
+from nisbench.models.projection import Projection
 from nisbench.params.settings import AnyModel
 from nisbench.seeds import derived
 
@@ -34,15 +35,26 @@ class Shape:
 class Recommender(nn.Module):
     """y = G(theta, X), X the selected embeddings of an instance (paper, Eq. 2 and 4)."""
 
-    def __init__(self, embedding: SelectedEmbedding, model: nn.Module, widths: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        embedding: SelectedEmbedding,
+        model: nn.Module,
+        widths: tuple[int, ...],
+        projection: Projection | None = None,
+    ) -> None:
+        """`widths` are those that the model sees, of each of its parts."""
         super().__init__()
         self.embedding = embedding
         self.model = model
         self.widths = widths
+        self.projection = projection
 
     def forward(self, batch: Instances) -> Tensor:
         """Predictions (B,)."""
-        prediction: Tensor = self.model(self.embedding(batch.ids, batch.values), batch.ids, batch.values)
+        embeddings = self.embedding(batch.ids, batch.values)
+        if self.projection is not None:
+            embeddings = self.projection(embeddings)
+        prediction: Tensor = self.model(embeddings, batch.ids, batch.values)
         return prediction
 
     @torch.no_grad()
@@ -58,6 +70,7 @@ def build(
     block: Tensor,
     selection: Tensor,
     soft: bool = False,
+    projected: int | None = None,
     embedding_std: float | str,
     field_sizes: tuple[int, ...],
     prior: float,
@@ -67,7 +80,8 @@ def build(
 
     A model may have several embeddings per feature. What is proposed holds for all of them: each dimension stands for as
     many of a part's as that part has more. A soft selection is then learned for each by itself, all being dimensions of
-    one block. Columns that no block selects are not held.
+    one block. Columns that no block selects are not held. With `projected`, the selection's prefixes are projected to that
+    dimension, and what the model sees has it.
     """
     generator = torch.Generator().manual_seed(derived(seed, "embedding"))
     n = len(block)
@@ -82,10 +96,14 @@ def build(
         selections.append(part[:, used])
     widths = tuple(part.shape[1] for part in selections)
     embedding = SelectedEmbedding(block, torch.cat(selections, 1), torch.cat(weights, 1), soft)
+    projection = None
+    if projected:
+        widths = tuple(projected * multiple for multiple in parts_of(settings))
+        projection = Projection(block, [part.ne(0).sum(1).tolist() for part in selections], widths, generator)
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
         model = build_model(settings, Shape(field_sizes, widths, prior))
-    return Recommender(embedding, model, widths)
+    return Recommender(embedding, model, widths, projection)
 
 
 def build_model(settings: AnyModel, shape: Shape) -> nn.Module:

@@ -164,7 +164,10 @@ def _too_large(name: str, method: AnyMethod, k: int, grid: KeyPath) -> Iterator[
     if method.kind == "grid" and max(method.dimensions) > k:
         text = f"{max(method.dimensions)} exceeds training.base_dimension = {k} in {dotted(grid)}{otherwise}"
         yield ("methods", name, "dimensions"), text
-    if method.kind == "mde" and (largest := max(pair.base_dimension for pair in method.settings)) > k:
+    if (
+        method.kind in {"mde", "mde_projected"}
+        and (largest := max(pair.base_dimension for pair in method.settings)) > k
+    ):
         text = f"a base_dimension of {largest} exceeds training.base_dimension = {k} in {dotted(grid)}{otherwise}"
         yield ("methods", name, "settings"), text
     if method.kind in {"random", "mde"} and method.min_dimension >= k:

@@ -338,6 +338,27 @@ class MDE(Method):
     """One trial for each."""
 
 
+class ProjectedSetting(Settings):
+    base_dimension: PositiveInt
+    """That all embeddings are projected to; no block has more dimensions."""
+    temperature: Annotated[float, Field(ge=0, le=1)]
+    """Power of a feature's probability; 0 = uniform dimensions."""
+    budget: PositiveFloat | None
+    """Mean dimension over all features; null = the block of most probable features has the base dimension."""
+
+
+class MDEProjected(Method):
+    kind: Literal["mde_projected"]
+    blocks: Literal["equal_mass", "field"]
+    """Blocks of equal popularity within each field, or one for each field."""
+    blocks_per_field: PositiveInt
+    """Of equal popularity."""
+    power_of_two: bool
+    """Round dimensions to powers of two."""
+    settings: Annotated[list[ProjectedSetting], Field(min_length=1)]
+    """One trial for each."""
+
+
 class DNIS(Method):
     kind: Literal["dnis"]
     blocks: Literal["frequency", "shuffled"]
@@ -408,7 +429,7 @@ class UniformTuned(Method):
 
 
 AnyMethod = Annotated[
-    GridSearch | RandomSearch | MDE | NIS | DNIS | FullTable | Oracle | UniformTuned | NoEmbeddings,
+    GridSearch | RandomSearch | MDE | MDEProjected | NIS | DNIS | FullTable | Oracle | UniformTuned | NoEmbeddings,
     Field(discriminator="kind"),
 ]
 

@@ -40,7 +40,7 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
             paper = paper.get(key, {})
         values = {
             "params_mib": pruned["size_mib"],
-            "nonzeros": pruned["nonzeros"],
+            "nonzeros": pruned["nonzeros"] + pruned["projection_weights"],
             "hours": searched["seconds"] / 3600,
             **pruned["metrics"],
         }

@@ -1,6 +1,6 @@
 """What a search method answers with: selections to try."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,20 @@ class Blocks:
     """(L,) features in each block; block 0 holds the most frequent."""
     mass: np.ndarray
     """(L,) share of all feature occurrences in train that fall into each block."""
+    frequency: np.ndarray
+    """(N,) occurrences of each feature in train."""
+    field: np.ndarray
+    """(N,) the number of each feature's field."""
     planted: np.ndarray | None = None
     """(N,) the dimensions that features of generated data truly have: for the oracle alone."""
 
     @classmethod
-    def of(cls, block: np.ndarray, frequency: np.ndarray, planted: np.ndarray | None = None) -> "Blocks":
+    def of(
+        cls, block: np.ndarray, frequency: np.ndarray, field_sizes: Sequence[int], planted: np.ndarray | None = None
+    ) -> "Blocks":
         occurrences = np.bincount(block, weights=frequency)
-        return cls(np.bincount(block), occurrences / occurrences.sum(), planted)
+        field = np.repeat(np.arange(len(field_sizes)), field_sizes)
+        return cls(np.bincount(block), occurrences / occurrences.sum(), frequency, field, planted)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -47,6 +54,8 @@ class Proposal:
     """Given the selection (L, K) that this trial ends with, the one to train anew; only the latter is a result."""
     block: Tensor | None = None
     """(N,) the row of the selection that each feature has, in place of the data set's blocks."""
+    projected: int | None = None
+    """Project embeddings to this common dimension, block by block."""
     l2: float | None = None
     """Stands in for training.l2, where given."""
 

@@ -7,7 +7,7 @@ import io
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nisbench.evaluation import tasks
 from nisbench.evaluation.tasks import Task
 from nisbench.files import read_json, write_json
 from nisbench.machine import provenance
+from nisbench.models.projection import Projection
 from nisbench.models.recommender import Recommender, Shape, build_model
 from nisbench.params.settings import AnyModel
 from nisbench.runs import PruneSettings
@@ -51,10 +52,11 @@ def run(
     task = tasks.build(settings.task, parts, device)
     result = Result(
         embeddings=merged(*(tensors[f"embedding.{name}"] for name in ("weight", "selection", "block"))).numpy(),
-        model={name: tensor for name, tensor in tensors.items() if name.startswith("model.")},
+        model=_all_else(tensors),
         settings=settings.model,
         widths=tuple(about_weights["widths"]),
         field_sizes=parquet.field_sizes(parts["test"]),
+        projection=about_weights["projection"],
     )
     rounds: list[dict[str, Any]] = []
     if settings.rounds:
@@ -77,6 +79,9 @@ def run(
             "metrics": metrics,
             "weights": search["weights"],
             "nonzeros": len(scheme.values),
+            "projection_weights": sum(
+                t.numel() for name, t in result.model.items() if name.startswith("projection.weights")
+            ),
             "threshold": threshold,
             **sizes(result.embeddings),
             "features": {"count": len(scheme.sizes()), "without_dimensions": int((scheme.sizes() == 0).sum())},
@@ -100,9 +105,11 @@ class Result:
     settings: AnyModel
     widths: tuple[int, ...]
     field_sizes: tuple[int, ...]
+    projection: tuple[list[list[int]], list[int]] | None = None
+    """The dimensions of each part's blocks, and the common ones they are projected to."""
 
     def with_embeddings(self, embeddings: np.ndarray) -> "Result":
-        return Result(embeddings, self.model, self.settings, self.widths, self.field_sizes)
+        return replace(self, embeddings=embeddings)
 
     def served(self, scheme: DimensionScheme) -> Recommender:
         """The recommender whose embeddings are a scheme's."""
@@ -118,7 +125,8 @@ class Result:
 
     def _recommender(self, embedding: SelectedEmbedding) -> Recommender:
         shape = Shape(self.field_sizes, self.widths, 0.0)
-        recommender = Recommender(embedding, build_model(self.settings, shape), self.widths)
+        projection = Projection(self.model["projection.block"], *self.projection) if self.projection else None
+        recommender = Recommender(embedding, build_model(self.settings, shape), self.widths, projection)
         own = {f"embedding.{name}": tensor for name, tensor in embedding.state_dict().items()}
         recommender.load_state_dict(own | self.model)
         return recommender
@@ -193,11 +201,15 @@ def in_rounds(
         embeddings = (tensors["embedding.weight"] * tensors["embedding.selection"]).cpu().numpy()
         if np.count_nonzero(embeddings) > int(weights / rate):
             raise NisbenchError(f"round {number}: weights that were pruned came back; this is an error in nisbench")
-        model = {name: tensor.cpu() for name, tensor in tensors.items() if name.startswith("model.")}
-        result = Result(embeddings, model, result.settings, result.widths, result.field_sizes)
+        result = replace(result, embeddings=embeddings, model=_all_else(tensors))
         log.info("round %d of %d: validation loss %.5f", number, settings.rounds, about["validation_loss"])
         done.append(about)
     return result, done[-1]["threshold"], done
+
+
+def _all_else(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All of a recommender's tensors that are not its embeddings'."""
+    return {name: tensor.cpu() for name, tensor in tensors.items() if not name.startswith("embedding.")}
 
 
 # --- what is left ---------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def run(
 ) -> None:
     """Run a search's trials; leave ``run.json``, headed by `about`, and the best's ``weights.safetensors`` in `folder`."""
     features = read_table(features_file)
+    sizes = field_sizes(train_file)
     planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
     block = features["block"].to_numpy()
     if settings.method.kind == "dnis" and settings.method.blocks == "shuffled":
@@ -67,9 +68,9 @@ def run(
         task=tasks.build(settings.task, {"train": train_file, "validation": validation_file}, device),
         training=instances.read(train_file, device),
         validation=instances.read(validation_file, device),
-        field_sizes=field_sizes(train_file),
+        field_sizes=sizes,
         block=torch.tensor(block),
-        blocks=Blocks.of(block, features["frequency"].to_numpy(), planted),
+        blocks=Blocks.of(block, features["frequency"].to_numpy(), sizes, planted),
         folder=folder / "trials",
         device=device,
     )
@@ -162,6 +163,7 @@ class Search:
             block=block,
             selection=proposal.selection,
             soft=proposal.learner is not None,
+            projected=proposal.projected,
             embedding_std=self.settings.training.embedding_std,
             field_sizes=self.field_sizes,
             prior=self.task.prior(self.training),
@@ -191,7 +193,9 @@ class Search:
             peak_memory_mib=peak_memory_mib(self.device),
             losses=progress.losses,
         )
-        save_tensors(self.weights_file(index), snapshot(recommender), {"widths": recommender.widths})
+        projection = recommender.projection
+        about = {"widths": recommender.widths, "projection": projection and [projection.parts, projection.base]}
+        save_tensors(self.weights_file(index), snapshot(recommender), about)
         write_json(self.result_file(index), asdict(trial))
         for checkpoint in (warm, main):
             checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Mixed dimension embeddings as their authors have them (Ginart et al. 2019, arXiv 1909.11810): blocks of their own, and projections.
+
+A block's dimension is lambda p^a, with p the mean probability of a feature of the block, within its field, and a the temperature.
+Lambda gives the block of highest p the base dimension or, under a budget, lets the weights sum to it.
+"""
+
+import numpy as np
+import torch
+
+from nisbench.params.settings import MDEProjected, ProjectedSetting
+from nisbench.search.proposal import Blocks, Proposal, prefix_selection
+
+
+def propose(settings: MDEProjected, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+    """One trial per setting."""
+    block = own_blocks(settings, blocks)
+    sizes = np.bincount(block)
+    probability = np.bincount(block, weights=blocks.frequency) / sizes
+    # Every instance has one feature of each field: the field's occurrences are those of all instances.
+    probability /= np.bincount(blocks.field, weights=blocks.frequency).max()
+    proposals = []
+    for each in settings.settings:
+        found = dimensions(each, probability, sizes, settings, k)
+        within = "" if each.budget is None else f", budget {each.budget:g}"
+        name = f"base {each.base_dimension}, temperature {each.temperature:g}{within}: {'-'.join(map(str, found))}"
+        proposals.append(
+            Proposal(name, prefix_selection(found, k), block=torch.from_numpy(block), projected=each.base_dimension)
+        )
+    return proposals
+
+
+def own_blocks(settings: MDEProjected, blocks: Blocks) -> np.ndarray:
+    """(N,) block of each feature: its field or, within fields, blocks of equal mass by falling frequency."""
+    if settings.blocks == "field":
+        return blocks.field
+    block = np.empty(len(blocks.field), dtype=np.int64)
+    first = 0
+    for field in range(int(blocks.field.max()) + 1):
+        members = np.flatnonzero(blocks.field == field)
+        ordered = members[np.argsort(-blocks.frequency[members], kind="stable")]
+        before = np.cumsum(blocks.frequency[ordered]) - blocks.frequency[ordered]
+        total = max(blocks.frequency[members].sum(), 1)
+        number = np.minimum(before * settings.blocks_per_field // total, settings.blocks_per_field - 1)
+        block[ordered] = (
+            first + np.unique(number, return_inverse=True)[1]
+        )  # a very frequent feature may leave one empty
+        first = int(block[ordered].max()) + 1
+    return block
+
+
+def dimensions(
+    each: ProjectedSetting, probability: np.ndarray, sizes: np.ndarray, settings: MDEProjected, k: int
+) -> np.ndarray:
+    """(L,) dimensions within [1, k] of blocks whose features have this mean `probability`, and so many of them."""
+    power = np.maximum(probability, 1e-12) ** each.temperature
+    if each.budget is None:
+        found = each.base_dimension * power / power.max()
+    else:
+        found = each.budget * sizes.sum() * power / (power * sizes).sum()
+    if settings.power_of_two:
+        found = 2 ** np.round(np.log2(np.maximum(found, 1)))
+    rounded: np.ndarray = np.rint(found).clip(1, min(k, each.base_dimension)).astype(np.int64)
+    return rounded
