@@ -225,8 +225,14 @@ class StudyPlan:
         return self.folder / f"runs-{self.id}.json"
 
     def outputs(self) -> list[str]:
-        names = [f"{table}.{suffix}" for table in self.study.tables for suffix in ("md", "csv")]
+        names = [name for table in self.study.tables for name in table_files(table)]
         return [str(self.folder / name) for name in [*names, "summary.csv", "metrics.json"]] + [str(self.manifest)]
+
+
+def table_files(table: str) -> list[str]:
+    """What a table consists of: the recovery table has a picture beside it, and the picture's data."""
+    picture = ["recovery.png", "recovery.svg", "recovery_dimensions.csv"] if table == "recovery" else []
+    return [f"{table}.md", f"{table}.csv", *picture]
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,29 @@
 """Did a search find the right answer? Found dimensions against planted ones, which only generated data can tell."""
 
+import math
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
+from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 
 from nisbench.data.parquet import read_table
 from nisbench.embedding import DimensionScheme
+from nisbench.files import whole_file, write_text
 from nisbench.params.settings import Planted
 from nisbench.report.layout import KEYS, NONE, QUANTITIES, cells, grouped, markdown, row_names
-from nisbench.runs import Cell, StudyPlan
+from nisbench.runs import Cell, StudyPlan, rate_name
+
+mpl.use("agg")  # pictures are files: no screen is needed
+mpl.rcParams["svg.hashsalt"] = "nisbench"  # the same picture, the same bytes
 
 
 def table(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Rank correlation of found with planted dimensions, and quality, of all methods on generated data."""
-    rows = [measured(cell) for cell in plan.cells if isinstance(plan.dataset_of(cell), Planted)]
-    found = pd.DataFrame(rows)
+    cells_of_planted = [cell for cell in plan.cells if isinstance(plan.dataset_of(cell), Planted)]
+    found = pd.DataFrame([measured(cell) for cell in cells_of_planted])
     summary = found.groupby(KEYS, sort=False)[["spearman", "dimensions"]].agg(["mean", "std", "count"])
     places: dict[Any, pd.Series] = dict(summary.iterrows())
     quality = grouped(results)
@@ -43,26 +50,81 @@ def table(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         if grid:
             titles.append(plan.study.grids[grid].title or grid)
         sections.append(f"## {', '.join(titles)}\n\n{markdown(body, heads)}")
-    sections.append(_reading(plan))
+    sections += [_reading(plan), "![Found against planted dimensions](recovery.png)"]
+    picture(plan, cells_of_planted)
     return "\n\n".join(sections) + "\n", found
 
 
-def measured(cell: Cell) -> dict[str, Any]:
-    """One run's rank correlation, over all features that occur in train, and its mean dimension."""
+def dimensions(cell: Cell) -> pd.DataFrame:
+    """The `planted` and the `found` dimension of each feature that occurs in train."""
     features = read_table(
         Path(cell.search.needs["block"].path("features")), ["frequency", "planted_dimension"]
     ).to_pandas()
     sizes = DimensionScheme.load(Path(cell.prune.path("scheme"))).sizes()
-    known = features["frequency"].to_numpy() > 0
-    planted = features["planted_dimension"].to_numpy()[known]
-    alike = len(set(sizes[known])) == 1 or len(set(planted)) == 1
+    both = pd.DataFrame({"planted": features["planted_dimension"], "found": sizes})
+    return both.loc[features["frequency"].to_numpy() > 0]
+
+
+def measured(cell: Cell) -> dict[str, Any]:
+    """One run's rank correlation, and its mean dimension."""
+    both = dimensions(cell)
+    alike = any(len(both[name].unique()) == 1 for name in both)
     place = [cell.grid, cell.dataset, cell.model, cell.method, cell.compression_rate]
     return {
         **dict(zip(KEYS, place, strict=True)),
         "seed": cell.seed,
-        "spearman": float("nan") if alike else float(spearmanr(sizes[known], planted).statistic),
-        "dimensions": float(sizes[known].mean()),
+        "spearman": float("nan") if alike else float(spearmanr(both["found"], both["planted"]).statistic),
+        "dimensions": float(both["found"].mean()),
     }
+
+
+def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
+    """For each method, which dimensions it left to features of each planted one: ``recovery.png``, ``.svg``, and their data."""
+    rows: list[dict[str, Any]] = []
+    for cell in cells_of_planted:
+        place = [cell.grid, cell.dataset, cell.model, cell.method, cell.compression_rate]
+        for planted, found in dimensions(cell).itertuples(index=False):
+            rows.append({**dict(zip(KEYS, place, strict=True)), "planted": planted, "found": found})
+    by_planted = pd.DataFrame(rows).groupby([*KEYS, "planted"], sort=False)["found"]
+    quartiles = {
+        name: by_planted.quantile(q) for name, q in (("quarter", 0.25), ("median", 0.5), ("three_quarters", 0.75))
+    }
+    data = pd.DataFrame(quartiles).reset_index()
+    folder = Path(plan.folder)
+    write_text(folder / "recovery_dimensions.csv", data.to_csv(index=False))
+
+    groups: list[Any] = list(data.groupby(KEYS, sort=False))
+    columns = min(5, len(groups))
+    lines = math.ceil(len(groups) / columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(2.3 * columns, 2.2 * lines), sharex=True, squeeze=False)
+    for axis in axes.flat[len(groups) :]:
+        axis.set_axis_off()
+    several = len({key[:3] for key, _ in groups}) > 1
+    for axis, (key, group) in zip(axes.flat, groups, strict=False):
+        grid, dataset, model, method, rate = key
+        found = group.sort_values("planted")
+        highest = max(data["planted"].max(), found["three_quarters"].max())
+        axis.plot([1, data["planted"].max()], [1, data["planted"].max()], color="0.6", linestyle="--", linewidth=1)
+        axis.fill_between(
+            found["planted"], found["quarter"], found["three_quarters"], color="#0072B2", alpha=0.25, linewidth=0
+        )
+        axis.plot(found["planted"], found["median"], color="#0072B2", marker="o", markersize=3)
+        axis.set_ylim(-0.03 * highest, 1.05 * highest)
+        names = [plan.titles[grid, f"method {method}"] + ("" if rate == 1 else f" (CR = {rate_name(rate)})")]
+        if several:
+            names += [plan.titles[grid, f"dataset {dataset}"] + ", " + plan.titles[grid, f"model {model}"]]
+        axis.set_title("\n".join(names), fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("planted dimension", fontsize=9)
+    figure.supylabel("found dimension: median and middle half", fontsize=9)
+    figure.tight_layout()
+    for suffix in ("png", "svg"):
+        with whole_file(folder / f"recovery.{suffix}") as temporary:
+            figure.savefig(
+                temporary, format=suffix, dpi=150, metadata={"Software": None} if suffix == "png" else {"Date": None}
+            )
+    plt.close(figure)
 
 
 def _spread(values: pd.Series) -> str:

@@ -15,7 +15,7 @@ from nisbench.params.settings import TaskKind
 from nisbench.report import recovery
 from nisbench.report.layout import NONE, PAPER_NOTE, QUANTITIES, cells, figure, grouped, markdown, row_names
 from nisbench.report.results import metrics, provenance, read_run, summary
-from nisbench.runs import Cell, StudyPlan, rate_name
+from nisbench.runs import Cell, StudyPlan, rate_name, table_files
 
 
 def run(plan: StudyPlan) -> None:
@@ -30,7 +30,7 @@ def run(plan: StudyPlan) -> None:
     write_text(folder / "summary.csv", results.to_csv(index=False))
     write_json(folder / "metrics.json", metrics(results))
     manifest = Path(plan.manifest)
-    unlisted = [folder / f"{name}.{suffix}" for name in makers for suffix in ("md", "csv")]
+    unlisted = [folder / file for name in makers for file in table_files(name)]
     for old in [*folder.glob("runs-*.json"), *unlisted]:
         if str(old) not in plan.outputs():
             old.unlink(missing_ok=True)
