@@ -22,11 +22,15 @@ from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 PARAMS = load(ROOT, overlays=[]).params
+FIRST_OF_KIND = {method.kind: name for name, method in reversed(PARAMS.methods.items())}
+VARIANTS = PARAMS.methods.keys() - FIRST_OF_KIND.values()
+"""Methods that are another of the same kind with other settings: a model of each task is enough."""
 CASES = [
     pytest.param(task, model, method, id=f"{model}-{method}-{task}")
     for model, settings in PARAMS.models.items()
     for method, settings_of_method in PARAMS.methods.items()
     if settings_of_method.kind != "no_embeddings"
+    and (method not in VARIANTS or model in ("mf", "deepfm", "neumf_topk"))
     for task in MODEL_TASKS[settings.kind]
 ]
 TASKS = PARAMS.tasks | {"topk": PARAMS.tasks["topk"].model_copy(update={"candidates": 19})}

@@ -32,6 +32,10 @@ def test_a_method_s_parameter_changes_its_search_and_prunings_only(changed):
     expected = [f"search movielens_1m {model}-dnis-seed1" for model in models]
     expected += [f"prune movielens_1m {model}-dnis-seed1-cr{rate}" for model in models for rate in ("1", "2", "2.5")]
     expected += ["search movielens_1m_topk neumf_topk-dnis-seed1"]
+    expected += ["prune movielens_1m mf-dnis_retrained-seed1-cr2"]
+    for variant in ("dnis_second_order", "dnis_released", "shuffled_blocks"):  # they are like dnis
+        expected += [f"search movielens_1m mf-{variant}-seed1"]
+        expected += [f"prune movielens_1m mf-{variant}-seed1-cr{rate}" for rate in ("1", "2")]
     expected += [f"prune movielens_1m_topk neumf_topk-dnis-seed1-cr{rate}" for rate in ("1", "2", "4")]
     assert changed("methods: {dnis: {learning_rate: 0.02}}") == sorted(expected)
 
@@ -50,7 +54,7 @@ def test_a_compression_rate_more_is_one_pruning_more(changed):
 def test_the_split_s_seed_changes_all_but_download_and_preparation(changed):
     titles = changed("datasets: {movielens_1m: {split: {seed: 2}}}")
     assert {title.split()[0] for title in titles} == {"split", "block", "search", "prune"}
-    assert len([title for title in titles if title.startswith("search")]) == 4 * 3
+    assert len([title for title in titles if title.startswith("search")]) == 4 * 3 + 10
     assert not [title for title in titles if "topk" in title]
 
 
@@ -69,7 +73,7 @@ def test_a_grid_s_overrides_hold_for_that_grid_alone(changed):
 def test_a_cell_in_two_grids_that_differ_is_two_cells(config):
     cells = [cell for cell in plan(ROOT, config).study("paper").cells if cell.model == "neumf_topk"]
     assert {(cell.grid, cell.settings.training.base_dimension) for cell in cells} == {("topk_16", 16), ("topk_32", 32)}
-    assert len({cell.prune.id for cell in cells}) == len(cells) == 4
+    assert len({cell.prune.id for cell in cells}) == len(cells) == 2 * 6
 
 
 def test_blocks_change_nothing_before_them(changed):
@@ -112,17 +116,17 @@ def test_a_local_file_without_an_md5_is_what_is_in_it(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_entries_of_equal_settings_are_different_runs(tmp_path):
-    """Two names for one thing are run twice, into two folders."""
-    path = tmp_path / "over.yaml"
-    text = (ROOT / "params" / "methods.yaml").read_text()
-    dnis = text[text.index("  dnis:") :].replace("dnis:", "dnis_again:", 1)
-    path.write_text(
-        f"methods:\n{dnis}\nstudies: {{demo: {{grids: {{rating: {{methods: {{dnis_again: [1, 2, 2.5]}}}}}}}}}}"
-    )
-    study = plan(ROOT, load(ROOT, [path])).study("demo")
-    searches = {cell.prune.needs["search"].folder for cell in study.cells}
-    assert len(searches) == len({cell.prune.needs["search"].id for cell in study.cells}) == 5 + 4 + 4
+def test_methods_that_differ_in_name_or_pruning_share_their_search(config):
+    study = plan(ROOT, config).study("recovery")
+    searches = {cell.method: cell.search for cell in study.cells if cell.seed == 1}
+    assert searches["dnis_retrained"] is not searches["dnis"]  # of different cells
+    assert searches["dnis_retrained"].id == searches["dnis"].id
+    assert searches["network_pruning"].id == searches["iterative_pruning"].id == searches["random_mask"].id
+    assert searches["dnis"].id != searches["shuffled_blocks"].id
+    prunes = {(cell.method, cell.compression_rate): cell.prune for cell in study.cells if cell.seed == 1}
+    assert prunes["dnis_retrained", 2].id != prunes["dnis", 2].id
+    assert prunes["dnis_retrained", 2].settings.training == searches["dnis"].settings.training
+    assert prunes["dnis", 2].settings.training is None
     assert len({cell.prune.id for cell in study.cells}) == len(study.cells)
 
 

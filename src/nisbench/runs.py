@@ -312,7 +312,15 @@ def plan_study(name: str, config: Config) -> StudyPlan:
         for dataset, model, method, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
             search = search_step(block_of[dataset], model, method, seed, params)
             for rate in grid.methods[method]:
-                cell = Cell(apart, dataset, model, method, rate, seed, prune_step(search, rate, params))
+                cell = Cell(
+                    apart,
+                    dataset,
+                    model,
+                    method,
+                    rate,
+                    seed,
+                    prune_step(search, f"{model}-{method}-seed{seed}", params.methods[method], rate, params),
+                )
                 cells[apart, dataset, model, method, rate, seed] = cell  # grids may overlap
     return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()), by_grid, titles)
 
@@ -360,7 +368,9 @@ def download_step(name: str, dataset: Archive) -> Step:
 
 
 def search_step(block: Step, model: str, method: str, seed: int, params: Params) -> Step:
+    """The search of a method; methods that differ in how they are pruned, or in name, share the first one's."""
     searched = params.methods[method]
+    first = next(name for name, each in params.methods.items() if each.model_dump() == searched.model_dump())
     if searched.kind == "no_embeddings":  # a control that stands in for any model
         network: AnyModel = FirstOrderModel(kind="first_order", title="", biases=searched.biases)
     else:
@@ -381,7 +391,7 @@ def search_step(block: Step, model: str, method: str, seed: int, params: Params)
     return Step(
         "search",
         block.dataset,
-        f"{model}-{method}-seed{seed}",
+        f"{model}-{first}-seed{seed}",
         settings,
         {"split": block.needs["split"], "block": block},
         modules,
@@ -389,9 +399,8 @@ def search_step(block: Step, model: str, method: str, seed: int, params: Params)
     )
 
 
-def prune_step(search: Step, rate: float, params: Params) -> Step:
+def prune_step(search: Step, label: str, method: AnyMethod, rate: float, params: Params) -> Step:
     assert isinstance(search.settings, SearchSettings)
-    method = search.settings.method
     rounds = method.rounds if rate > 1 else 0
     settings = PruneSettings(
         task=search.settings.task,
@@ -406,7 +415,7 @@ def prune_step(search: Step, rate: float, params: Params) -> Step:
     return Step(
         "prune",
         search.dataset,
-        f"{search.label}-cr{rate_name(rate)}",
+        f"{label}-cr{rate_name(rate)}",
         settings,
         {"split": search.needs["split"], "search": search},
         (

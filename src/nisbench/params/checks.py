@@ -130,7 +130,7 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     yield from _twice(at, {("datasets",): grid.datasets, ("models",): grid.models})
     yield from _twice(at, {("methods", method): rates for method, rates in grid.methods.items()})
     for method in grid.methods:
-        yield from _too_large(method, params.methods[method], params.training.base_dimension, at)
+        yield from _unfit(method, params.methods[method], params.training.base_dimension, at)
         yield from _twice(("methods", method), _tried(params.methods[method]))
     for i, dataset in enumerate(grid.datasets):
         for model in grid.models:
@@ -153,26 +153,36 @@ def _tried(method: AnyMethod) -> dict[KeyPath, list[Any]]:
     """What a method tries one by one: the same twice would be a trial for nothing."""
     if method.kind == "grid":
         return {("dimensions",): list(method.dimensions)}
+    if method.kind == "uniform_tuned":
+        return {("dimensions",): list(method.dimensions), ("l2",): list(method.l2)}
     if method.kind == "mde":
         return {("settings",): [(pair.base_dimension, pair.temperature) for pair in method.settings]}
+    if method.kind == "mde_projected":
+        return {("settings",): [(each.base_dimension, each.temperature, each.budget) for each in method.settings]}
     return {}
 
 
-def _too_large(name: str, method: AnyMethod, k: int, grid: KeyPath) -> Iterator[Problem]:
-    """Dimensions that do not fit into a table of `k` columns."""
-    otherwise = f"; what is meant for one study or grid only goes into its overrides (such as {dotted(grid)}.overrides.methods.{name})"
-    if method.kind == "grid" and max(method.dimensions) > k:
-        text = f"{max(method.dimensions)} exceeds training.base_dimension = {k} in {dotted(grid)}{otherwise}"
-        yield ("methods", name, "dimensions"), text
-    if (
-        method.kind in {"mde", "mde_projected"}
-        and (largest := max(pair.base_dimension for pair in method.settings)) > k
-    ):
-        text = f"a base_dimension of {largest} exceeds training.base_dimension = {k} in {dotted(grid)}{otherwise}"
-        yield ("methods", name, "settings"), text
+def _columns(method: AnyMethod) -> dict[str, int]:
+    """The keys of a method that ask for columns of the table, and the most that they ask for."""
+    if method.kind in {"grid", "uniform_tuned"}:
+        return {"dimensions": max(method.dimensions)}
+    if method.kind in {"mde", "mde_projected"}:
+        return {"settings": max(each.base_dimension for each in method.settings)}
+    return {"column_blocks": method.column_blocks} if method.kind == "nis" else {}
+
+
+def _unfit(name: str, method: AnyMethod, k: int, grid: KeyPath) -> Iterator[Problem]:
+    """What does not fit into a table of `k` columns, or not together."""
+    otherwise = f"; what is meant for one study or grid only goes into its overrides (such as {dotted(grid)}.overrides)"
+    for key, most in _columns(method).items():
+        if most > k:
+            text = f"{most} exceeds training.base_dimension = {k} in {dotted(grid)}{otherwise}"
+            yield ("methods", name, key), text
     if method.kind in {"random", "mde"} and method.min_dimension >= k:
         text = f"{method.min_dimension} must be below training.base_dimension = {k} in {dotted(grid)}{otherwise}"
         yield ("methods", name, "min_dimension"), text
+    if method.kind == "dnis" and method.freeze_network and not method.warm_start_epochs:
+        yield ("methods", name, "freeze_network"), "would freeze a network that was not trained; set warm_start_epochs"
 
 
 def _in_reference(params: Params) -> Iterator[Problem]:

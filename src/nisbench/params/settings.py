@@ -300,13 +300,13 @@ MODEL_TASKS: dict[str, tuple[TaskKind, ...]] = {
 
 
 class Method(Settings):
-    """What all methods have."""
+    """What all methods have. How they are pruned is no part of a search's id: it is of the pruning's."""
 
     title: Annotated[str, UNHASHED]
     """The name that tables show."""
-    prune_by: Literal["scaled", "weights", "random"]
+    prune_by: Annotated[Literal["scaled", "weights", "random"], UNHASHED]
     """Which weights go first: the least in magnitude with the selection multiplied into them (Eq. 9), or without it; or any."""
-    rounds: Annotated[int, Field(ge=0)]
+    rounds: Annotated[int, Field(ge=0), UNHASHED]
     """Prune in so many rounds, at rates that rise geometrically, and train what is left after each; 0 = once, without training."""
 
 

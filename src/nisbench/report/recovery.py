@@ -62,7 +62,8 @@ def dimensions(cell: Cell) -> pd.DataFrame:
     ).to_pandas()
     sizes = DimensionScheme.load(Path(cell.prune.path("scheme"))).sizes()
     both = pd.DataFrame({"planted": features["planted_dimension"], "found": sizes})
-    return both.loc[features["frequency"].to_numpy() > 0]
+    known: pd.DataFrame = both.loc[features["frequency"].to_numpy() > 0]
+    return known
 
 
 def measured(cell: Cell) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
         values = {
             "params_mib": pruned["size_mib"],
             "nonzeros": pruned["nonzeros"] + pruned["projection_weights"],
-            "hours": searched["seconds"] / 3600,
+            "hours": (searched["seconds"] + sum(each["seconds"] for each in pruned["rounds"])) / 3600,
             **pruned["metrics"],
         }
         for metric, value in values.items():
