@@ -14,6 +14,7 @@ from nisbench.models import recommender as recommenders
 from nisbench.params.settings import BlockSettings
 from nisbench.runs import PruneSettings, SearchSettings
 from nisbench.search import pruning, trials
+from nisbench.training.checkpoints import load_tensors, save_tensors
 
 
 @pytest.fixture
@@ -48,6 +49,14 @@ def test_a_rate_beyond_all_weights_leaves_none(merged):
     pruned, threshold = pruning.prune(merged, np.abs(merged), 800, 1000)
     assert np.count_nonzero(pruned) == 0
     assert np.abs(merged).max() < threshold < np.inf
+
+
+def test_of_equal_weights_as_many_stay_as_there_is_room_for():
+    equal = np.full((4, 5), 0.5, dtype=np.float32)
+    equal[0, 0] = 1.0
+    pruned, threshold = pruning.prune(equal, equal, equal.size, 4)
+    assert np.flatnonzero(pruned).tolist() == [0, 1, 2, 3, 4]
+    assert threshold == 0.5
 
 
 def test_sizes_are_scipy_s(merged, tmp_path):
@@ -158,6 +167,20 @@ def test_iterative_pruning_keeps_what_is_pruned_at_zero_and_is_better_than_one_s
     assert found["metrics"]["mse"] < once["metrics"]["mse"]
     assert found["seconds"] == pytest.approx(sum(each["seconds"] for each in found["rounds"]))
     assert sorted(path.name for path in (tmp_path / "rounds").iterdir()) == ["run.json", "scheme.safetensors"]
+
+
+def test_rounds_by_unscaled_weights_are_by_unscaled_weights(settings, trained, tmp_path):
+    search, _, training = trained
+    tensors, about = load_tensors(search / "weights.safetensors")
+    tensors["embedding.selection"] = torch.linspace(0.1, 1, tensors["embedding.selection"].numel()).view(
+        tensors["embedding.selection"].shape
+    )
+    save_tensors(search / "weights.safetensors", tensors, about)
+    found = {
+        by: pruned(settings(prune_by=by, rounds=1, training=training), trained, tmp_path / by)[0]["threshold"]
+        for by in ("scaled", "weights")
+    }
+    assert found["weights"] > 1.2 * found["scaled"]
 
 
 def test_pruning_in_rounds_that_is_killed_goes_on_to_the_same_result(settings, trained, tmp_path, monkeypatch):

@@ -145,7 +145,8 @@ def test_alpha_s_gradient_equals_finite_differences(soft, ratings):
 def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft, ratings, order):
     weights = {name: tensor.clone() for name, tensor in soft.named_parameters()}
     before = soft.embedding.selection.clone()
-    learner = dnis.AlphaLearner(soft, RATING, settings(learning_rate=0.3, order=order), 0.1)
+    learner = dnis.AlphaLearner(soft, RATING, settings(learning_rate=0.3, order=order))
+    learner.begin_epoch(soft, 0.1)
     for _ in range(10):
         learner.step(soft, ratings[250:], ratings[:250])
     assert all(torch.equal(tensor, weights[name]) for name, tensor in soft.named_parameters())
@@ -160,7 +161,7 @@ def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft,
 def test_the_first_step_of_alpha_is_adam_s_on_the_normalised_gradient(soft, ratings):
     before = soft.embedding.selection.clone()
     gradient = dnis.normalised(dnis.first_order(soft, RATING, ratings), 1e-7)
-    dnis.AlphaLearner(soft, RATING, settings(), 0.1).step(soft, ratings, ratings)
+    dnis.AlphaLearner(soft, RATING, settings()).step(soft, ratings, ratings)
     expected = (before - 0.01 * gradient / (gradient.abs() + 1e-8)).clamp(0, 1)
     torch.testing.assert_close(soft.embedding.selection, expected)
 
@@ -169,7 +170,7 @@ def test_a_step_of_alpha_by_sgd_with_an_l1_penalty_and_a_plain_gradient(soft, ra
     before = soft.embedding.selection.clone()
     gradient = dnis.first_order(soft, RATING, ratings)
     plain = settings(optimizer="sgd", learning_rate=0.1, normalise=False, l1=0.03)
-    dnis.AlphaLearner(soft, RATING, plain, 0.1).step(soft, ratings, ratings)
+    dnis.AlphaLearner(soft, RATING, plain).step(soft, ratings, ratings)
     torch.testing.assert_close(soft.embedding.selection, (before - 0.1 * (gradient + 0.03)).clamp(0, 1))
 
 
@@ -221,10 +222,12 @@ def test_a_frozen_network_trains_embeddings_and_first_order_weights_only(config,
         config.params.models["deepfm"], block=torch.zeros(30), selection=torch.ones(1, 4), soft=True, embedding_std=0.5,
         field_sizes=(20, 10), prior=0.0, seed=1,
     )  # fmt: skip
-    dnis.AlphaLearner(built, RATING, settings(freeze_network=True), 0.1)
+    dnis.AlphaLearner(built, RATING, settings(freeze_network=True))
     learned = [name for name, parameter in built.named_parameters() if parameter.requires_grad]
     assert learned == ["embedding.weight", "model.first_order.weight"]
-    dnis.AlphaLearner(built, RATING, settings(freeze_network=True, order=2), 0.1).step(built, ratings, ratings)
+    learner = dnis.AlphaLearner(built, RATING, settings(freeze_network=True, order=2))
+    learner.begin_epoch(built, 0.1)
+    learner.step(built, ratings, ratings)
 
 
 def test_dnis_starts_from_ones():
@@ -245,7 +248,10 @@ def test_blocks_of_equal_mass_within_each_field(config):
     blocks = Blocks(np.array([8]), np.array([1.0]), frequency, field)
     # field 0: 10 | 5 4 1 of 20 in all, field 1: 6 | 3 3 0 of 12
     assert mde_projected.own_blocks(projected(config, blocks_per_field=2), blocks).tolist() == [0, 1, 1, 1, 3, 3, 3, 2]
-    assert mde_projected.own_blocks(projected(config, blocks="field"), blocks).tolist() == field.tolist()
+    assert (
+        mde_projected.own_blocks(projected(config, blocks="field", blocks_per_field=None), blocks).tolist()
+        == field.tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,7 +261,10 @@ def test_blocks_of_equal_mass_within_each_field(config):
         (0.0, None, False, [16, 16, 16]),
         (1.0, None, False, [16, 4, 1]),  # 16 / 64 is below 1
         (0.5, None, True, [16, 8, 2]),
-        (0.5, 3.0, False, [13, 6, 2]),  # lambda = 3 * 21 / (sqrt(1/2) + 4 sqrt(1/8) + 16 sqrt(1/128)) = 17.8
+        (0.5, 3.0, False, [15, 7, 1]),  # 16 would come with an 8, and that is beyond 3 * 21
+        (0.5, 1.0, False, [1, 1, 1]),
+        (0.0, 4.5, False, [4, 4, 4]),
+        (0.5, 99.0, False, [16, 16, 16]),
         (0.3, None, True, [16, 8, 4]),  # 16, 10.6, 4.6
     ],
 )
@@ -288,16 +297,38 @@ def test_what_a_model_sees_is_the_block_s_columns_times_its_matrix(config, ratin
         expected.append(part)
     table = torch.cat(expected, 1)
     for few in (ratings, ratings[:5]):  # more ids than rows, and fewer
-        found = built.projection(built.embedding(few.ids)).each
+        found = built.projection(built.embedding, few.ids, None).each
         torch.testing.assert_close(found, table[few.ids.long()])
         built.zero_grad()
         built(few).sum().backward()
         assert all(matrix.grad.abs().sum() > 0 for matrix in built.projection.weights)
         beyond = weight.grad[block == 2][:, 1:4]
         assert (beyond == 0).all()
+    # a mask, weight by weight, holds wherever rows are taken from
+    built.embedding.block, built.embedding.selection = torch.arange(30), weight.ne(weight).float()
+    built.embedding.scaled = True
+    for few in (ratings, ratings[:5]):
+        assert (built.projection(built.embedding, few.ids, None).each == 0).all()
 
 
 # --- NIS ------------------------------------------------------------------------------------------------------
+
+
+def test_choices_are_drawn_as_the_logits_say(config, mf):
+    built = recommenders.build(
+        mf, block=torch.arange(30) % 3, selection=torch.ones(3, 6), soft=True, embedding_std=0.5, field_sizes=(20, 10),
+        prior=0.0, seed=1,
+    )  # fmt: skip
+    settings = config.params.methods["nis_me"].model_copy(update={"column_blocks": 2})
+    controller = nis.Controller(built, RATING, settings, nis.Space(settings, BLOCKS, 6), seed=1)
+    controller.logits += torch.tensor([[0.0, 1.0, 2.0, -1.0], [3.0, 0.0, 0.0, 0.0]])
+    drawn = []
+    for _ in range(4000):
+        controller.begin_epoch(built, 0.1)
+        drawn.append(controller.choice)
+    for decision, probability in enumerate(controller.logits.softmax(1)):
+        counts = torch.bincount(torch.stack(drawn)[:, decision], minlength=4)
+        assert (counts / 4000 - probability).abs().max() < 0.04
 
 
 def space(config, choice, budget=0.5, k=6):
@@ -358,6 +389,7 @@ def test_the_controller_finds_what_pays(config, mf, ratings, choice):
             return 1 - built.embedding.selection.mean()
 
     controller = nis.Controller(built, Missing(), settings, the_space, seed=1)
+    controller.begin_epoch(built, 0.1)
     for _ in range(600):
         controller.step(built, ratings, ratings)
     controller.settle(built)
@@ -368,4 +400,4 @@ def test_the_controller_finds_what_pays(config, mf, ratings, choice):
         torch.tensor(list(itertools.product(range(the_space.logits[1]), repeat=the_space.logits[0])))
     )
     best = max(s.mean().item() for s in every if the_space.cost(s[None]).item() <= the_space.budget)
-    assert chosen.mean().item() >= 0.85 * best
+    assert chosen.mean().item() >= 0.8 * best

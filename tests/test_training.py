@@ -47,7 +47,7 @@ def build(mf, *, soft=False, prior=3.0):
 
 def learner_for(recommender):
     settings = load(ROOT, overlays=[]).params.methods["dnis"].model_copy(update={"learning_rate": 0.05})
-    return AlphaLearner(recommender, RATING, settings, 0.02)
+    return AlphaLearner(recommender, RATING, settings)
 
 
 def test_mf_is_mean_plus_biases_plus_inner_product(mf, ratings):
@@ -137,6 +137,33 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
             assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+def test_the_learning_rate_drops_after_each_epoch_without_gain(mf, settings, parts, monkeypatch):
+    losses = iter([5.0, 6.0, 4.0, 4.5, 4.6, 4.7])
+    monkeypatch.setattr(RatingPrediction, "validation_loss", lambda *_: next(losses))
+    dropping = settings.model_copy(update={"learning_rate_drop": 0.5})
+    progress = train(build(mf), *parts, RATING, dropping, seed=1)
+    assert progress.learning_rate == pytest.approx(settings.learning_rate * 0.5**4)
+
+
+def test_l2_is_a_share_of_each_weight_in_its_gradient(mf, settings, parts):
+    """Adam's first step is by the sign of the gradient: with a penalty that outweighs all else, by the weight's own sign."""
+    recommender = build(mf)
+    before = recommender.embedding.weight.detach().clone()
+    penalised = settings.model_copy(update={"l2": 1e6, "max_epochs": 1, "batch_size": 400, "learning_rate": 1e-4})
+    train(recommender, *parts, RATING, penalised, seed=1)
+    torch.testing.assert_close(recommender.embedding.weight.detach(), before - 1e-4 * before.sign(), atol=1e-6, rtol=0)
+
+
+def test_weights_that_no_epoch_makes_better_are_kept(mf, settings, parts):
+    recommender = build(mf)
+    before = snapshot(recommender)
+    loss = RATING.validation_loss(recommender, parts[1])
+    useless = settings.model_copy(update={"learning_rate": 5.0, "patience": 2})
+    progress = train(recommender, *parts, RATING, useless, seed=1, best_loss=loss)
+    assert (progress.best_epoch, progress.best_loss) == (0, loss)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in recommender.state_dict().items())
+
+
 def test_batches_depend_on_seed_and_epoch_alone():
     device = torch.device("cpu")
     one = shuffled(100, 100, (1, 0), "training batches", device)
@@ -183,13 +210,16 @@ def test_a_damaged_weight_file_is_named(tmp_path):
 def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, parts):
     """Algorithm 1: weights on a training batch, then the selection on a validation batch."""
     training, validation = parts
-    seen, trained, weights = [], [], []
+    seen, trained, weights, rates = [], [], [], []
 
     class Recorder:
         def step(self, recommender, validation, training):
             seen.append(validation.labels)
             trained.append(training.labels)
             weights.append(recommender.embedding.weight.detach().clone())
+
+        def begin_epoch(self, _recommender, learning_rate):
+            rates.append(learning_rate)
 
         def settle(self, recommender):
             pass
@@ -204,6 +234,7 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
     before = recommender.embedding.weight.detach().clone()
     train(recommender, *parts, RATING, settings.model_copy(update={"max_epochs": 1}), seed=1, learner=Recorder())
     assert len(seen) == -(-len(training) // settings.batch_size)
+    assert rates == [settings.learning_rate]
     assert sorted(torch.cat(trained).tolist()) == sorted(training.labels.tolist())
     assert set(torch.cat(seen).tolist()) == set(validation.labels.tolist())
     steps = [before, *weights]

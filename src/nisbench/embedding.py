@@ -49,6 +49,11 @@ class SelectedEmbedding(nn.Module):
             return Embeddings(ids, values, self.weight * functional.embedding(self.block, self.selection))
         return Embeddings(ids, values, self.weight, functional.embedding(self.block[ids], self.selection))
 
+    def rows(self, features: Tensor) -> Tensor:
+        """The embeddings e~ of some features, each once: (n,) -> (n, width)."""
+        rows = functional.embedding(features, self.weight)
+        return rows * functional.embedding(self.block[features], self.selection) if self.scaled else rows
+
 
 class Embeddings:
     """The embeddings of a batch, as a model may ask for them: each by itself, or what they sum to.

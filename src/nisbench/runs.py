@@ -70,7 +70,7 @@ class SearchSettings(Settings):
     """All that a search is told; it cannot tell which study asks."""
 
     task: AnyTask
-    model: AnyModel
+    model: AnyModel | FirstOrderModel
     method: AnyMethod
     training: Training
     seed: int
@@ -78,7 +78,7 @@ class SearchSettings(Settings):
 
 class PruneSettings(Settings):
     task: AnyTask
-    model: AnyModel
+    model: AnyModel | FirstOrderModel
     prune_by: Literal["scaled", "weights", "random"]
     rounds: int
     compression_rate: float
@@ -372,7 +372,7 @@ def search_step(block: Step, model: str, method: str, seed: int, params: Params)
     searched = params.methods[method]
     first = next(name for name, each in params.methods.items() if each.model_dump() == searched.model_dump())
     if searched.kind == "no_embeddings":  # a control that stands in for any model
-        network: AnyModel = FirstOrderModel(kind="first_order", title="", biases=searched.biases)
+        network: AnyModel | FirstOrderModel = FirstOrderModel(kind="first_order", title="", biases=searched.biases)
     else:
         network = params.models[model]
     settings = SearchSettings(

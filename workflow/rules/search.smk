@@ -45,6 +45,7 @@ rule prune:
         "results/runs/{dataset}/prune/{label}-{id}/scheme.safetensors",
     log:
         "logs/prune/{dataset}-{label}-{id}.log",
+    threads: lambda wildcards: 2 if PLAN.step(wildcards.id, "prune").settings.rounds else 1
     resources:
         gpu=1,
     message:

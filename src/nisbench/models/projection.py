@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from nisbench.embedding import Embeddings, xavier_std
+from nisbench.embedding import Embeddings, SelectedEmbedding, xavier_std
 
 
 class Projection(nn.Module):
@@ -39,19 +38,15 @@ class Projection(nn.Module):
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("back", order.argsort(), persistent=False)
 
-    def forward(self, embeddings: Embeddings) -> Embeddings:
-        """Embeddings (B, M, widths of all parts) -> (B, M, common dimensions of all parts)."""
-        ids, table = (
-            embeddings.ids,
-            embeddings.table,
-        )  # columns beyond a block's dimension are not read: scales change nothing
-        if len(table) <= ids.numel():
-            projected = self._projected(table[self.order], self.sizes)[self.back]
-        else:
-            rows, ids = torch.unique(ids, return_inverse=True)
-            order, sizes = self._sorted(self.block[rows])
-            projected = self._projected(functional.embedding(rows[order], table), sizes)[order.argsort()]
-        return Embeddings(ids.to(embeddings.ids.dtype), embeddings.values, projected)
+    def forward(self, embedding: SelectedEmbedding, ids: Tensor, values: Tensor | None) -> Embeddings:
+        """The projected embeddings (B, M, common dimensions of all parts) of a batch: ids (B, M), and values (B, M) or None."""
+        if len(self.block) <= ids.numel():
+            projected = self._projected(embedding.rows(self.order), self.sizes)[self.back]
+            return Embeddings(ids, values, projected)
+        rows, places = torch.unique(ids, return_inverse=True)
+        order, sizes = self._sorted(self.block[rows])
+        projected = self._projected(embedding.rows(rows[order]), sizes)[order.argsort()]
+        return Embeddings(places.to(ids.dtype), values, projected)
 
     def _sorted(self, block: Tensor) -> tuple[Tensor, list[int]]:
         """An order in which rows of a block stand together, and how many each block has."""

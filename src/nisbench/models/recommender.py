@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nisbench.data.instances import Instances
 from nisbench.embedding import SelectedEmbedding, used_columns, xavier_std
 from nisbench.models.projection import Projection
-from nisbench.params.settings import AnyModel
+from nisbench.params.settings import AnyModel, FirstOrderModel
 from nisbench.seeds import derived
 
 PREDICTION_FLOATS = 1 << 24  # embedding weights gathered at once to predict: 64 MiB
@@ -51,9 +51,10 @@ class Recommender(nn.Module):
 
     def forward(self, batch: Instances) -> Tensor:
         """Predictions (B,)."""
-        embeddings = self.embedding(batch.ids, batch.values)
-        if self.projection is not None:
-            embeddings = self.projection(embeddings)
+        if self.projection is None:
+            embeddings = self.embedding(batch.ids, batch.values)
+        else:
+            embeddings = self.projection(self.embedding, batch.ids, batch.values)
         prediction: Tensor = self.model(embeddings, batch.ids, batch.values)
         return prediction
 
@@ -65,7 +66,7 @@ class Recommender(nn.Module):
 
 
 def build(
-    settings: AnyModel,
+    settings: AnyModel | FirstOrderModel,
     *,
     block: Tensor,
     selection: Tensor,
@@ -106,13 +107,13 @@ def build(
     return Recommender(embedding, model, widths, projection)
 
 
-def build_model(settings: AnyModel, shape: Shape) -> nn.Module:
+def build_model(settings: AnyModel | FirstOrderModel, shape: Shape) -> nn.Module:
     """The model that `settings` describe, from the module named by its kind."""
     model: nn.Module = import_module(f"nisbench.models.{settings.kind}").build(settings, shape)
     return model
 
 
-def parts_of(settings: AnyModel) -> tuple[int, ...]:
+def parts_of(settings: AnyModel | FirstOrderModel) -> tuple[int, ...]:
     """The embeddings that a model has per feature, in multiples of the base dimension: most have one, of that dimension."""
     module = import_module(f"nisbench.models.{settings.kind}")
     parts: tuple[int, ...] = module.parts(settings) if hasattr(module, "parts") else (1,)

@@ -9,7 +9,16 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import FORMAT_TASKS, MODEL_TASKS, TABLE_TASKS, AnyMethod, Grid, Params, Planted, Study
+from nisbench.params.settings import (
+    FORMAT_TASKS,
+    MODEL_TASKS,
+    TABLE_TASKS,
+    AnyMethod,
+    Grid,
+    Params,
+    Planted,
+    Study,
+)
 from nisbench.params.tree import KeyPath, Tree, dotted
 
 Problem = tuple[KeyPath, str]
@@ -132,6 +141,10 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     for method in grid.methods:
         yield from _unfit(method, params.methods[method], params.training.base_dimension, at)
         yield from _twice(("methods", method), _tried(params.methods[method]))
+        about_pruning = params.methods[method].rounds or params.methods[method].prune_by == "random"
+        if about_pruning and 1 in grid.methods[method]:
+            text = "1 prunes nothing, and what sets this method apart is its pruning"
+            yield (*at, "methods", method, grid.methods[method].index(1)), text
     for i, dataset in enumerate(grid.datasets):
         for model in grid.models:
             task, tasks = params.task_of(dataset).kind, MODEL_TASKS[params.models[model].kind]
@@ -145,7 +158,7 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
 
 def _twice(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Problem]:
     for path, items in lists.items():
-        for item in sorted({item for item in items if items.count(item) > 1}):
+        for item in sorted({item for item in items if items.count(item) > 1}, key=repr):
             yield (*at, *path), f"{item!r} is listed twice"
 
 
@@ -172,7 +185,7 @@ def _columns(method: AnyMethod) -> dict[str, int]:
 
 
 def _unfit(name: str, method: AnyMethod, k: int, grid: KeyPath) -> Iterator[Problem]:
-    """What does not fit into a table of `k` columns, or not together."""
+    """What of a method does not fit into the table, or not together."""
     otherwise = f"; what is meant for one study or grid only goes into its overrides (such as {dotted(grid)}.overrides)"
     for key, most in _columns(method).items():
         if most > k:
@@ -183,6 +196,10 @@ def _unfit(name: str, method: AnyMethod, k: int, grid: KeyPath) -> Iterator[Prob
         yield ("methods", name, "min_dimension"), text
     if method.kind == "dnis" and method.freeze_network and not method.warm_start_epochs:
         yield ("methods", name, "freeze_network"), "would freeze a network that was not trained; set warm_start_epochs"
+    if method.kind == "uniform_tuned" and method.rounds:
+        yield ("methods", name, "rounds"), "must be 0: what is left would be trained without the tuned L2 penalty"
+    if method.kind == "mde_projected" and (method.blocks == "field") != (method.blocks_per_field is None):
+        yield ("methods", name, "blocks_per_field"), "must be null if, and only if, a field is a block"
 
 
 def _in_reference(params: Params) -> Iterator[Problem]:

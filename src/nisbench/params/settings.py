@@ -275,17 +275,16 @@ class DeepFM(Model):
 
 
 class FirstOrderModel(Model):
-    """A model without embeddings."""
+    """A model without embeddings: what controls without embeddings train, in the place of any model."""
 
     kind: Literal["first_order"]
     biases: bool
     """Add one learned number per feature to what is predicted for all alike."""
 
 
-AnyModel = Annotated[FirstOrderModel | MF | MLP | NeuMF | FM | WideDeep | DeepFM, Field(discriminator="kind")]
+AnyModel = Annotated[MF | MLP | NeuMF | FM | WideDeep | DeepFM, Field(discriminator="kind")]
 
 MODEL_TASKS: dict[str, tuple[TaskKind, ...]] = {
-    "first_order": ("rating", "ctr", "topk"),
     "mf": ("rating", "topk"),
     "mlp": ("rating", "topk"),
     "neumf": ("rating", "topk"),
@@ -351,8 +350,8 @@ class MDEProjected(Method):
     kind: Literal["mde_projected"]
     blocks: Literal["equal_mass", "field"]
     """Blocks of equal popularity within each field, or one for each field."""
-    blocks_per_field: PositiveInt
-    """Of equal popularity."""
+    blocks_per_field: PositiveInt | None
+    """Of equal popularity; null where a field is a block."""
     power_of_two: bool
     """Round dimensions to powers of two."""
     settings: Annotated[list[ProjectedSetting], Field(min_length=1)]
@@ -450,6 +449,7 @@ class Training(Settings):
     """L2 penalty: this times a weight is added to its gradient, for embeddings and model."""
     batch_size: PositiveInt
     max_epochs: PositiveInt
+    """Of a trial; a warm start before it has its own."""
     patience: PositiveInt
     """Epochs without a lower validation loss after which a trial stops."""
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), UNHASHED]

@@ -38,9 +38,11 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
             cell.compression_rate,
         ):
             paper = paper.get(key, {})
+        nonzeros = pruned["nonzeros"] + pruned["projection_weights"]
+        size = pruned["size_mib"] + 4 * pruned["projection_weights"] / 2**20
         values = {
-            "params_mib": pruned["size_mib"],
-            "nonzeros": pruned["nonzeros"] + pruned["projection_weights"],
+            "params_mib": size,
+            "nonzeros": nonzeros,
             "hours": (searched["seconds"] + sum(each["seconds"] for each in pruned["rounds"])) / 3600,
             **pruned["metrics"],
         }
@@ -60,8 +62,8 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
                     "value": value,
                     "paper_value": paper.get(metric),
                     "weights": pruned["weights"],
-                    "nonzeros": pruned["nonzeros"],
-                    "size_mib": pruned["size_mib"],
+                    "nonzeros": nonzeros,
+                    "size_mib": size,
                     "seconds": searched["seconds"],
                     "peak_memory_mib": searched["peak_memory_mib"],
                     "run_id": cell.prune.id,

@@ -165,8 +165,8 @@ MEASURES = {
     "topk": "Recall, MRR and NDCG at ranks up to k of each user's last item, in percent",
 }
 SIZES = {
-    "topk": "#Params is the number of embedding weights that are not 0.",
-    "": "Params (M) is the size in MiB of the embedding weights as a deflated SciPy COO file, the paper's measure.",
+    "topk": "#Params is the number of embedding weights that are not 0, projections of them included.",
+    "": "Params (M) is the size in MiB of the embedding weights as a deflated SciPy COO file, the paper's measure, and of projections of them.",
 }
 
 
@@ -203,7 +203,9 @@ def _runs(plan: StudyPlan, cells: list[Cell]) -> str:
                 f"{found['machine']['device']}, {found['machine']['threads']} threads, torch {found['machine']['packages']['torch']}",
                 [],
             ]
-        rows[search.id][-1].append(f"`{cell.prune.id}` (CR {rate_name(cell.compression_rate)})")
+        rows[search.id][-1].append(
+            f"`{cell.prune.id}` ({plan.titles[cell.grid, f'method {cell.method}']}, CR {rate_name(cell.compression_rate)})"
+        )
     body = [[*row[:-1], ", ".join(row[-1])] for row in rows.values()]
     heads = ["Search", "id", "Trials", "Chosen", "Validation loss", "Peak memory", "Machine", "Measured on test by"]
     note = f"`nisbench show ID` prints a run's settings; `{plan.manifest.name}` holds them all."

@@ -20,8 +20,8 @@ from nisbench.search.proposal import Blocks, Proposal
 def propose(settings: DNIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
     """A single trial, from alpha = 1 everywhere."""
 
-    def learner(recommender: Recommender, task: Task, learning_rate: float) -> AlphaLearner:
-        return AlphaLearner(recommender, task, settings, learning_rate)
+    def learner(recommender: Recommender, task: Task) -> AlphaLearner:
+        return AlphaLearner(recommender, task, settings)
 
     warm_start = settings.warm_start_epochs
     return [Proposal("soft selection", torch.ones(len(blocks), k), learner, warm_start_epochs=warm_start)]
@@ -30,9 +30,11 @@ def propose(settings: DNIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]
 class AlphaLearner:
     """Learns alpha in [0, 1]."""
 
-    def __init__(self, recommender: Recommender, task: Task, settings: DNIS, learning_rate: float) -> None:
-        """`learning_rate` is that of the weights, the xi of Eq. 7."""
-        self.task, self.settings, self.xi = task, settings, learning_rate
+    xi: float
+    """Of Eq. 7: the weights' learning rate."""
+
+    def __init__(self, recommender: Recommender, task: Task, settings: DNIS) -> None:
+        self.task, self.settings = task, settings
         self.alpha = recommender.embedding.selection
         self.optimizer: torch.optim.Optimizer
         if settings.optimizer == "adam":
@@ -43,6 +45,9 @@ class AlphaLearner:
             recommender.model.requires_grad_(False)
             for module in recommender.model.modules():
                 module.requires_grad_(isinstance(module, FirstOrder))
+
+    def begin_epoch(self, _recommender: Recommender, learning_rate: float) -> None:
+        self.xi = learning_rate
 
     def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:
         if self.settings.order == 1:
@@ -81,7 +86,7 @@ def second_order(recommender: Recommender, task: Task, validation: Instances, tr
     """Gradient (L, K) by alpha of L_val(Theta - xi * grad L_train(Theta, alpha), alpha): Eq. 7, exact, by differentiating twice.
 
     (The printed Eq. 7 ends in a gradient by alpha; its dimensions want the one by Theta'.) Only embeddings of features that
-    are in both batches can carry the second term, and only they are differentiated: the cost goes with the batch, not with N.
+    are in the batches are differentiated: the cost goes with the batch, not with N.
     """
     embedding, model = recommender.embedding, recommender.model
     rows, places = torch.unique(torch.cat([training.ids, validation.ids]), return_inverse=True)

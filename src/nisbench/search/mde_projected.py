@@ -1,8 +1,10 @@
 """Mixed dimension embeddings as their authors have them (Ginart et al. 2019, arXiv 1909.11810): blocks of their own, and projections.
 
 A block's dimension is lambda p^a, with p the mean probability of a feature of the block, within its field, and a the temperature.
-Lambda gives the block of highest p the base dimension or, under a budget, lets the weights sum to it.
+Lambda gives the block of highest p the base dimension or, under a budget, is the largest that keeps within it.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ def propose(settings: MDEProjected, blocks: Blocks, k: int, seed: int) -> list[P
 
 def own_blocks(settings: MDEProjected, blocks: Blocks) -> np.ndarray:
     """(N,) block of each feature: its field or, within fields, blocks of equal mass by falling frequency."""
-    if settings.blocks == "field":
+    if settings.blocks_per_field is None:
         return blocks.field
     block = np.empty(len(blocks.field), dtype=np.int64)
     first = 0
@@ -53,11 +55,22 @@ def dimensions(
 ) -> np.ndarray:
     """(L,) dimensions within [1, k] of blocks whose features have this mean `probability`, and so many of them."""
     power = np.maximum(probability, 1e-12) ** each.temperature
+    most = min(k, each.base_dimension)
+
+    def at(factor: float, rounding: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        found = factor * power
+        if settings.power_of_two:
+            found = 2 ** rounding(np.log2(np.maximum(found, 1)))
+        whole: np.ndarray = rounding(found).clip(1, most).astype(np.int64)
+        return whole
+
     if each.budget is None:
-        found = each.base_dimension * power / power.max()
-    else:
-        found = each.budget * sizes.sum() * power / (power * sizes).sum()
-    if settings.power_of_two:
-        found = 2 ** np.round(np.log2(np.maximum(found, 1)))
-    rounded: np.ndarray = np.rint(found).clip(1, min(k, each.base_dimension)).astype(np.int64)
-    return rounded
+        return at(each.base_dimension / power.max(), np.rint)
+    low, high = 0.0, most / power.min()
+    for _ in range(100):  # the largest factor whose dimensions, rounded down and cut off, are within the budget
+        middle = (low + high) / 2
+        if at(middle, np.floor) @ sizes <= each.budget * sizes.sum():
+            low = middle
+        else:
+            high = middle
+    return at(low, np.floor)

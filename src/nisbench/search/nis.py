@@ -9,6 +9,8 @@ penalised; in the end the likeliest choice within the budget is trained anew.
 Columns keep their places, so parts of different size need no projection to a common width (as in the comparison of MDE here).
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,7 +27,7 @@ def propose(settings: NIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
     """A trial under the controller and, after it, one of what it chose."""
     space = Space(settings, blocks, k)
 
-    def learner(recommender: Recommender, task: Task, _learning_rate: float) -> Controller:
+    def learner(recommender: Recommender, task: Task) -> Controller:
         return Controller(recommender, task, settings, space, seed)
 
     def chosen(selection: Tensor) -> Proposal:
@@ -44,8 +46,15 @@ class Space:
         self.single = settings.choice == "single"
         self.sizes = torch.as_tensor(blocks.sizes, dtype=torch.float32)
         self.column_block = torch.arange(k) * self.columns // k
+        self.row = torch.arange(self.rows)[:, None]
         self.full = float(self.sizes.sum() * k)
         self.budget = settings.budget * self.full
+
+    def to(self, device: torch.device) -> "Space":
+        """The same space, its tensors on `device`."""
+        moved = copy(self)
+        moved.sizes, moved.column_block, moved.row = (t.to(device) for t in (self.sizes, self.column_block, self.row))
+        return moved
 
     @property
     def logits(self) -> tuple[int, int]:
@@ -54,8 +63,7 @@ class Space:
 
     def selections(self, choices: Tensor) -> Tensor:
         """The selections (n, L, K) of choices (n, decisions)."""
-        row = torch.arange(self.rows, device=choices.device)[:, None]
-        column = self.column_block.to(choices.device)
+        row, column = self.row, self.column_block
         if self.single:  # 0 = nothing; else 1 + (row blocks - 1) * column blocks + (column blocks - 1)
             number = choices[:, :1, None]
             rows, columns = (number + self.columns - 1) // self.columns, (number - 1) % self.columns + 1
@@ -64,7 +72,7 @@ class Space:
 
     def cost(self, selections: Tensor) -> Tensor:
         """The weights that selections (n, L, K) let exist, of one part: (n,)."""
-        return selections.sum(2) @ self.sizes.to(selections.device)
+        return selections.sum(2) @ self.sizes
 
     def likeliest(self, logits: Tensor) -> Tensor:
         """The choice (decisions,) of highest probability, of those within the budget; (decisions, options) logits on the CPU."""
@@ -94,8 +102,8 @@ class Controller:
     """Samples choices and learns which are worth it."""
 
     def __init__(self, recommender: Recommender, task: Task, settings: NIS, space: Space, seed: int) -> None:
-        self.task, self.settings, self.space = task, settings, space
         device = recommender.embedding.selection.device
+        self.task, self.settings, self.space, self.space_on_cpu = task, settings, space.to(device), space
         self.logits = torch.zeros(space.logits, device=device)
         self.optimizer = torch.optim.Adam([self.logits], settings.learning_rate, fused=True)
         self.choice = torch.zeros(space.logits[0], dtype=torch.long, device=device)
@@ -103,6 +111,8 @@ class Controller:
         self.generator = torch.Generator(device).manual_seed(derived(seed, "controller"))
         k = len(space.column_block)
         self.multiples = [width // k for width in recommender.widths]
+
+    def begin_epoch(self, recommender: Recommender, _learning_rate: float) -> None:
         self._sample(recommender)
 
     def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:  # noqa: ARG002
@@ -121,7 +131,7 @@ class Controller:
         self._sample(recommender)
 
     def settle(self, recommender: Recommender) -> None:
-        self.choice = self.space.likeliest(self.logits.cpu()).to(self.logits.device)
+        self.choice = self.space_on_cpu.likeliest(self.logits.cpu()).to(self.logits.device)
         self._show(recommender, self.choice)
 
     def state(self) -> dict[str, Tensor]:
@@ -140,7 +150,9 @@ class Controller:
         self.optimizer.load_state_dict(whole)
 
     def _sample(self, recommender: Recommender) -> None:
-        self.choice = torch.multinomial(self.logits.softmax(1), 1, generator=self.generator)[:, 0]
+        # The largest of logits with Gumbel noise is a sample of their softmax, for which no host need wait.
+        uniform = torch.rand(self.logits.shape, generator=self.generator, device=self.logits.device)
+        self.choice = (self.logits - (-uniform.clamp(min=1e-20).log()).log()).argmax(1)
         self._show(recommender, self.choice)
 
     def _show(self, recommender: Recommender, choice: Tensor) -> None:

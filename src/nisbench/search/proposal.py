@@ -46,8 +46,7 @@ class Proposal:
     name: str
     selection: Tensor
     """(L, K) float32."""
-    learner: Callable[[Recommender, Task, float], SelectionLearner] | None = None
-    """Made from the recommender, the task, and the learning rate of the weights."""
+    learner: Callable[[Recommender, Task], SelectionLearner] | None = None
     warm_start_epochs: int = 0
     """Epochs of training, at most, before the learner begins."""
     then: "Callable[[Tensor], Proposal] | None" = None

@@ -26,7 +26,7 @@ from nisbench.files import read_json, write_json
 from nisbench.machine import provenance
 from nisbench.models.projection import Projection
 from nisbench.models.recommender import Recommender, Shape, build_model
-from nisbench.params.settings import AnyModel
+from nisbench.params.settings import AnyModel, FirstOrderModel
 from nisbench.runs import PruneSettings
 from nisbench.seeds import derived
 from nisbench.training.checkpoints import load_tensors, save_tensors
@@ -61,7 +61,10 @@ def run(
     rounds: list[dict[str, Any]] = []
     if settings.rounds:
         known = {part: parts[part] for part in ("train", "validation")}
-        result, threshold, rounds = in_rounds(settings, result, search["weights"], known, folder / "rounds", device)
+        unscaled = tensors["embedding.weight"].numpy()
+        result, threshold, rounds = in_rounds(
+            settings, result, unscaled, search["weights"], known, folder / "rounds", device
+        )
     else:
         magnitude = importance(settings, result.embeddings, tensors["embedding.weight"].numpy())
         pruned, threshold = prune(result.embeddings, magnitude, search["weights"], settings.compression_rate)
@@ -102,7 +105,7 @@ class Result:
     """E~, (N, width)."""
     model: dict[str, Tensor]
     """The weights of all else."""
-    settings: AnyModel
+    settings: AnyModel | FirstOrderModel
     widths: tuple[int, ...]
     field_sizes: tuple[int, ...]
     projection: tuple[list[list[int]], list[int]] | None = None
@@ -120,7 +123,7 @@ class Result:
 
     def trainable(self) -> Recommender:
         """A recommender in which weights that are 0 stay 0: each feature is a block, its dimensions those that it has left."""
-        weight = torch.from_numpy(self.embeddings)
+        weight = torch.from_numpy(self.embeddings).clone()
         return self._recommender(SelectedEmbedding(torch.arange(len(weight)), weight.ne(0).float(), weight))
 
     def _recommender(self, embedding: SelectedEmbedding) -> Recommender:
@@ -151,7 +154,7 @@ def prune(
     """Eq. 9 on the merged embeddings E~ (N, width): keep ``weights / compression_rate`` of them, those of largest `magnitude`.
 
     `weights` is the number of weights that exist before pruning. Returns the pruned matrix and the threshold epsilon:
-    weights of smaller magnitude became 0. (The paper's Eq. 9 prints E in place of E~.)
+    weights of smaller magnitude became 0, and of equal ones those too many. (The paper's Eq. 9 prints E in place of E~.)
     """
     if compression_rate < 1:
         raise NisbenchError(f"a compression rate must be at least 1, not {compression_rate}")
@@ -161,31 +164,43 @@ def prune(
     if keep == 0:
         return np.zeros_like(embeddings), float(np.nextafter(magnitude.max(), np.float32(np.inf)))
     threshold = np.partition(magnitude, magnitude.size - keep, axis=None)[magnitude.size - keep]
-    return np.where(magnitude < threshold, np.float32(0), embeddings), float(threshold)
+    kept = magnitude > threshold
+    equal = np.flatnonzero(magnitude == threshold)  # of which as many stay, the first, as there is room for
+    kept.flat[equal[: keep - np.count_nonzero(kept)]] = True
+    return np.where(kept, embeddings, np.float32(0)), float(threshold)
 
 
 def in_rounds(
-    settings: PruneSettings, result: Result, weights: int, known: dict[str, Path], folder: Path, device: torch.device
+    settings: PruneSettings,
+    result: Result,
+    unscaled: np.ndarray,
+    weights: int,
+    known: dict[str, Path],
+    folder: Path,
+    device: torch.device,
 ) -> tuple[Result, float, list[dict[str, Any]]]:
     """Prune a part, train what is left, and again (Han et al. 2015, arXiv 1506.02626), down to the compression rate.
 
-    Rates rise geometrically. Validation stops each training and chooses its epoch. A round that was finished is not done again.
-    Returns the result, the last threshold, and what is to know of each round.
+    Rates rise geometrically. Validation stops each training and chooses its epoch, the one before the first included. A round that
+    was finished is not done again. `unscaled` are the weights without the selection, for the first round. Returns the result, the last threshold, and what is to know of each round.
     """
     assert settings.training is not None
     task: Task = tasks.build(settings.task, known, device)
     training, validation = (instances.read(path, device) for path in known.values())
     done: list[dict[str, Any]] = []
-    for number in range(1, settings.rounds + 1):
+    finished = max((n for n in range(1, settings.rounds + 1) if (folder / f"{n}.safetensors").exists()), default=1)
+    for number in range(finished, settings.rounds + 1):
         file, rate = folder / f"{number}.safetensors", settings.compression_rate ** (number / settings.rounds)
         if file.exists():
             tensors, about = load_tensors(file)
+            done = about["done"]
         else:
-            magnitude = importance(settings, result.embeddings, result.embeddings)
+            magnitude = importance(settings, result.embeddings, unscaled if number == 1 else result.embeddings)
             pruned, threshold = prune(result.embeddings, magnitude, weights, rate)
             recommender = result.with_embeddings(pruned).trainable().to(device)
+            loss = task.validation_loss(recommender, validation)
             progress = train(
-                recommender, training, validation, task, settings.training, settings.seed,
+                recommender, training, validation, task, settings.training, settings.seed, best_loss=loss,
                 checkpoint=folder / f"{number}.{device.type}-checkpoint.safetensors",
                 title=f"round {number} of {settings.rounds}, compression rate {rate:.4g}",
             )  # fmt: skip
@@ -197,13 +212,14 @@ def in_rounds(
                 "epochs": progress.epoch,
                 "seconds": progress.seconds,
             }
-            save_tensors(file, tensors, about)
-        embeddings = (tensors["embedding.weight"] * tensors["embedding.selection"]).cpu().numpy()
-        if np.count_nonzero(embeddings) > int(weights / rate):
+            done = [*done, about]
+            save_tensors(file, tensors, {"done": done})
+            (folder / f"{number - 1}.safetensors").unlink(missing_ok=True)
+        embeddings = tensors["embedding.weight"].cpu().numpy()
+        if embeddings[tensors["embedding.selection"].cpu().numpy() == 0].any():
             raise NisbenchError(f"round {number}: weights that were pruned came back; this is an error in nisbench")
         result = replace(result, embeddings=embeddings, model=_all_else(tensors))
-        log.info("round %d of %d: validation loss %.5f", number, settings.rounds, about["validation_loss"])
-        done.append(about)
+        log.info("round %d of %d: validation loss %.5f", number, settings.rounds, done[-1]["validation_loss"])
     return result, done[-1]["threshold"], done
 
 

@@ -27,7 +27,7 @@ from nisbench.models import recommender as recommenders
 from nisbench.runs import SearchSettings
 from nisbench.search.proposal import Blocks, Proposal
 from nisbench.seeds import derived
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.training.checkpoints import is_readable, load_tensors, save_tensors
 from nisbench.training.trainer import snapshot, train
 
 
@@ -176,10 +176,10 @@ class Search:
             self.folder / f"{index}.{self.device.type}-{phase}.safetensors" for phase in ("warm-start", "checkpoint")
         )
         data, seed, before = (self.training, self.validation, self.task), self.settings.seed, None
-        if proposal.warm_start_epochs and not main.exists():
+        if proposal.warm_start_epochs and not is_readable(main):
             few = settings.model_copy(update={"max_epochs": proposal.warm_start_epochs})
             before = train(recommender, *data, few, seed, checkpoint=warm, title=f"{proposal.name}, warm start")
-        learner = proposal.learner(recommender, self.task, settings.learning_rate) if proposal.learner else None
+        learner = proposal.learner(recommender, self.task) if proposal.learner else None
         progress = train(
             recommender, *data, settings, seed, learner=learner, before=before, checkpoint=main, title=proposal.name
         )

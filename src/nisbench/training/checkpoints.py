@@ -40,6 +40,15 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         raise NisbenchError(f"{path}: not a readable file of weights: {error}. Delete it and run again.") from error
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a file written by `save_tensors` is there and whole."""
+    try:
+        load_tensors(path)
+    except NisbenchError:
+        return False
+    return True
+
+
 def save_checkpoint(
     path: Path,
     recommender: Recommender,

@@ -11,6 +11,9 @@ from nisbench.models.recommender import Recommender
 class SelectionLearner(Protocol):
     """A method that changes the selection while the weights train, on validation batches."""
 
+    def begin_epoch(self, recommender: Recommender, learning_rate: float) -> None:
+        """Called before an epoch's first step, with the learning rate that the weights have in it."""
+
     def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:
         """One update of ``recommender.embedding.selection`` on a batch of each, after an update of the weights on the latter."""
 

@@ -2,7 +2,7 @@
 
 Each epoch goes once through the training instances in a random order that depends on nothing but the seed and the
 epoch's number, so a trial that is killed and taken up again is trained on the same batches. The host does not wait
-for the device within an epoch.
+for the device within an epoch, save where a method must (second-order DNIS, projections of large tables).
 """
 
 import logging
@@ -35,6 +35,8 @@ class Progress:
     learning_rate: float
     epoch: int = 0
     """Epochs done."""
+    first_epoch: int = 0
+    """Those of an earlier phase."""
     best_epoch: int = 0
     best_loss: float = float("inf")
     seconds: float = 0.0
@@ -51,20 +53,22 @@ def train(
     seed: int,
     learner: SelectionLearner | None = None,
     before: Progress | None = None,
+    best_loss: float = math.inf,
     checkpoint: Path | None = None,
     title: str = "trial",
 ) -> Progress:
     """Train until the validation loss has not fallen for ``patience`` epochs, and keep the best epoch's weights.
 
     `before` is the progress of an earlier phase, from whose weights this one goes on: its epochs count, its losses do not.
+    `best_loss` is the validation loss of the weights as they are, where they are a result if no epoch lowers it.
     With a `checkpoint` path, the state is saved there from time to time, and taken up from there if it exists: the
     result is the same as without the interruption.
     """
     learned = [parameter for parameter in recommender.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, settings.learning_rate, weight_decay=settings.l2, fused=True)
-    progress = Progress(settings.learning_rate)
+    progress = Progress(settings.learning_rate, best_loss=best_loss)
     if before:
-        progress.epoch = progress.best_epoch = before.epoch
+        progress.epoch = progress.first_epoch = progress.best_epoch = before.epoch
         progress.seconds, progress.losses = before.seconds, list(before.losses)
     best = snapshot(recommender)
     loaded = load_checkpoint(checkpoint, recommender, optimizer, learner) if checkpoint else None
@@ -74,9 +78,12 @@ def train(
     saved = said = started = time.perf_counter()
     already = progress.seconds
 
-    while progress.epoch < settings.max_epochs and progress.epoch - progress.best_epoch < settings.patience:
+    last = progress.first_epoch + settings.max_epochs
+    while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
         for group in optimizer.param_groups:
             group["lr"] = progress.learning_rate
+        if learner:
+            learner.begin_epoch(recommender, progress.learning_rate)
         batches = Batches(training, validation, settings.batch_size, (seed, progress.epoch))
         run_epoch(recommender, batches, task, optimizer, learner)
         if learner:
