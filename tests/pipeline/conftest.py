@@ -18,6 +18,9 @@ DATA = """
 datasets:
   planted_ratings: {users: 60, items: 40, instances: 3000, rank: 4, levels: 3}
   planted_ctr: {instances: 3000, scalar_fields: 2, categorical_fields: [40, 20, 5], rank: 4, levels: 3}
+  planted_topk: {users: 60, items: 40, instances: 1000, rank: 4, levels: 3}
+tasks:
+  topk: {candidates: 9}
 """
 
 TINY = """
@@ -33,8 +36,14 @@ studies:
         datasets: [planted_ctr]
         models: [deepfm]
         methods: {grid_search: [1]}
+      topk:
+        title: K = 4
+        datasets: [planted_topk]
+        models: [neumf_topk]
+        methods: {grid_search: [1]}
+        overrides: {training: {base_dimension: 4}, methods: {grid_search: {dimensions: [4]}}}
     seeds: [1]
-    tables: [table1, table2, table3]
+    tables: [table1, table2, table3, table4]
     overrides:
       training: {base_dimension: 8, batch_size: 512, max_epochs: 2}
       methods:

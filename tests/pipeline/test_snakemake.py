@@ -13,11 +13,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-EVERYTHING = {"prepare": 2, "split": 2, "block": 2, "search": 5, "prune": 6, "tables_demo": 1}
+EVERYTHING = {"prepare": 3, "split": 3, "block": 3, "search": 6, "prune": 7, "tables_demo": 1}
 COLUMNS = [
     "study",
+    "grid",
     "dataset",
     "task",
+    "k",
     "model",
     "method",
     "cr",
@@ -56,6 +58,13 @@ def test_the_study_runs_and_its_tables_are_there(done, first_jobs):
     auc = summary[summary["metric"] == "auc"]["value"]
     assert auc.between(0.4, 1).all()
     assert f"**{auc.max():.4f}**" in (results / "table3.md").read_text()
+    topk = summary[summary["task"] == "topk"]
+    assert set(topk["grid"]) == {"topk"}
+    assert set(topk["k"]) == {4}
+    assert (
+        topk[topk["metric"] == "recall@10"]["value"].between(0.99, 1.01).all()
+    )  # among 9 others, the tenth is the last
+    assert "K = 4" in (results / "table4.md").read_text()
     for run_id in mse["run_id"]:
         assert list(done.root.glob(f"results/runs/planted_ratings/prune/*-{run_id}/run.json"))
 
@@ -91,7 +100,7 @@ def test_a_snakemake_killed_without_warning_goes_on(fresh):
     counts = fresh.snakemake("demo")
     assert counts["tables_demo"] == 1
     assert fresh.snakemake("demo") == {}
-    assert len(list(fresh.root.glob("results/runs/*/prune/*/run.json"))) == 6
+    assert len(list(fresh.root.glob("results/runs/*/prune/*/run.json"))) == 7
 
 
 def test_a_method_s_parameter_reruns_that_method_and_back_reruns_nothing(done):
@@ -112,7 +121,7 @@ def test_a_compression_rate_more_is_one_pruning(done):
 
 def test_a_seed_more_is_that_seed_only(done):
     done.edit("params/studies/demo.yaml", lambda text: text.replace("seeds: [1]", "seeds: [1, 2]"))
-    assert done.snakemake("demo") == {"search": 5, "prune": 6, "tables_demo": 1}
+    assert done.snakemake("demo") == {"search": 6, "prune": 7, "tables_demo": 1}
     assert " ± " in (done.root / "results/demo/table2.md").read_text()
 
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ TOKENS = [f"C{i}" for i in range(1, 27)]
 COLUMNS = ["label", *SCALARS, *TOKENS]
 UNKNOWN = "<unknown>"
 LARGEST = float(np.finfo(np.float32).max)
+ENCODED_AT_ONCE = 1 << 20  # lines: the table of a field's tokens is built anew for each such part
 BLOCK_BYTES = 1 << 23  # larger ones wait for each other: decompression, parsing and counting run side by side
 
 
@@ -79,7 +81,7 @@ def encode(
     with whole_file(instances_file) as temporary:
         with pq.ParquetWriter(temporary, schema, compression=parquet.COMPRESSION) as writer:
             for part, log in enumerate(logs):
-                for batch in batches(log):
+                for batch in _joined(batches(log), ENCODED_AT_ONCE):
                     columns = [batch["label"].cast(pa.float32())]
                     for i, name in enumerate(SCALARS):
                         scaled = pc.divide(pc.subtract(batch[name], low[i]), span[i])
@@ -174,13 +176,22 @@ def _count(log: Log, batch: pa.Table, found: Contents) -> None:
     found.lines += len(batch)
 
 
-def encoded(tokens: pa.ChunkedArray, kept: pa.Array, unknown: int) -> pa.ChunkedArray:
+def _joined(parts: Iterator[pa.Table], lines: int) -> Iterator[pa.Table]:
+    """The same rows in fewer tables, of at least so many lines each but the last."""
+    waiting: list[pa.Table] = []
+    for part in chain(parts, [None]):
+        if part is not None:
+            waiting.append(part)
+        if waiting and (part is None or sum(map(len, waiting)) >= lines):
+            yield pa.concat_tables(waiting)
+            waiting.clear()
+
+
+def encoded(tokens: pa.ChunkedArray, kept: pa.Array, unknown: int) -> pa.Array:
     """Feature ids of dictionary-encoded tokens: `unknown` for those missing or not kept, and from there on, in order."""
-    chunks = []
-    for chunk in tokens.chunks:
-        ids = pc.fill_null(pc.add(pc.index_in(chunk.dictionary, value_set=kept), unknown + 1), unknown)
-        chunks.append(pc.fill_null(ids.take(chunk.indices), unknown).cast(pa.int32()))
-    return pa.chunked_array(chunks, pa.int32())
+    joined = tokens.unify_dictionaries().combine_chunks()
+    ids = pc.fill_null(pc.add(pc.index_in(joined.dictionary, value_set=kept), unknown + 1), unknown)
+    return pc.fill_null(ids.take(joined.indices), unknown).cast(pa.int32())
 
 
 # --- reading --------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Top-k recommendation from implicit feedback: how high the item that a user takes next stands among others.
 
-Instances are positives, whatever their label: a user and an item it took. An epoch of training goes through all of them and, for each, some sampled
-items that the user did not take in train (He et al. 2017, section 3.4). To evaluate, each positive is ranked among items that
-the user has in none of the parts there are to know of: a sample that is drawn once, and all of them. Ranking against a sample is what the paper
-reports and overstates quality (Krichene & Rendle 2020); tables show both.
+Instances are positives, whatever their label: a user and an item it took. An epoch of training goes through all of them and, for
+each, some sampled items that the user did not take in train (He et al. 2017, section 3.4). To evaluate, each positive is ranked
+among items that the user has in none of the parts there are to know of: a sample that is drawn once, and all of them. Ranking
+against a sample is what the paper reports and overstates quality (Krichene & Rendle 2020); tables show both.
 """
 
 from collections.abc import Iterator, Mapping
@@ -76,9 +76,8 @@ class TopKRecommendation(Task):
     def _among_candidates(self, recommender: Recommender, data: Instances) -> dict[str, float]:
         assert len(data) == len(self.candidates)
         users, positive = torch.split(self._pairs(data), 1, 1)
-        items = torch.cat(
-            [positive, self.candidates], 1
-        )  # scored in one go: equal embeddings must come to equal scores
+        # Scored in one go: equal embeddings must come to equal scores.
+        items = torch.cat([positive, self.candidates], 1)
         positive, others = self._scores(recommender, users.expand_as(items), items).tensor_split([1], 1)
         if not (positive.isfinite().all() and others.isfinite().all()):
             return dict.fromkeys(NAMES, float("nan"))
