@@ -35,6 +35,12 @@ CASES = [
 ]
 TASKS = PARAMS.tasks | {"topk": PARAMS.tasks["topk"].model_copy(update={"candidates": 19})}
 
+METRICS = {
+    "rating": ["mse"],
+    "ctr": ["auc", "logloss"],
+    "topk": [*topk.NAMES, *(topk.FULL + name for name in topk.NAMES)],
+}
+
 
 @pytest.fixture(scope="module")
 def data_of(planted, tmp_path_factory):
@@ -183,10 +189,10 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
         assert pruned["nonzeros"] == np.count_nonzero(scheme.to_dense())
         assert pruned["nonzeros"] == min(int(run["weights"] / rate), len(whole.values))
         metrics = pruned["metrics"]
-        names = [*topk.NAMES, *(topk.FULL + name for name in topk.NAMES)]
-        assert list(metrics) == {"rating": ["mse"], "ctr": ["auc", "logloss"], "topk": names}[task]
+        assert list(metrics) == METRICS[task]
         loss = {"rating": "mse", "ctr": "logloss"}.get(task)
-        assert 0 < (metrics[loss] if loss else 1 - metrics["ndcg@10"]) < 3 * trivial_loss(task, labels)
+        if settings.method.prune_by != "random":
+            assert 0 < (metrics[loss] if loss else 1 - metrics["ndcg@10"]) < 3 * trivial_loss(task, labels)
 
 
 def killed_search(settings, data, folder, kill_at, monkeypatch):

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from nisbench.console import duration
 from nisbench.evaluation import topk
+from nisbench.params.settings import Training
 from nisbench.runs import StudyPlan, rate_name
 
 NONE = "-"
@@ -87,6 +88,15 @@ def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
             elif mean == ordered[1]:
                 shown[key] = f"<u>{shown[key]}</u>"
     return shown
+
+
+def terms(training: Training) -> str:
+    """A sentence with the settings that all methods of a grid were trained under."""
+    settings = training.model_dump(mode="json", exclude={"device", "checkpoint_seconds"})
+    listed = ", ".join(
+        f"`{name}: {value:g}`" if isinstance(value, float) else f"`{name}: {value}`" for name, value in settings.items()
+    )
+    return f"Trained under {listed}, all methods alike, save a trial whose name gives an L2 of its own."
 
 
 def figure(metric: str, value: float) -> str:

@@ -13,7 +13,7 @@ from nisbench.data.parquet import read_table
 from nisbench.embedding import DimensionScheme
 from nisbench.files import whole_file, write_text
 from nisbench.params.settings import Planted
-from nisbench.report.layout import KEYS, NONE, QUANTITIES, cells, grouped, markdown, row_names
+from nisbench.report.layout import KEYS, NONE, QUANTITIES, cells, grouped, markdown, row_names, terms
 from nisbench.runs import Cell, StudyPlan, rate_name
 
 mpl.use("agg")  # pictures are files: no screen is needed
@@ -49,7 +49,7 @@ def table(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         titles = [plan.titles[grid, f"dataset {dataset}"], plan.titles[grid, f"model {model}"]]
         if grid:
             titles.append(plan.study.grids[grid].title or grid)
-        sections.append(f"## {', '.join(titles)}\n\n{markdown(body, heads)}")
+        sections.append(f"## {', '.join(titles)}\n\n{markdown(body, heads)}\n\n{terms(plan.by_grid[grid].training)}")
     sections += [_reading(plan), "![Found against planted dimensions](recovery.png)"]
     picture(plan, cells_of_planted)
     return "\n\n".join(sections) + "\n", found

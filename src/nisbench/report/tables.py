@@ -13,7 +13,7 @@ from nisbench.evaluation import topk
 from nisbench.files import write_json, write_text
 from nisbench.params.settings import TaskKind
 from nisbench.report import recovery
-from nisbench.report.layout import NONE, PAPER_NOTE, QUANTITIES, cells, figure, grouped, markdown, row_names
+from nisbench.report.layout import NONE, PAPER_NOTE, QUANTITIES, cells, figure, grouped, markdown, row_names, terms
 from nisbench.report.results import metrics, provenance, read_run, summary
 from nisbench.runs import Cell, StudyPlan, rate_name, table_files
 
@@ -102,7 +102,7 @@ def _comparison(
         heading = plan.titles[grid, f"dataset {dataset}"]
         if grid:
             heading += f", {plan.study.grids[grid].title or grid}"
-        sections.append(f"## {heading}\n\n{section(plan, part)}")
+        sections.append(f"## {heading}\n\n{section(plan, part)}\n\n{terms(plan.by_grid[grid].training)}")
     cells = [cell for cell in plan.cells if cell.dataset in set(table["dataset"])]
     sections += [_reading(plan, task), f"## Runs\n\n{_runs(plan, cells)}"]
     return "\n\n".join(sections) + "\n", table
