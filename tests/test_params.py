@@ -56,7 +56,7 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("studies: {demo: {override: {}}}", "over.yaml:1: studies.demo.override", "did you mean 'overrides'"),
         ("studies: {demo: {overrides: {training: {x: 1}}}}", "over.yaml:1: training.x", "unknown key"),
         ("studies: {demo: {overrides: {studies: {}}}}", "over.yaml:1: studies.demo.overrides.studies", "cannot be"),
-        ("training: {base_dimension: 8}", "params/methods.yaml", "64 exceeds training.base_dimension = 8 in studies.criteo.grids.ctr"),
+        ("training: {base_dimension: 8}", "params/methods.yaml", "64 exceeds training.base_dimension = 8 in studies.controls.grids.plain"),
         ("studies: {demo: {grids: {ctr: {models: [mf]}}}}", "params/studies/demo.yaml:", "planted_ctr is for the task ctr"),
         ("methods: {grid_search: {dimensions: [4, 8, 4]}}", "methods.grid_search.dimensions", "4 is listed twice"),
         ("studies: {demo: {overrides: {methods: {mde: {settings: [{base_dimension: 17, temperature: 0}]}}}}}", "over.yaml:1: methods.mde.settings", "17 exceeds training.base_dimension = 16"),

@@ -191,5 +191,5 @@ def test_the_ids_that_dvc_depends_on_change_with_their_stage_only(config, tmp_pa
         "criteo",
     ]
     assert differing == {f"{stage}/{name}.json" for stage in ("search", "prune") for name in sets} | {
-        f"report/{name}.json" for name in ("demo", "movielens_1m", "criteo", "paper", "recovery")
+        f"report/{name}.json" for name in ("demo", "movielens_1m", "controls", "criteo", "paper", "recovery")
     }
