@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from nisbench.embedding import DimensionScheme, SelectedEmbedding, merged, used_columns, xavier_std
+from nisbench.embedding import (
+    DimensionScheme,
+    ProductByField,
+    SelectedEmbedding,
+    SumOfRows,
+    merged,
+    used_columns,
+    xavier_std,
+)
 from nisbench.errors import NisbenchError
 
 
@@ -67,6 +75,19 @@ def test_a_layer_computed_per_row_is_the_layer_on_gathered_embeddings(width, wei
         with_gradients(layer(ids.int(), values).linear(weight, bias, sizes)), expected, strict=True
     ):
         torch.testing.assert_close(found, wanted)
+
+
+def test_sums_and_products_of_rows_have_gradients_of_gradients():
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    ids, starts, weights = torch.tensor([0, 2, 1, 1, 0, 2]), torch.tensor([0, 3]), drawn(6).detach()
+    assert torch.autograd.gradgradcheck(lambda table: SumOfRows.apply(ids, starts, weights, table).sin(), drawn(4, 3))
+    rows, matrices = drawn(5, 2), drawn(2, 2, 3)
+    assert torch.autograd.gradcheck(lambda *given: ProductByField.apply(*given, [4, 1]), (rows, matrices))
+    assert torch.autograd.gradgradcheck(lambda *given: ProductByField.apply(*given, [4, 1]).sin(), (rows, matrices))
 
 
 def test_few_and_many_ids_are_scaled_alike():

@@ -41,7 +41,7 @@ def weighted(settings, shape=SHAPE):
 
 
 def first_order(model):
-    weights = model.first_order.weight[:, 0]
+    weights = model.first_order.weight
     return torch.stack(
         [sum(weights[i] * v for i, v in zip(*row, strict=True)) for row in zip(IDS, VALUES, strict=True)]
     )
@@ -82,7 +82,7 @@ def test_deepfm(embeddings):
 
 def test_mf_with_the_mean_over_dimensions(embeddings):
     model = weighted(MF(kind="mf", title="", global_mean=True, biases=True, reduction="mean"))
-    bias = model.biases.weight[:, 0]
+    bias = model.biases.weight
     expected = 3 + bias[IDS[:, 0].long()] + bias[IDS[:, 1].long()] + (embeddings[:, 0] * embeddings[:, 1]).mean(1)
     torch.testing.assert_close(model(given(embeddings[:, :2]), IDS[:, :2], None), expected)
 

@@ -175,22 +175,24 @@ def test_a_step_of_alpha_by_sgd_with_an_l1_penalty_and_a_plain_gradient(soft, ra
 
 
 @pytest.mark.parametrize("model", ["mf", "mlp", "neumf", "neumf_topk", "fm", "wide_deep", "deepfm"])
-def test_second_order_equals_finite_differences(config, model):
+@pytest.mark.parametrize("few", [True, False])  # features, so that the whole table is differentiated; and more
+def test_second_order_equals_finite_differences(config, model, few):
     """Of L_val after a step of descent on L_train, in double precision; first order does not."""
     settings = config.params.models[model]
     clicks = settings.kind in ("fm", "wide_deep", "deepfm")
-    task, sizes = (ClickThroughRate(), (12, 8, 1)) if clicks else (RATING, (12, 8))
+    large = 12 if few else 300
+    task, sizes = (ClickThroughRate(), (large, 8, 1)) if clicks else (RATING, (large, 8))
     generator = torch.Generator().manual_seed(1)
 
     def batch(n):
         within = torch.stack([torch.randint(size, (n,), generator=generator) for size in sizes], 1)
         labels = torch.rand(n, generator=generator, dtype=torch.float64).round()
         values = torch.rand(n, 3, generator=generator, dtype=torch.float64) if clicks else None
-        return Instances((within + torch.tensor([0, 12, 20])[: len(sizes)]).int(), labels, values)
+        return Instances((within + torch.tensor([0, large, large + 8])[: len(sizes)]).int(), labels, values)
 
     block, xi = torch.arange(sum(sizes)) % 4, 0.1
     recommender = recommenders.build(
-        settings, block=block, selection=torch.rand(4, 3, generator=generator), soft=True, embedding_std=0.5,
+        settings, block=block, selection=torch.rand(4, 8, generator=generator), soft=True, embedding_std=0.5,
         field_sizes=sizes, prior=0.0, seed=1,
     ).double()  # fmt: skip
     for parameter in recommender.model.parameters():

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
+from nisbench.row_functions import ProductByField, SumOfRows
 
 LEAST_PROJECTED = 8
 """Embeddings of fewer columns are multiplied faster than their products with a layer's weights are added up."""
@@ -62,14 +63,9 @@ class Embeddings:
     no embedding is gathered: far fewer operations, and far less memory to move.
     """
 
-    def __init__(
-        self, ids: Tensor, values: Tensor | None, table: Tensor, scales: Tensor | None = None, twice: bool = False
-    ) -> None:
-        """Rows of `table` (N, width) for `ids` (B, M), times `values` (B, M) and `scales` (B, M, width) where given.
-
-        `twice` says that gradients of gradients will be asked for, which summing rows where they lie does not have.
-        """
-        self.ids, self.values, self.table, self.scales, self.twice = ids, values, table, scales, twice
+    def __init__(self, ids: Tensor, values: Tensor | None, table: Tensor, scales: Tensor | None = None) -> None:
+        """Rows of `table` (N, width) for `ids` (B, M), times `values` (B, M) and `scales` (B, M, width) where given."""
+        self.ids, self.values, self.table, self.scales = ids, values, table, scales
 
     @cached_property
     def each(self) -> Tensor:
@@ -92,22 +88,24 @@ class Embeddings:
         `field_sizes` are the numbers of features of the M fields, in the order of their ids.
         """
         width = self.table.shape[1]
-        if not (self._repetitive(4) and width >= LEAST_PROJECTED):
+        all_features = len(self.table) == sum(field_sizes)
+        if not (all_features and self._repetitive(4) and width >= LEAST_PROJECTED):
             return functional.linear(self.each.flatten(1), weight, bias)
-        of_field = weight.view(len(weight), len(field_sizes), width).unbind(1)
-        rows = torch.split(self.table, list(field_sizes))
-        return self._summed(torch.cat([r @ w.T for r, w in zip(rows, of_field, strict=True)])) + bias
+        by_field = weight.view(len(weight), len(field_sizes), width).permute(1, 2, 0)
+        products: Tensor = ProductByField.apply(self.table, by_field, list(field_sizes))  # type: ignore[no-untyped-call]
+        return self._summed(products) + bias
 
     def _repetitive(self, times: int) -> bool:
         """Whether the batch has at least so many times as many ids as the table has rows, and no scales of its own."""
-        return self.scales is None and not self.twice and self.ids.numel() >= times * len(self.table)
+        return self.scales is None and self.ids.numel() >= times * len(self.table)
 
     def _summed(self, table: Tensor) -> Tensor:
         """The sums over an instance's features of their rows in `table` (N, w), times their values: (B, w)."""
         count, m = self.ids.shape
         starts = torch.arange(0, count * m, m, dtype=self.ids.dtype, device=self.ids.device)
         weights = None if self.values is None else self.values.flatten()
-        return functional.embedding_bag(self.ids.flatten(), table, starts, mode="sum", per_sample_weights=weights)
+        summed: Tensor = SumOfRows.apply(self.ids.flatten(), starts, weights, table)  # type: ignore[no-untyped-call]
+        return summed
 
 
 def merged(weight: Tensor, selection: Tensor, block: Tensor) -> Tensor:

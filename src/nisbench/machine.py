@@ -1,5 +1,6 @@
 """The machine a step runs on: its device, its threads, and what is recorded of it beside every result."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -30,6 +31,7 @@ def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
     """
     if threads:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     wanted = check(setting)
     if not wanted:
         yield torch.device("cpu")
@@ -37,6 +39,14 @@ def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
     with _one_of(wanted) as index:
         torch.cuda.set_device(index)
         yield torch.device("cuda", index)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next step's tensors: the kernel would clear each page of them again."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: larger blocks are mapped one by one; 32 MiB is the most there is
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: free memory at the heap's end that is kept
 
 
 def check(setting: str) -> list[int]:

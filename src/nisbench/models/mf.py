@@ -22,7 +22,8 @@ class MatrixFactorisation(nn.Module):
 
     def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, 2, d) embeddings -> (B,) ratings."""
-        rating = self.mean + self.reduce(embeddings.each[:, 0] * embeddings.each[:, 1], 1)
+        user, item = embeddings.each.unbind(1)
+        rating = self.mean + self.reduce(user * item, 1)
         return rating if self.biases is None else rating + self.biases(ids, values)
 
 

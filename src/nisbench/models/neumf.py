@@ -25,7 +25,8 @@ class NeuralMatrixFactorisation(nn.Module):
     def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M, d_gmf + d_mlp) embeddings -> (B,) ratings."""
         gmf, mlp = torch.split(embeddings.each, list(self.widths), dim=2)
-        both = torch.cat([gmf.prod(1), self.deep(mlp.flatten(1))], dim=1)
+        user, item = gmf.unbind(1)
+        both = torch.cat([user * item, self.deep(mlp.flatten(1))], dim=1)
         rating: Tensor = self.mean + self.output(both)[:, 0]
         return rating
 

@@ -89,17 +89,21 @@ def second_order(recommender: Recommender, task: Task, validation: Instances, tr
     are in the batches are differentiated: the cost goes with the batch, not with N.
     """
     embedding, model = recommender.embedding, recommender.model
-    rows, places = torch.unique(torch.cat([training.ids, validation.ids]), return_inverse=True)
-    in_training, in_validation = places[: len(training)], places[len(training) :]
-    weights = embedding.weight.detach()[rows].requires_grad_()
-    block = embedding.block[rows]
+    in_training, in_validation = training.ids, validation.ids
+    weights, block = embedding.weight.detach(), embedding.block
+    if len(weights) > in_training.numel() + in_validation.numel():
+        rows, places = torch.unique(torch.cat([training.ids, validation.ids]), return_inverse=True)
+        in_training, in_validation = places[: len(training)], places[len(training) :]
+        weights, block = weights[rows], block[rows]
+    weights = weights.requires_grad_()
     alpha = embedding.selection.detach().requires_grad_()
     theta = {name: p.detach().requires_grad_(p.requires_grad) for name, p in model.named_parameters()}
     learned = {name: p for name, p in theta.items() if p.requires_grad}
 
+    scales = torch.nn.functional.embedding(block, alpha)
+
     def loss(batch: Instances, at: Tensor, weights: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        table = weights * torch.nn.functional.embedding(block, alpha)
-        each = Embeddings(at, batch.values, table, twice=True)
+        each = Embeddings(at, batch.values, weights * scales)
         return task.loss(functional_call(model, parameters, (each, batch.ids, batch.values)), batch.labels)
 
     by_weights, *by_theta = torch.autograd.grad(
@@ -108,8 +112,9 @@ def second_order(recommender: Recommender, task: Task, validation: Instances, tr
         create_graph=True,
         materialize_grads=True,
     )
-    stepped = theta | {name: p - xi * g for (name, p), g in zip(learned.items(), by_theta, strict=True)}
-    (gradient,) = torch.autograd.grad(loss(validation, in_validation, weights - xi * by_weights, stepped), alpha)
+    stepped = theta | {name: torch.add(p, g, alpha=-xi) for (name, p), g in zip(learned.items(), by_theta, strict=True)}
+    weights = torch.add(weights, by_weights, alpha=-xi)
+    (gradient,) = torch.autograd.grad(loss(validation, in_validation, weights, stepped), alpha)
     return gradient
 
 
