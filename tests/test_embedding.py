@@ -6,14 +6,13 @@ import torch
 
 from nisbench.embedding import (
     DimensionScheme,
-    ProductByField,
     SelectedEmbedding,
-    SumOfRows,
     merged,
     used_columns,
     xavier_std,
 )
 from nisbench.errors import NisbenchError
+from nisbench.row_functions import ProductByField, SumOfRows
 
 
 def embedding(block, selection, **options):
