@@ -17,6 +17,7 @@ from nisbench.params.loading import load
 from nisbench.params.settings import MODEL_TASKS, BlockSettings, FirstOrderModel
 from nisbench.runs import PruneSettings, SearchSettings
 from nisbench.search import pruning, trials
+from nisbench.training import optimizers
 from nisbench.training.checkpoints import load_tensors
 from tests.conftest import ROOT
 
@@ -265,3 +266,18 @@ def test_mde_is_told_the_train_frequencies(data_of, tmp_path):
         power = mass**pair.temperature
         dimensions = np.floor(pair.base_dimension * len(features) * power / power.sum() / sizes).clip(1, 64).astype(int)
         assert trial["name"].endswith(": " + "-".join(map(str, dimensions)))
+
+
+@pytest.mark.parametrize("method", ["random_search", "dnis", "dnis_second_order", "dnis_released"])
+@pytest.mark.parametrize(("task", "model"), [("rating", "mf"), ("ctr", "deepfm"), ("topk", "neumf_topk")])
+def test_training_rows_is_training_tables(task, model, method, data_of, tmp_path, monkeypatch):
+    settings = settings_for(task, model, method)
+    monkeypatch.setattr(optimizers, "SPARSE", np.inf)
+    tables = search(settings, data_of[task], tmp_path / "tables")
+    monkeypatch.setattr(optimizers, "SPARSE", 0)
+    rows = search(settings, data_of[task], tmp_path / "rows")
+    losses = [[loss for trial in run["trials"] for loss in trial["losses"]] for run in (tables, rows)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    killed_search(settings, data_of[task], tmp_path / "killed", 2, monkeypatch)
+    again = search(settings, data_of[task], tmp_path / "killed")
+    assert [trial["losses"] for trial in again["trials"]] == [trial["losses"] for trial in rows["trials"]]

@@ -52,8 +52,11 @@ class SelectedEmbedding(nn.Module):
 
     def rows(self, features: Tensor) -> Tensor:
         """The embeddings e~ of some features, each once: (n,) -> (n, width)."""
-        rows = functional.embedding(features, self.weight)
-        return rows * functional.embedding(self.block[features], self.selection) if self.scaled else rows
+        return self.scaled_rows(functional.embedding(features, self.weight), features)
+
+    def scaled_rows(self, weights: Tensor, features: Tensor) -> Tensor:
+        """The embeddings e~ (n, width) of features (n,) that have these weights (n, width)."""
+        return weights * functional.embedding(self.block[features], self.selection) if self.scaled else weights
 
 
 class Embeddings:

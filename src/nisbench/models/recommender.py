@@ -1,13 +1,16 @@
 """A whole recommender: the selected embeddings and, on top of them, a model that knows nothing of selections."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nisbench.data.instances import Instances
-from nisbench.embedding import SelectedEmbedding, used_columns, xavier_std
+from nisbench.embedding import Embeddings, SelectedEmbedding, used_columns, xavier_std
+from nisbench.models.layers import FirstOrder
 from nisbench.models.projection import Projection
 from nisbench.params.settings import AnyModel, FirstOrderModel
 from nisbench.seeds import derived
@@ -56,6 +59,21 @@ class Recommender(nn.Module):
         else:
             embeddings = self.projection(self.embedding, batch.ids, batch.values)
         prediction: Tensor = self.model(embeddings, batch.ids, batch.values)
+        return prediction
+
+    def tables(self) -> dict[str, nn.Parameter]:
+        """The weights that features have each for themselves, by name: of embeddings (N, width) and of first order (N,)."""
+        of_model = {
+            f"model.{name}.weight": m.weight for name, m in self.model.named_modules() if isinstance(m, FirstOrder)
+        }
+        return {"embedding.weight": self.embedding.weight, **of_model}
+
+    def on_rows(self, batch: Instances, at: Tensor, rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """Predictions (B,) from those features' `weights` only, as by `tables`, that are `rows` (U,); `at` (B, M) says which is which."""
+        parts = dict(weights)
+        embeddings = Embeddings(at, batch.values, self.embedding.scaled_rows(parts.pop("embedding.weight"), rows))
+        of_model = {name.removeprefix("model."): weight.view(-1) for name, weight in parts.items()}
+        prediction: Tensor = functional_call(self.model, of_model, (embeddings, at, batch.values))
         return prediction
 
     @torch.no_grad()

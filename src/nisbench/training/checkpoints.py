@@ -15,6 +15,7 @@ from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
 from nisbench.models.recommender import Recommender
 from nisbench.training.learner import SelectionLearner
+from nisbench.training.optimizers import Optimizer
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def is_readable(path: Path) -> bool:
 def save_checkpoint(
     path: Path,
     recommender: Recommender,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     learner: SelectionLearner | None,
     best: dict[str, Tensor],
     progress: dict[str, Any],
@@ -60,8 +61,7 @@ def save_checkpoint(
     """Save all that the rest of the trial depends on."""
     tensors = {f"now.{name}": tensor for name, tensor in recommender.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
     if learner:
         tensors |= {f"learner.{name}": tensor for name, tensor in learner.state().items()}
     save_tensors(path, tensors, progress)
@@ -70,7 +70,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path,
     recommender: Recommender,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     learner: SelectionLearner | None,
 ) -> Checkpoint | None:
     """Put a trial back to where `save_checkpoint` saved it; None if it did not, or if the file is damaged."""
@@ -86,11 +86,7 @@ def load_checkpoint(
         return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     recommender.load_state_dict(under("now."))
-    optimizer_state = optimizer.state_dict()
-    for name, tensor in under("optimizer.").items():
-        index, key = name.split(".", 1)
-        optimizer_state["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(optimizer_state)
+    optimizer.load_state(under("optimizer."))
     if learner:
         learner.load_state(under("learner."))
     return Checkpoint(under("best."), progress)

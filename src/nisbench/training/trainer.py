@@ -22,8 +22,10 @@ from nisbench.evaluation.tasks import Task
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import Training
 from nisbench.seeds import Stream, derived
+from nisbench.training import optimizers
 from nisbench.training.checkpoints import load_checkpoint, save_checkpoint
 from nisbench.training.learner import SelectionLearner
+from nisbench.training.optimizers import Optimizer
 
 SILENCE = 15  # seconds after which a running trial says how far it is
 
@@ -64,8 +66,7 @@ def train(
     With a `checkpoint` path, the state is saved there from time to time, and taken up from there if it exists: the
     result is the same as without the interruption.
     """
-    learned = [parameter for parameter in recommender.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learned, settings.learning_rate, weight_decay=settings.l2, fused=True)
+    optimizer = optimizers.build(recommender, task, settings, fields=training.ids.shape[1])
     progress = Progress(settings.learning_rate, best_loss=best_loss)
     if before:
         progress.epoch = progress.first_epoch = progress.best_epoch = before.epoch
@@ -80,12 +81,10 @@ def train(
 
     last = progress.first_epoch + settings.max_epochs
     while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
-        for group in optimizer.param_groups:
-            group["lr"] = progress.learning_rate
         if learner:
             learner.begin_epoch(recommender, progress.learning_rate)
         batches = Batches(training, validation, settings.batch_size, (seed, progress.epoch))
-        run_epoch(recommender, batches, task, optimizer, learner)
+        run_epoch(recommender, batches, task, optimizer, progress.learning_rate, learner)
         if learner:
             learner.settle(recommender)
         loss = task.validation_loss(recommender, validation)
@@ -126,7 +125,8 @@ def run_epoch(
     recommender: Recommender,
     batches: Batches,
     task: Task,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
+    learning_rate: float,
     learner: SelectionLearner | None,
 ) -> None:
     """One pass over the examples of the training instances; with a learner, each step is followed by one of its own on a validation batch."""
@@ -139,11 +139,12 @@ def run_epoch(
         selection_order = shuffled(len(validation), len(training), batches.seeds, "validation batches", device)
     for start in range(0, len(training), size):
         batch = training[order[start : start + size]]
-        optimizer.zero_grad()
-        torch.autograd.backward(task.loss(recommender(batch), batch.labels))
-        optimizer.step()
+        optimizer.step(batch, learning_rate)
         if learner:
-            learner.step(recommender, validation[selection_order[start : start + size]], batch)
+            held_out = validation[selection_order[start : start + size]]
+            optimizer.settle(held_out)
+            learner.step(recommender, held_out, batch)
+    optimizer.settle()
 
 
 def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:

@@ -1,0 +1,126 @@
+"""Steps of Adam on a recommender's weights: on all rows of its tables, or, with the same result, on those that a batch reads."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nisbench.data.instances import Instances
+from nisbench.evaluation.tasks import Task
+from nisbench.models.recommender import Recommender
+from nisbench.params.settings import Training
+from nisbench.training.row_adam import RowAdam
+
+SPARSE = 8
+"""Rows per id of a batch from which on it is cheaper to read rows only."""
+
+
+class Optimizer(Protocol):
+    """What the training loop asks of an optimizer."""
+
+    def step(self, batch: Instances, learning_rate: float) -> None:
+        """One step on a batch's loss."""
+
+    def settle(self, batch: Instances | None = None) -> None:
+        """Bring the recommender's weights up to date: those that a batch reads, or all."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on beside the weights, which are settled."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+
+def build(recommender: Recommender, task: Task, settings: Training, fields: int) -> Optimizer:
+    """The cheaper one. An L2 penalty gives every row a gradient at every step, so then all rows are stepped."""
+    ids = settings.batch_size * fields
+    if recommender.projection or settings.l2 or len(recommender.embedding.weight) < SPARSE * ids:
+        return AllRows(recommender, task, settings)
+    return BatchRows(recommender, task, settings)
+
+
+class AllRows:
+    """torch's Adam."""
+
+    def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
+        self.recommender, self.task = recommender, task
+        learned = [parameter for parameter in recommender.parameters() if parameter.requires_grad]
+        self.adam = torch.optim.Adam(learned, settings.learning_rate, weight_decay=settings.l2, fused=True)
+
+    def step(self, batch: Instances, learning_rate: float) -> None:
+        self.adam.param_groups[0]["lr"] = learning_rate
+        self.adam.zero_grad()
+        torch.autograd.backward(self.task.loss(self.recommender(batch), batch.labels))
+        self.adam.step()
+
+    def settle(self, batch: Instances | None = None) -> None:
+        """They always are."""
+
+    def state(self) -> dict[str, Tensor]:
+        return state_of(self.adam)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        load_state_of(self.adam, state)
+
+
+class BatchRows:
+    """Adam on the rows that a batch reads, and on all that is no table; see `row_adam`."""
+
+    def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
+        self.recommender, self.task = recommender, task
+        self.tables = recommender.tables()
+        self.rows = RowAdam(list(self.tables.values()), settings.learning_rate)
+        of_rows = {id(table) for table in self.tables.values()}
+        others = [p for p in recommender.parameters() if p.requires_grad and id(p) not in of_rows]
+        self.others = torch.optim.Adam(others, settings.learning_rate, fused=True) if others else None
+        self.place = torch.zeros_like(recommender.embedding.block)
+
+    def step(self, batch: Instances, learning_rate: float) -> None:
+        rows, at = self._rows_of(batch.ids)
+        weights = self.rows.read(rows)
+        if self.others:
+            self.others.param_groups[0]["lr"] = learning_rate
+            self.others.zero_grad()
+        self.rows.learning_rate = learning_rate
+        prediction = self.recommender.on_rows(batch, at, rows, dict(zip(self.tables, weights, strict=True)))
+        torch.autograd.backward(self.task.loss(prediction, batch.labels))
+        self.rows.step()
+        if self.others:
+            self.others.step()
+
+    def settle(self, batch: Instances | None = None) -> None:
+        if batch is None:
+            self.rows.pay_all()
+        else:
+            self.rows.pay(self._rows_of(batch.ids)[0])
+
+    def state(self) -> dict[str, Tensor]:
+        others = state_of(self.others) if self.others else {}
+        return others | {f"rows.{name}": tensor for name, tensor in self.rows.state().items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.rows.load_state({name[5:]: tensor for name, tensor in state.items() if name.startswith("rows.")})
+        if self.others:
+            load_state_of(self.others, {name: tensor for name, tensor in state.items() if not name.startswith("rows.")})
+
+    def _rows_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The features (U,) in `ids` (B, M), each once, ascending, and where among them each of the ids is."""
+        there = torch.zeros(len(self.place), dtype=torch.bool, device=ids.device)
+        there[ids.flatten()] = True
+        rows = there.nonzero()[:, 0]
+        self.place[rows] = torch.arange(len(rows), dtype=self.place.dtype, device=ids.device)
+        return rows, self.place.index_select(0, ids.flatten()).view(ids.shape)
+
+
+def state_of(adam: torch.optim.Adam) -> dict[str, Tensor]:
+    """The moments and step numbers of torch's Adam."""
+    states = adam.state_dict()["state"].items()
+    return {f"{index}.{name}": tensor for index, state in states for name, tensor in state.items()}
+
+
+def load_state_of(adam: torch.optim.Adam, state: dict[str, Tensor]) -> None:
+    """Set what `state_of` gave."""
+    whole = adam.state_dict()
+    for place, tensor in state.items():
+        index, name = place.split(".", 1)
+        whole["state"].setdefault(int(index), {})[name] = tensor
+    adam.load_state_dict(whole)
