@@ -137,10 +137,10 @@ class RowAdam:
         """Copies of the rows' weights and moments in each table, all that they owe being paid."""
         since = self.paid[rows]
         owed = (self.steps - since)[:, None].float()
-        coefficients = self.coefficients[since - self.begun].T[..., None]
+        coefficients = self.coefficients.index_select(0, since - self.begun).T.contiguous()[..., None]
         scale, decay = _first_scale(since.double())[:, None].float(), BETA2**owed
         weights, first, second = (
-            [table[rows] for table in tables] for tables in (self.tables, self.first, self.second)
+            [table.index_select(0, rows) for table in tables] for tables in (self.tables, self.first, self.second)
         )
         for w, m, v in zip(weights, first, second, strict=True):
             size = max(1, CHUNK // w.shape[1]) if self.device.type == "cpu" else max(1, len(rows))
@@ -154,7 +154,7 @@ class RowAdam:
     def _write(self, rows: Tensor, weights: list[Tensor], first: list[Tensor], second: list[Tensor]) -> None:
         for tables, values in ((self.tables, weights), (self.first, first), (self.second, second)):
             for table, value in zip(tables, values, strict=True):
-                table[rows] = value
+                table.index_copy_(0, rows, value)
 
 
 def _first_scale(s: Tensor) -> Tensor:
@@ -167,6 +167,6 @@ def _pay(w: Tensor, m: Tensor, v: Tensor, coefficients: Tensor, scale: Tensor, l
     below = v.sqrt().mul_(scale).add_(EPSILON)
     theta = (below - EPSILON).div_(below)
     value = coefficients[-1].expand_as(theta)
-    for coefficient in coefficients[:-1].flip(0):
+    for coefficient in reversed(coefficients[:-1].unbind()):
         value = torch.addcmul(coefficient, value, theta)
     w.addcdiv_(value * m, below, value=-learning_rate)
