@@ -3,28 +3,21 @@
 import csv
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
-import time
-from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, get_args
 
-import torch
 import typer
 from rich.console import Console
 from tabulate import tabulate
 
-from benchmarks import limits, ours, textbook
-from benchmarks.shapes import SHAPES, Mode, generate
+from benchmarks import limits
+from benchmarks.shapes import SHAPES, Mode
 from nisbench.machine import device as held_device
-from nisbench.machine import keep_freed_memory, provenance
 
 LEDGER = Path("results/benchmarks/ledger.csv")
 MODES: tuple[Mode, ...] = get_args(Mode)
-STEPS, ROUNDS = 12, 5
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
@@ -47,7 +40,9 @@ def main(
     """
     with held_device(device, threads) as held:
         machine = limits.measure(held)
-    console.print(f"{machine.bandwidth / 1e9:.1f} GB/s, {machine.peak / 1e9:.0f} GFLOP/s on {held} with {threads} threads")
+    console.print(
+        f"{machine.bandwidth / 1e9:.1f} GB/s, {machine.peak / 1e9:.0f} GFLOP/s on {held} with {threads} threads"
+    )
     rows = []
     for shape_name in shape:
         for model_name in model or SHAPES[shape_name].models:
@@ -58,7 +53,10 @@ def main(
                 }  # fmt: skip
                 console.print(f"{shape_name} {model_name} {mode_name} ...")
                 found = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.case", json.dumps(case)], check=True, stdout=subprocess.PIPE, text=True
+                    [sys.executable, "-m", "benchmarks.case", json.dumps(case)],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
                 )
                 rows.append(case | json.loads(found.stdout))
     heads = ["shape", "model", "mode", "instances/s", "x textbook", "of the limit", "peak memory"]

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import limits, ours, textbook
 from benchmarks.shapes import SHAPES, generate
+from nisbench.data.instances import Instances
 from nisbench.machine import device as held_device
 from nisbench.machine import provenance
 
@@ -23,12 +24,13 @@ def measured(case: dict[str, Any]) -> dict[str, Any]:
     shape, k, batch = SHAPES[case["shape"]], case["k"], case["batch_size"]
     data = generate(shape, STEPS * batch)
     with held_device(case["device"], case["threads"]) as device:
-        data = type(data)(*(None if t is None else t.to(device) for t in (data.ids, data.labels, data.values)))
-        epoch = ours.epochs(case["model"], shape, data, k, batch, case["mode"])
+        values = None if data.values is None else data.values.to(device)
+        on_device = Instances(data.ids.to(device), data.labels.to(device), values)
+        epoch = ours.epochs(case["model"], shape, on_device, k, batch, case["mode"])
         epoch()  # warm up
         mine, theirs = [_rate(epoch, device)], []
         peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else _peak_mib()
-        loop = textbook.steps(case["model"], shape, data, k, batch)
+        loop = textbook.steps(case["model"], shape, data, k, batch, device)
         next(loop)
         theirs.append(_rate(lambda: sum(next(loop) for _ in range(STEPS // 4)), device))
         for _ in range(ROUNDS - 1):

@@ -16,9 +16,7 @@ from nisbench.training.trainer import Batches, run_epoch
 BLOCKS = 10
 
 
-def epochs(
-    name: str, shape: Shape, data: Instances, k: int, batch_size: int, mode: Mode
-) -> Callable[[], int]:
+def epochs(name: str, shape: Shape, data: Instances, k: int, batch_size: int, mode: Mode) -> Callable[[], int]:
     """A function that trains for one epoch of `data` and returns for how many instances (all trials together)."""
     params = load(Path.cwd(), overlays=[]).params
     training = params.training.model_copy(update={"base_dimension": k, "batch_size": batch_size})

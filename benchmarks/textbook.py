@@ -58,15 +58,16 @@ class Textbook(nn.Module):
         return prediction
 
 
-def steps(name: str, shape: Shape, data: Instances, k: int, batch_size: int) -> Iterator[int]:
+def steps(name: str, shape: Shape, data: Instances, k: int, batch_size: int, device: torch.device) -> Iterator[int]:
     """Train for ever: after each step, the number of its instances."""
-    model = Textbook(name, shape, k)
+    model = Textbook(name, shape, k).to(device)
     adam = torch.optim.Adam(model.parameters(), 1e-3)
     loss_of = functional.binary_cross_entropy_with_logits if shape.scalar_fields else functional.mse_loss
     values = torch.ones(data.ids.shape) if data.values is None else data.values
     loader = DataLoader(TensorDataset(data.ids.long(), values, data.labels), batch_size, shuffle=True)
     while True:
-        for ids, values_of_batch, labels in loader:
+        for batch in loader:
+            ids, values_of_batch, labels = (tensor.to(device) for tensor in batch)
             loss = loss_of(model(ids, values_of_batch), labels)
             adam.zero_grad()
             loss.backward()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -201,6 +202,12 @@ def show(step_id: Id) -> None:
     from nisbench.report import listing
 
     listing.show_step(current_plan().step(step_id))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def bench(context: typer.Context) -> None:
+    """Time training on this machine, beside a textbook loop and what the machine allows. `nisbench bench --help` says how."""
+    sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *context.args], check=False).returncode)
 
 
 @app.command()
