@@ -11,6 +11,7 @@ from nisbench.embedding import Embeddings, SelectedEmbedding, xavier_std
 class Projection(nn.Module):
     """Embedding i of block b becomes e_i P_b: its first d_b columns times a (d_b, base) matrix without bias.
 
+    Where d_b is the base dimension, nothing is projected, as in the authors' code.
     A model may have several embeddings per feature: each part has dimensions and matrices of its own.
     """
 
@@ -32,6 +33,7 @@ class Projection(nn.Module):
             torch.empty(d, common).normal_(0.0, xavier_std(max(d, 1), common), generator=generator)
             for dimensions, common in zip(parts, base, strict=True)
             for d in dimensions
+            if d < common
         )
         order, self.sizes = self._sorted(block)
         self.register_buffer("block", block.to(torch.int32))
@@ -55,10 +57,9 @@ class Projection(nn.Module):
     def _projected(self, rows: Tensor, sizes: list[int]) -> Tensor:
         """Rows (n, widths of all parts), sorted by block, each projected: (n, common dimensions of all parts)."""
         blocks, columns, weights, projected = torch.split(rows, sizes), 0, iter(self.weights), []
-        for dimensions in self.parts:
-            of_part = [
-                each[:, columns : columns + d] @ next(weights) for each, d in zip(blocks, dimensions, strict=True)
-            ]
-            projected.append(torch.cat(of_part))
+        for dimensions, common in zip(self.parts, self.base, strict=True):
+            of_part = [each[:, columns : columns + d] for each, d in zip(blocks, dimensions, strict=True)]
+            whole = [each @ next(weights) if d < common else each for each, d in zip(of_part, dimensions, strict=True)]
+            projected.append(torch.cat(whole))
             columns += max(dimensions)
         return torch.cat(projected, 1)

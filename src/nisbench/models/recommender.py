@@ -79,7 +79,8 @@ class Recommender(nn.Module):
     @torch.no_grad()
     def predict(self, data: Instances) -> Tensor:
         """Predictions (n,) for any number of instances, a batch at a time."""
-        batch = max(1, PREDICTION_FLOATS // (data.ids.shape[1] * self.embedding.weight.shape[1]))
+        width = max(self.embedding.weight.shape[1], sum(self.widths))
+        batch = max(1, PREDICTION_FLOATS // (data.ids.shape[1] * width))
         return torch.cat([self(data[start : start + batch]) for start in range(0, len(data), batch)])
 
 

@@ -142,6 +142,8 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
         yield from _unfit(method, params.methods[method], params.training.base_dimension, at)
         yield from _twice(("methods", method), _tried(params.methods[method]))
         about_pruning = params.methods[method].rounds or params.methods[method].prune_by == "random"
+        if params.methods[method].kind == "no_embeddings" and max(grid.methods[method]) > 1:
+            yield (*at, "methods", method), "there are no embeddings to prune"
         if about_pruning and 1 in grid.methods[method]:
             text = "1 prunes nothing, and what sets this method apart is its pruning"
             yield (*at, "methods", method, grid.methods[method].index(1)), text
@@ -198,8 +200,15 @@ def _unfit(name: str, method: AnyMethod, k: int, grid: KeyPath) -> Iterator[Prob
         yield ("methods", name, "freeze_network"), "would freeze a network that was not trained; set warm_start_epochs"
     if method.kind == "uniform_tuned" and method.rounds:
         yield ("methods", name, "rounds"), "must be 0: what is left would be trained without the tuned L2 penalty"
-    if method.kind == "mde_projected" and (method.blocks == "field") != (method.blocks_per_field is None):
-        yield ("methods", name, "blocks_per_field"), "must be null if, and only if, a field is a block"
+    if method.kind == "mde_projected":
+        for i, each in enumerate(method.settings):
+            if method.power_of_two and each.base_dimension & (each.base_dimension - 1):
+                yield (
+                    ("methods", name, "settings", i, "base_dimension"),
+                    "must be a power of two, as all dimensions are to be",
+                )
+            if each.budget and each.budget > each.base_dimension:
+                yield ("methods", name, "settings", i, "budget"), f"exceeds the base dimension, {each.base_dimension}"
 
 
 def _in_reference(params: Params) -> Iterator[Problem]:

@@ -342,16 +342,14 @@ class ProjectedSetting(Settings):
     """That all embeddings are projected to; no block has more dimensions."""
     temperature: Annotated[float, Field(ge=0, le=1)]
     """Power of a feature's probability; 0 = uniform dimensions."""
-    budget: PositiveFloat | None
+    budget: Annotated[float, Field(ge=1)] | None
     """Mean dimension over all features; null = the block of most probable features has the base dimension."""
 
 
 class MDEProjected(Method):
     kind: Literal["mde_projected"]
-    blocks: Literal["equal_mass", "field"]
-    """Blocks of equal popularity within each field, or one for each field."""
     blocks_per_field: PositiveInt | None
-    """Of equal popularity; null where a field is a block."""
+    """Of equal popularity; null = each field is a block."""
     power_of_two: bool
     """Round dimensions to powers of two."""
     settings: Annotated[list[ProjectedSetting], Field(min_length=1)]
@@ -364,6 +362,8 @@ class DNIS(Method):
     """The features' blocks, or, as a control, blocks of the same sizes to which features are assigned at random."""
     order: Literal[1, 2]
     """2: alpha's gradient also accounts for how alpha moves the weights (the second term of Eq. 7); 1: it does not (xi = 0)."""
+    inner_learning_rate: PositiveFloat | None
+    """xi of Eq. 7, for second order: of the plain descent by which the weights follow alpha; null = training.learning_rate."""
     optimizer: Literal["adam", "sgd"]
     """Of the soft selection alpha."""
     learning_rate: PositiveFloat
@@ -396,6 +396,8 @@ class NIS(Method):
     """Of the running mean of rewards that a reward is compared with."""
     warm_start_epochs: Annotated[int, Field(ge=0)]
     """Epochs of training with everything on, at most, before the controller begins."""
+    patience: PositiveInt
+    """Stands in for training.patience while the controller learns: the loss jumps whenever its choice does."""
 
 
 class FullTable(Method):
@@ -413,7 +415,7 @@ class NoEmbeddings(Method):
 
 
 class Oracle(Method):
-    """A control that is told the planted dimensions: no search can find better ones."""
+    """A control that is told the planted dimensions."""
 
     kind: Literal["oracle"]
 

@@ -96,7 +96,7 @@ def terms(training: Training) -> str:
     listed = ", ".join(
         f"`{name}: {value:g}`" if isinstance(value, float) else f"`{name}: {value}`" for name, value in settings.items()
     )
-    return f"Trained under {listed}, all methods alike, save a trial whose name gives an L2 of its own."
+    return f"Trained under {listed}, all methods alike, save what a method's own settings and a trial's name say (an L2, a warm start, a controller's patience)."
 
 
 def figure(metric: str, value: float) -> str:

@@ -113,7 +113,8 @@ def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
         axis.set_ylim(-0.03 * highest, 1.05 * highest)
         names = [plan.titles[grid, f"method {method}"] + ("" if rate == 1 else f" (CR = {rate_name(rate)})")]
         if several:
-            names += [plan.titles[grid, f"dataset {dataset}"] + ", " + plan.titles[grid, f"model {model}"]]
+            where = [plan.titles[grid, f"dataset {dataset}"], plan.titles[grid, f"model {model}"]]
+            names.append(", ".join([*where, plan.study.grids[grid].title or grid] if grid else where))
         axis.set_title("\n".join(names), fontsize=8)
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)

@@ -31,7 +31,7 @@ class AlphaLearner:
     """Learns alpha in [0, 1]."""
 
     xi: float
-    """Of Eq. 7: the weights' learning rate."""
+    """Of Eq. 7."""
 
     def __init__(self, recommender: Recommender, task: Task, settings: DNIS) -> None:
         self.task, self.settings = task, settings
@@ -47,7 +47,7 @@ class AlphaLearner:
                 module.requires_grad_(isinstance(module, FirstOrder))
 
     def begin_epoch(self, _recommender: Recommender, learning_rate: float) -> None:
-        self.xi = learning_rate
+        self.xi = self.settings.inner_learning_rate or learning_rate
 
     def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:
         if self.settings.order == 1:

@@ -67,6 +67,8 @@ def dimensions(
     if each.budget is None:
         return at(each.base_dimension / power.max(), np.rint)
     low, high = 0.0, most / power.min()
+    if at(high, np.ceil) @ sizes <= each.budget * sizes.sum():
+        return at(high, np.ceil)
     for _ in range(100):  # the largest factor whose dimensions, rounded down and cut off, are within the budget
         middle = (low + high) / 2
         if at(middle, np.floor) @ sizes <= each.budget * sizes.sum():

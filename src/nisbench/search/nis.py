@@ -35,7 +35,8 @@ def propose(settings: NIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
         return Proposal(f"the controller's choice, {100 * share:.0f} % of the weights", selection)
 
     everything = torch.ones(len(blocks), k)
-    return [Proposal("controller", everything, learner, warm_start_epochs=settings.warm_start_epochs, then=chosen)]
+    warm_start, patience = settings.warm_start_epochs, settings.patience
+    return [Proposal("controller", everything, learner, warm_start_epochs=warm_start, then=chosen, patience=patience)]
 
 
 class Space:
@@ -108,7 +109,7 @@ class Controller:
         self.optimizer = torch.optim.Adam([self.logits], settings.learning_rate, fused=True)
         self.choice = torch.zeros(space.logits[0], dtype=torch.long, device=device)
         self.baseline = torch.tensor(torch.nan, device=device)
-        self.generator = torch.Generator(device).manual_seed(derived(seed, "controller"))
+        self.generator = torch.Generator().manual_seed(derived(seed, "controller"))
         k = len(space.column_block)
         self.multiples = [width // k for width in recommender.widths]
 
@@ -151,7 +152,8 @@ class Controller:
 
     def _sample(self, recommender: Recommender) -> None:
         # The largest of logits with Gumbel noise is a sample of their softmax, for which no host need wait.
-        uniform = torch.rand(self.logits.shape, generator=self.generator, device=self.logits.device)
+        # Drawn on the CPU, so that a GPU sees the same.
+        uniform = torch.rand(self.logits.shape, generator=self.generator).to(self.logits.device, non_blocking=True)
         self.choice = (self.logits - (-uniform.clamp(min=1e-20).log()).log()).argmax(1)
         self._show(recommender, self.choice)
 

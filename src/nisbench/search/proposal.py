@@ -57,6 +57,8 @@ class Proposal:
     """Project embeddings to this common dimension, block by block."""
     l2: float | None = None
     """Stands in for training.l2, where given."""
+    patience: int | None = None
+    """Stands in for training.patience, where given."""
 
     def same_as(self, other: "Proposal") -> bool:
         """Whether training under the one is training under the other."""

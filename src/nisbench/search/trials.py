@@ -170,8 +170,8 @@ class Search:
             seed=self.settings.seed,
         ).to(self.device)
         settings = self.settings.training
-        if proposal.l2 is not None:
-            settings = settings.model_copy(update={"l2": proposal.l2})
+        own = {"l2": proposal.l2, "patience": proposal.patience}
+        settings = settings.model_copy(update={name: value for name, value in own.items() if value is not None})
         warm, main = (  # to go on from, on the same kind of device
             self.folder / f"{index}.{self.device.type}-{phase}.safetensors" for phase in ("warm-start", "checkpoint")
         )
