@@ -268,13 +268,21 @@ def test_mde_is_told_the_train_frequencies(data_of, tmp_path):
         assert trial["name"].endswith(": " + "-".join(map(str, dimensions)))
 
 
-@pytest.mark.parametrize("method", ["random_search", "dnis", "dnis_second_order", "dnis_released"])
-@pytest.mark.parametrize(("task", "model"), [("rating", "mf"), ("ctr", "deepfm"), ("topk", "neumf_topk")])
+@pytest.mark.parametrize(
+    ("task", "model", "method"),
+    [
+        ("rating", "mf", "random_search"),
+        ("rating", "mf", "dnis_second_order"),
+        ("ctr", "deepfm", "dnis"),
+        ("ctr", "fm", "nis_se"),
+        ("topk", "neumf_topk", "dnis_released"),
+    ],
+)
 def test_training_rows_is_training_tables(task, model, method, data_of, tmp_path, monkeypatch):
     settings = settings_for(task, model, method)
-    monkeypatch.setattr(optimizers, "SPARSE", np.inf)
+    monkeypatch.setattr(optimizers, "worth_reading_rows", lambda *_: False)
     tables = search(settings, data_of[task], tmp_path / "tables")
-    monkeypatch.setattr(optimizers, "SPARSE", 0)
+    monkeypatch.setattr(optimizers, "worth_reading_rows", lambda *_: True)
     rows = search(settings, data_of[task], tmp_path / "rows")
     losses = [[loss for trial in run["trials"] for loss in trial["losses"]] for run in (tables, rows)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -11,8 +11,8 @@ from nisbench.models.recommender import Recommender
 from nisbench.params.settings import Training
 from nisbench.training.row_adam import RowAdam
 
-SPARSE = 8
-"""Rows per id of a batch from which on it is cheaper to read rows only."""
+LARGE = 1 << 22
+"""Weights of a table from which on it is cheaper to read rows only: what no longer fits into a CPU's cache."""
 
 
 class Optimizer(Protocol):
@@ -31,11 +31,16 @@ class Optimizer(Protocol):
 
 
 def build(recommender: Recommender, task: Task, settings: Training, fields: int) -> Optimizer:
-    """The cheaper one. An L2 penalty gives every row a gradient at every step, so then all rows are stepped."""
-    ids = settings.batch_size * fields
-    if recommender.projection or settings.l2 or len(recommender.embedding.weight) < SPARSE * ids:
-        return AllRows(recommender, task, settings)
-    return BatchRows(recommender, task, settings)
+    """The cheaper one, for batches of instances with so many `fields`."""
+    kind = BatchRows if worth_reading_rows(recommender, settings, fields) else AllRows
+    return kind(recommender, task, settings)
+
+
+def worth_reading_rows(recommender: Recommender, settings: Training, fields: int) -> bool:
+    """Whether a batch reads few of the rows of a large table. An L2 penalty gives every row a gradient at every step."""
+    table = recommender.embedding.weight
+    few = table.numel() >= LARGE and len(table) > settings.batch_size * fields
+    return few and not settings.l2 and recommender.projection is None
 
 
 class AllRows:
