@@ -1,6 +1,6 @@
 """Search, one job per data set, model, method and seed; and prune, one job per compression rate.
 
-A job has one thread: two jobs side by side get nearly twice as much done as one with two threads. Where there are more
+A job has one thread: two jobs side by side get up to 1.5 times as much done as one with two threads. Where there are more
 cores than jobs, or too little memory for one per core: --set-threads search=4.
 """
 
