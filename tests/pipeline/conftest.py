@@ -103,6 +103,10 @@ def copy_project(target: Path) -> Project:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
     (target / "params" / "studies" / "demo.yaml").write_text(TINY)
     (target / "params" / "tiny.yaml").write_text(DATA)
+    # A stage of DVC's runs what all studies ask of a data set, and this one asks for 180 trainings of the demo's.
+    (target / "params" / "studies" / "recovery.yaml").unlink()
+    stages = (target / "dvc.yaml").read_text().splitlines(keepends=True)
+    (target / "dvc.yaml").write_text("".join(line for line in stages if "recovery" not in line))
     return Project(target)
 
 

@@ -37,7 +37,7 @@ COLUMNS = [
 
 
 def change_dnis(text):
-    return text.replace("learning_rate: 0.01 ", "learning_rate: 0.02 ")
+    return text.replace("learning_rate: 0.01 # of that", "learning_rate: 0.02 # of that")
 
 
 def test_the_study_runs_and_its_tables_are_there(done, first_jobs):

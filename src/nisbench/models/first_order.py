@@ -22,9 +22,8 @@ class FirstOrderOnly(nn.Module):
     def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
         """(B, M) ids -> (B,) predictions."""
         if self.first_order is None:
-            return (
-                self.prior.expand(len(ids)) + 0 * embeddings.table.sum()
-            )  # so that training finds a gradient, of zeros
+            # The second term is there for training to find a gradient, of zeros.
+            return self.prior.expand(len(ids)) + 0 * embeddings.table.sum()
         prediction: Tensor = self.prior + self.first_order(ids, values)
         return prediction
 

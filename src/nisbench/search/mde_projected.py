@@ -43,9 +43,8 @@ def own_blocks(settings: MDEProjected, blocks: Blocks) -> np.ndarray:
         before = np.cumsum(blocks.frequency[ordered]) - blocks.frequency[ordered]
         total = max(blocks.frequency[members].sum(), 1)
         number = np.minimum(before * settings.blocks_per_field // total, settings.blocks_per_field - 1)
-        block[ordered] = (
-            first + np.unique(number, return_inverse=True)[1]
-        )  # a very frequent feature may leave one empty
+        # A very frequent feature may leave the block after its own empty: numbers are made contiguous.
+        block[ordered] = first + np.unique(number, return_inverse=True)[1]
         first = int(block[ordered].max()) + 1
     return block
 
