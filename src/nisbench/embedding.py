@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
-from nisbench.row_functions import ProductByField, SumOfRows
+from nisbench.row_functions import ProductByField, SumOfRows, rows_of
 
 LEAST_PROJECTED = 8
 """Embeddings of fewer columns are multiplied faster than their products with a layer's weights are added up."""
@@ -47,16 +47,16 @@ class SelectedEmbedding(nn.Module):
         if not self.scaled:
             return Embeddings(ids, values, self.weight)
         if len(self.weight) <= ids.numel():  # cheaper to scale each row of the table once than each occurrence of it
-            return Embeddings(ids, values, self.weight * functional.embedding(self.block, self.selection))
-        return Embeddings(ids, values, self.weight, functional.embedding(self.block[ids], self.selection))
+            return Embeddings(ids, values, self.weight * rows_of(self.selection, self.block))
+        return Embeddings(ids, values, self.weight, rows_of(self.selection, self.block[ids]))
 
     def rows(self, features: Tensor) -> Tensor:
         """The embeddings e~ of some features, each once: (n,) -> (n, width)."""
-        return self.scaled_rows(functional.embedding(features, self.weight), features)
+        return self.scaled_rows(rows_of(self.weight, features), features)
 
     def scaled_rows(self, weights: Tensor, features: Tensor) -> Tensor:
         """The embeddings e~ (n, width) of features (n,) that have these weights (n, width)."""
-        return weights * functional.embedding(self.block[features], self.selection) if self.scaled else weights
+        return weights * rows_of(self.selection, self.block[features]) if self.scaled else weights
 
 
 class Embeddings:
@@ -73,7 +73,7 @@ class Embeddings:
     @cached_property
     def each(self) -> Tensor:
         """(B, M, width)."""
-        embeddings = functional.embedding(self.ids, self.table)
+        embeddings = rows_of(self.table, self.ids)
         if self.scales is not None:
             embeddings = embeddings * self.scales
         return embeddings if self.values is None else embeddings * self.values[..., None]
@@ -82,7 +82,7 @@ class Embeddings:
         """Over the M of an instance: the sum of its embeddings (B, width), and of their squared lengths (B,)."""
         if not self._repetitive(1):
             return self.each.sum(1), self.each.square().sum((1, 2))
-        lengths = functional.embedding(self.ids, self.table.square().sum(1, keepdim=True))[..., 0]
+        lengths = rows_of(self.table.square().sum(1, keepdim=True), self.ids)[..., 0]
         return self._summed(self.table), (lengths if self.values is None else lengths * self.values.square()).sum(1)
 
     def linear(self, weight: Tensor, bias: Tensor, field_sizes: Sequence[int]) -> Tensor:

@@ -42,7 +42,11 @@ def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step's tensors: the kernel would clear each page of them again."""
+    """Have memory that is freed kept for the next step's tensors, and large tensors lie in large pages.
+
+    Else the kernel clears each page of 4 KiB anew at every step, and what a table's rows are read from is looked up page by page.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it makes its first tensor; Linux only
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: larger blocks are mapped one by one; 32 MiB is the most there is

@@ -7,6 +7,14 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def rows_of(table: Tensor, ids: Tensor) -> Tensor:
+    """The rows of a table (N, w) that have these numbers: ids (...) -> (..., w), with gradients of any order."""
+    if table.is_cuda:  # whose additions in `gather`'s gradient have no fixed order
+        return functional.embedding(ids, table)
+    index = ids.flatten().long()[:, None].expand(-1, table.shape[1])
+    return table.gather(0, index).view(*ids.shape, table.shape[1])  # its gradient is summed up to 4 times faster
+
+
 class ProductByField(torch.autograd.Function):
     """Rows (N, a), those of field after field, times their field's matrix of (M, a, b): (N, b), with gradients of any order."""
 

@@ -24,7 +24,10 @@ class Instances:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor | slice) -> "Instances":
-        return Instances(self.ids[index], self.labels[index], None if self.values is None else self.values[index])
+        def part(tensor: Tensor) -> Tensor:  # several times faster than indexing by a tensor
+            return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
+
+        return Instances(part(self.ids), part(self.labels), None if self.values is None else part(self.values))
 
 
 def read(path: Path, device: torch.device) -> Instances:

@@ -14,6 +14,7 @@ from nisbench.evaluation.tasks import Task
 from nisbench.models.layers import FirstOrder
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import DNIS
+from nisbench.row_functions import rows_of
 from nisbench.search.proposal import Blocks, Proposal
 
 
@@ -100,7 +101,7 @@ def second_order(recommender: Recommender, task: Task, validation: Instances, tr
     theta = {name: p.detach().requires_grad_(p.requires_grad) for name, p in model.named_parameters()}
     learned = {name: p for name, p in theta.items() if p.requires_grad}
 
-    scales = torch.nn.functional.embedding(block, alpha)
+    scales = rows_of(alpha, block)
 
     def loss(batch: Instances, at: Tensor, weights: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         each = Embeddings(at, batch.values, weights * scales)

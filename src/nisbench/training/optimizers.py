@@ -108,12 +108,15 @@ class BatchRows:
             load_state_of(self.others, {name: tensor for name, tensor in state.items() if not name.startswith("rows.")})
 
     def _rows_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The features (U,) in `ids` (B, M), each once, ascending, and where among them each of the ids is."""
-        there = torch.zeros(len(self.place), dtype=torch.bool, device=ids.device)
-        there[ids.flatten()] = True
-        rows = there.nonzero()[:, 0]
-        self.place[rows] = torch.arange(len(rows), dtype=self.place.dtype, device=ids.device)
-        return rows, self.place.index_select(0, ids.flatten()).view(ids.shape)
+        """The features (U,) in `ids` (B, M), each once, and where among them each of the ids is (B, M)."""
+        if ids.is_cuda:  # where it depends on chance which of several equal ids is written last
+            rows, at = torch.unique(ids, return_inverse=True)
+            return rows.long(), at
+        flat, count = ids.flatten(), torch.arange(ids.numel(), dtype=self.place.dtype)
+        self.place[flat] = count
+        rows = flat[self.place.index_select(0, flat) == count].long()
+        self.place[rows] = count[: len(rows)]
+        return rows, self.place.index_select(0, flat).view(ids.shape)
 
 
 def state_of(adam: torch.optim.Adam) -> dict[str, Tensor]:
