@@ -33,7 +33,7 @@ def run(steps, scale, seed=1, settle_at=(), resume_at=None):
         if number == resume_at:
             by_rows.pay_all()
             again = RowAdam(mine, 1e-2)
-            again.load_state({name: tensor.clone() for name, tensor in by_rows.state().items()})
+            again.load_state({i: {k: t.clone() for k, t in of.items()} for i, of in by_rows.state().items()})
             by_rows = again
     by_rows.pay_all()
     return mine, [table.detach() for table in dense], apart

@@ -4,9 +4,9 @@ A *selection* is an (L, K) matrix over feature blocks: 1 = the dimension exists,
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -66,24 +66,59 @@ class Embeddings:
     no embedding is gathered: far fewer operations, and far less memory to move.
     """
 
-    def __init__(self, ids: Tensor, values: Tensor | None, table: Tensor, scales: Tensor | None = None) -> None:
-        """Rows of `table` (N, width) for `ids` (B, M), times `values` (B, M) and `scales` (B, M, width) where given."""
-        self.ids, self.values, self.table, self.scales = ids, values, table, scales
+    def __init__(
+        self,
+        ids: Tensor,
+        values: Tensor | None,
+        table: Tensor,
+        scales: Tensor | None = None,
+        each: Callable[[], Tensor] | None = None,
+    ) -> None:
+        """Rows of `table` (N, width) for `ids` (B, M), times `values` (B, M) and `scales` (B, M, width) where given.
+
+        `each` stands in for how they are got.
+        """
+        self.ids, self.values, self.table, self.scales, self.from_elsewhere = ids, values, table, scales, each
+
+    def split(self, widths: Sequence[int]) -> list["Embeddings"]:
+        """Those of parts of so many columns, which are read from the table together when one of them is asked for."""
+
+        @cache
+        def parts() -> tuple[Tensor, ...]:
+            return torch.split(self.each, list(widths), 2)
+
+        def part(i: int) -> Tensor:
+            return parts()[i]
+
+        tables = torch.split(self.table, list(widths), 1)
+        return [Embeddings(self.ids, self.values, t, each=partial(part, i)) for i, t in enumerate(tables)]
 
     @cached_property
     def each(self) -> Tensor:
         """(B, M, width)."""
+        if self.from_elsewhere:
+            return self.from_elsewhere()
         embeddings = rows_of(self.table, self.ids)
         if self.scales is not None:
             embeddings = embeddings * self.scales
         return embeddings if self.values is None else embeddings * self.values[..., None]
 
-    def sums(self) -> tuple[Tensor, Tensor]:
-        """Over the M of an instance: the sum of its embeddings (B, width), and of their squared lengths (B,)."""
-        if not self._repetitive(1):
-            return self.each.sum(1), self.each.square().sum((1, 2))
-        lengths = rows_of(self.table.square().sum(1, keepdim=True), self.ids)[..., 0]
-        return self._summed(self.table), (lengths if self.values is None else lengths * self.values.square()).sum(1)
+    def sums(self, parts: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Over the M of an instance: the sum of its embeddings (B, width), and of their squared lengths (B,).
+
+        With `parts`, which sums the columns of T parts, (..., width) -> (..., T), the squared lengths of each: (B, T).
+        """
+
+        def lengths(embeddings: Tensor) -> Tensor:
+            squares = embeddings.square()
+            return squares.sum(-1, keepdim=True) if parts is None else parts(squares)
+
+        if self._repetitive(1):
+            summed, squared = self._summed(self.table), rows_of(lengths(self.table), self.ids)
+            squared = (squared if self.values is None else squared * self.values.square()[..., None]).sum(1)
+        else:
+            summed, squared = self.each.sum(1), lengths(self.each).sum(1)
+        return summed, squared[:, 0] if parts is None else squared
 
     def linear(self, weight: Tensor, bias: Tensor, field_sizes: Sequence[int]) -> Tensor:
         """A linear layer on an instance's embeddings side by side: weight (out, M * width), bias (out,) -> (B, out).

@@ -15,6 +15,21 @@ def rows_of(table: Tensor, ids: Tensor) -> Tensor:
     return table.gather(0, index).view(*ids.shape, table.shape[1])  # its gradient is summed up to 4 times faster
 
 
+class SumByPart(torch.autograd.Function):
+    """The sums of columns that stand together, as many as `widths` say: (..., W) -> (..., T), with gradients of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, columns: Tensor, widths: list[int]) -> Tensor:
+        ctx.widths = widths
+        return torch.stack([part.sum(-1) for part in torch.split(columns, widths, -1)], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        parts = zip(torch.split(gradient, 1, -1), ctx.widths, strict=True)
+        return torch.cat([part.expand(*part.shape[:-1], width) for part, width in parts], -1), None
+
+
 class ProductByField(torch.autograd.Function):
     """Rows (N, a), those of field after field, times their field's matrix of (M, a, b): (N, b), with gradients of any order."""
 

@@ -20,8 +20,8 @@ class ClickThroughRate(Task):
     def prior(self, training: Instances) -> float:
         return float(torch.logit(training.labels.double().mean(), eps=1e-9))
 
-    def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(predictions, labels)
+    def losses(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(predictions, labels, reduction="none")
 
     def validation_loss(self, recommender: Recommender, data: Instances) -> float:
         return logloss(recommender.predict(data), data.labels)

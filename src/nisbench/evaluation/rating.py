@@ -19,8 +19,8 @@ class RatingPrediction(Task):
     def prior(self, training: Instances) -> float:
         return float(training.labels.double().mean())
 
-    def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        return functional.mse_loss(predictions, labels)
+    def losses(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        return functional.mse_loss(predictions, labels, reduction="none")
 
     def validation_loss(self, recommender: Recommender, data: Instances) -> float:
         return (recommender.predict(data) - data.labels).double().square().mean().item()

@@ -28,8 +28,14 @@ class Task(ABC):
         return data
 
     @abstractmethod
+    def losses(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each prediction, of which training lowers the mean: predictions and labels of one shape -> the same."""
+
     def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch that training lowers: (B,), (B,) -> ()."""
+        """The loss of a batch: predictions (B,), labels (B,) -> (); of T recommenders, predictions (B, T) -> (T,)."""
+        if predictions.dim() > labels.dim():
+            labels = labels[:, None].expand_as(predictions)
+        return self.losses(predictions, labels).mean(0)
 
     @abstractmethod
     def validation_loss(self, recommender: Recommender, data: Instances) -> float:

@@ -61,8 +61,8 @@ class TopKRecommendation(Task):
             torch.cat([torch.ones_like(data.labels), data.labels.new_zeros(len(items))]),
         )
 
-    def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(predictions, labels)
+    def losses(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(predictions, labels, reduction="none")
 
     def validation_loss(self, recommender: Recommender, data: Instances) -> float:
         return 1 - self._among_candidates(recommender, data)["ndcg@10"]

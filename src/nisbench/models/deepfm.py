@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from nisbench.embedding import Embeddings
-from nisbench.models.layers import FirstOrder, SecondOrder, perceptron
+from nisbench.models.layers import SecondOrder, perceptron
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import DeepFM
 
@@ -11,16 +11,17 @@ from nisbench.params.settings import DeepFM
 class DeepFactorisationMachine(nn.Module):
     """Logit = first-order weights + inner products of all pairs of embeddings + MLP of the embeddings side by side."""
 
+    first_order = True
+
     def __init__(self, settings: DeepFM, shape: Shape) -> None:
         super().__init__()
         (d,) = shape.widths
-        self.first_order = FirstOrder(shape.features)
         self.second_order = SecondOrder(settings.reduction, d)
         self.deep = perceptron(shape.field_sizes, settings.hidden, d)
 
-    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
-        """(B, M, d) embeddings -> (B,) logits."""
-        fm = self.first_order(ids, values) + self.second_order(embeddings)
+    def forward(self, embeddings: Embeddings, first_order: Tensor) -> Tensor:
+        """(B, M, d) embeddings, (B,) first-order terms -> (B,) logits."""
+        fm = first_order + self.second_order(embeddings)
         logit: Tensor = fm + self.deep(embeddings)
         return logit
 

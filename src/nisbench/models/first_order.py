@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from nisbench.embedding import Embeddings
-from nisbench.models.layers import FirstOrder
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import FirstOrderModel
 
@@ -17,15 +16,14 @@ class FirstOrderOnly(nn.Module):
     def __init__(self, settings: FirstOrderModel, shape: Shape) -> None:
         super().__init__()
         self.register_buffer("prior", torch.tensor(shape.prior))
-        self.first_order = FirstOrder(shape.features) if settings.biases else None
+        self.first_order = settings.biases
 
-    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
-        """(B, M) ids -> (B,) predictions."""
-        if self.first_order is None:
+    def forward(self, embeddings: Embeddings, first_order: Tensor | None) -> Tensor:
+        """(B,) sums of first-order weights, if any -> (B,) predictions."""
+        if first_order is None:
             # The second term is there for training to find a gradient, of zeros.
-            return self.prior.expand(len(ids)) + 0 * embeddings.table.sum()
-        prediction: Tensor = self.prior + self.first_order(ids, values)
-        return prediction
+            return self.prior.expand(len(embeddings.ids)) + 0 * embeddings.table.sum()
+        return self.prior + first_order
 
 
 def build(settings: FirstOrderModel, shape: Shape) -> nn.Module:

@@ -1,29 +1,12 @@
 """Parts that models share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nisbench.embedding import Embeddings
-
-
-class FirstOrder(nn.Module):
-    """The sum over an instance's features of one learned number each (times its value, for a scalar field)."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(features))
-
-    def forward(self, ids: Tensor, values: Tensor | None = None) -> Tensor:
-        """(B, M) ids, and (B, M) values or None -> (B,)."""
-        if self.weight.is_cuda:  # where gradients of index_select would depend on the order of additions
-            weights = functional.embedding(ids, self.weight[:, None])[..., 0]
-        else:  # many times faster
-            weights = self.weight.index_select(0, ids.flatten()).view(ids.shape)
-        return (weights if values is None else weights * values).sum(1)
 
 
 class SecondOrder(nn.Module):
@@ -40,6 +23,13 @@ class SecondOrder(nn.Module):
         """(B, M, d) -> (B,)."""
         summed, squared_lengths = embeddings.sums()
         return self.factor * (summed.square().sum(1) - squared_lengths)
+
+    @staticmethod
+    def together(layers: "Sequence[SecondOrder]", embeddings: Embeddings, parts: Callable[[Tensor], Tensor]) -> Tensor:
+        """Of T side by side, `parts` summing the columns (..., columns) of each: (B, M, columns) -> (B, T)."""
+        summed, squared_lengths = embeddings.sums(parts)
+        factors = torch.tensor([layer.factor for layer in layers], device=summed.device)
+        return factors * (parts(summed.square()) - squared_lengths)
 
 
 class LinearOfEmbeddings(nn.Linear):

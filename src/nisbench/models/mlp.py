@@ -20,7 +20,7 @@ class MultiLayerPerceptron(nn.Module):
         self.register_buffer("mean", torch.tensor(shape.prior if settings.global_mean else 0.0))
         self.deep = perceptron(shape.field_sizes, settings.hidden, d)
 
-    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
+    def forward(self, embeddings: Embeddings, first_order: None = None) -> Tensor:
         """(B, M, d) embeddings -> (B,) ratings."""
         rating: Tensor = self.mean + self.deep(embeddings)
         return rating

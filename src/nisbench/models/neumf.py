@@ -22,7 +22,7 @@ class NeuralMatrixFactorisation(nn.Module):
         self.deep, last = hidden_layers(len(shape.field_sizes) * mlp, settings.hidden, gmf)
         self.output = nn.Linear(gmf + last, 1)
 
-    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
+    def forward(self, embeddings: Embeddings, first_order: None = None) -> Tensor:
         """(B, M, d_gmf + d_mlp) embeddings -> (B,) ratings."""
         gmf, mlp = torch.split(embeddings.each, list(self.widths), dim=2)
         user, item = gmf.unbind(1)

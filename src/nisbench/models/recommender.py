@@ -6,13 +6,12 @@ from importlib import import_module
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from nisbench.data.instances import Instances
 from nisbench.embedding import Embeddings, SelectedEmbedding, used_columns, xavier_std
-from nisbench.models.layers import FirstOrder
 from nisbench.models.projection import Projection
 from nisbench.params.settings import AnyModel, FirstOrderModel
+from nisbench.row_functions import rows_of
 from nisbench.seeds import derived
 
 PREDICTION_FLOATS = 1 << 24  # embedding weights gathered at once to predict: 64 MiB
@@ -45,12 +44,15 @@ class Recommender(nn.Module):
         widths: tuple[int, ...],
         projection: Projection | None = None,
     ) -> None:
-        """`widths` are those that the model sees, of each of its parts."""
+        """`widths` are those that the model sees, of each of its parts. A model with `first_order` is given a number per feature."""
         super().__init__()
         self.embedding = embedding
         self.model = model
         self.widths = widths
         self.projection = projection
+        self.first_order = (
+            nn.Parameter(torch.zeros(len(embedding.weight))) if getattr(model, "first_order", False) else None
+        )
 
     def forward(self, batch: Instances) -> Tensor:
         """Predictions (B,)."""
@@ -58,22 +60,18 @@ class Recommender(nn.Module):
             embeddings = self.embedding(batch.ids, batch.values)
         else:
             embeddings = self.projection(self.embedding, batch.ids, batch.values)
-        prediction: Tensor = self.model(embeddings, batch.ids, batch.values)
+        prediction: Tensor = self.model(embeddings, first_order(self.first_order, batch.ids, batch.values))
         return prediction
 
     def tables(self) -> dict[str, nn.Parameter]:
         """The weights that features have each for themselves, by name: of embeddings (N, width) and of first order (N,)."""
-        of_model = {
-            f"model.{name}.weight": m.weight for name, m in self.model.named_modules() if isinstance(m, FirstOrder)
-        }
-        return {"embedding.weight": self.embedding.weight, **of_model}
+        tables = {"embedding.weight": self.embedding.weight}
+        return tables if self.first_order is None else tables | {"first_order": self.first_order}
 
     def on_rows(self, batch: Instances, at: Tensor, rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Predictions (B,) from those features' `weights` only, as by `tables`, that are `rows` (U,); `at` (B, M) says which is which."""
-        parts = dict(weights)
-        embeddings = Embeddings(at, batch.values, self.embedding.scaled_rows(parts.pop("embedding.weight"), rows))
-        of_model = {name.removeprefix("model."): weight.view(-1) for name, weight in parts.items()}
-        prediction: Tensor = functional_call(self.model, of_model, (embeddings, at, batch.values))
+        embeddings = Embeddings(at, batch.values, self.embedding.scaled_rows(weights["embedding.weight"], rows))
+        prediction: Tensor = self.model(embeddings, first_order(weights.get("first_order"), at, batch.values))
         return prediction
 
     @torch.no_grad()
@@ -82,6 +80,23 @@ class Recommender(nn.Module):
         width = max(self.embedding.weight.shape[1], sum(self.widths))
         batch = max(1, PREDICTION_FLOATS // (data.ids.shape[1] * width))
         return torch.cat([self(data[start : start + batch]) for start in range(0, len(data), batch)])
+
+
+def first_order(weights: Tensor | None, ids: Tensor, values: Tensor | None) -> Tensor | None:
+    """The sums over an instance's features of one number each, times its value: weights (N,), ids and values (B, M) -> (B,).
+
+    Or of T numbers each: weights (N, T) -> (B, T).
+    """
+    if weights is None:
+        return None
+    if weights.dim() == 2:
+        each = rows_of(weights, ids)
+        return (each if values is None else each * values[..., None]).sum(1)
+    if weights.is_cuda:  # where gradients of index_select would depend on the order of additions
+        each = rows_of(weights[:, None], ids)[..., 0]
+    else:  # many times faster
+        each = weights.index_select(0, ids.flatten()).view(ids.shape)
+    return (each if values is None else each * values).sum(1)
 
 
 def build(

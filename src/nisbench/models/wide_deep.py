@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from nisbench.embedding import Embeddings
-from nisbench.models.layers import FirstOrder, perceptron
+from nisbench.models.layers import perceptron
 from nisbench.models.recommender import Shape
 from nisbench.params.settings import WideDeep
 
@@ -11,15 +11,16 @@ from nisbench.params.settings import WideDeep
 class WideAndDeep(nn.Module):
     """Logit = first-order weights + MLP of the embeddings side by side."""
 
+    first_order = True
+
     def __init__(self, settings: WideDeep, shape: Shape) -> None:
         super().__init__()
         (d,) = shape.widths
-        self.first_order = FirstOrder(shape.features)
         self.deep = perceptron(shape.field_sizes, settings.hidden, d)
 
-    def forward(self, embeddings: Embeddings, ids: Tensor, values: Tensor | None) -> Tensor:
-        """(B, M, d) embeddings -> (B,) logits."""
-        logit: Tensor = self.first_order(ids, values) + self.deep(embeddings)
+    def forward(self, embeddings: Embeddings, first_order: Tensor) -> Tensor:
+        """(B, M, d) embeddings, (B,) first-order terms -> (B,) logits."""
+        logit: Tensor = first_order + self.deep(embeddings)
         return logit
 
 

@@ -92,7 +92,7 @@ def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
 
 def terms(training: Training) -> str:
     """A sentence with the settings that all methods of a grid were trained under."""
-    settings = training.model_dump(mode="json", exclude={"device", "checkpoint_seconds"})
+    settings = training.model_dump(mode="json", exclude={"device", "trials_at_once", "checkpoint_seconds"})
     listed = ", ".join(
         f"`{name}: {value:g}`" if isinstance(value, float) else f"`{name}: {value}`" for name, value in settings.items()
     )

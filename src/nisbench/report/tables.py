@@ -180,9 +180,16 @@ def _reading(plan: StudyPlan, task: TaskKind) -> str:
     return (
         f"{MEASURES[task]}, of the trial that validation chose; **best**, <u>second best</u>. "
         f"{noise} {SIZES.get(task, SIZES[''])} "
-        "Time cost is the whole search's: all trials, with their validation. A method without a CR is unpruned. "
+        "Time cost is the whole search's: all trials, with their validation; where several were trained at once, as the list of "
+        "runs says, of all of these together. A method without a CR is unpruned. "
         f"{PAPER_NOTE}"
     )
+
+
+def trials_of(search: dict[str, Any]) -> str:
+    """How many trials a search had, and how many of them at most trained at once."""
+    at_once = max(trial["at_once"] for trial in search["trials"])
+    return f"{len(search['trials'])}" + (f", up to {at_once} at once" if at_once > 1 else "")
 
 
 def _runs(plan: StudyPlan, cells: list[Cell]) -> str:
@@ -196,7 +203,7 @@ def _runs(plan: StudyPlan, cells: list[Cell]) -> str:
             rows[search.id] = [
                 f"{cell.dataset} {cell.grid} {search.label}".replace("  ", " "),
                 f"`{search.id}`",
-                len(found["trials"]),
+                trials_of(found),
                 best["name"],
                 f"{best['validation_loss']:.4f}",
                 f"{found['peak_memory_mib']:.0f} MiB",

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from nisbench.data.instances import Instances
 from nisbench.embedding import Embeddings
 from nisbench.evaluation.tasks import Task
-from nisbench.models.layers import FirstOrder
+from nisbench.models import recommender as recommenders
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import DNIS
 from nisbench.row_functions import rows_of
@@ -44,8 +44,6 @@ class AlphaLearner:
             self.optimizer = torch.optim.SGD([self.alpha], settings.learning_rate, fused=True)
         if settings.freeze_network:
             recommender.model.requires_grad_(False)
-            for module in recommender.model.modules():
-                module.requires_grad_(isinstance(module, FirstOrder))
 
     def begin_epoch(self, _recommender: Recommender, learning_rate: float) -> None:
         self.xi = self.settings.inner_learning_rate or learning_rate
@@ -89,33 +87,29 @@ def second_order(recommender: Recommender, task: Task, validation: Instances, tr
     (The printed Eq. 7 ends in a gradient by alpha; its dimensions want the one by Theta'.) Only embeddings of features that
     are in the batches are differentiated: the cost goes with the batch, not with N.
     """
-    embedding, model = recommender.embedding, recommender.model
     in_training, in_validation = training.ids, validation.ids
-    weights, block = embedding.weight.detach(), embedding.block
-    if len(weights) > in_training.numel() + in_validation.numel():
+    parameters, block = dict(recommender.named_parameters()), recommender.embedding.block
+    theta = {name: parameter.detach() for name, parameter in parameters.items()}
+    if len(block) > in_training.numel() + in_validation.numel():
         rows, places = torch.unique(torch.cat([training.ids, validation.ids]), return_inverse=True)
         in_training, in_validation = places[: len(training)], places[len(training) :]
-        weights, block = weights[rows], block[rows]
-    weights = weights.requires_grad_()
-    alpha = embedding.selection.detach().requires_grad_()
-    theta = {name: p.detach().requires_grad_(p.requires_grad) for name, p in model.named_parameters()}
-    learned = {name: p for name, p in theta.items() if p.requires_grad}
-
+        theta |= {name: theta[name][rows] for name in recommender.tables()}
+        block = block[rows]
+    learned = {name: theta[name].requires_grad_() for name, parameter in parameters.items() if parameter.requires_grad}
+    alpha = recommender.embedding.selection.detach().requires_grad_()
     scales = rows_of(alpha, block)
 
-    def loss(batch: Instances, at: Tensor, weights: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        each = Embeddings(at, batch.values, weights * scales)
-        return task.loss(functional_call(model, parameters, (each, batch.ids, batch.values)), batch.labels)
+    def loss(batch: Instances, at: Tensor, theta: dict[str, Tensor]) -> Tensor:
+        embeddings = Embeddings(at, batch.values, theta["embedding.weight"] * scales)
+        linear = recommenders.first_order(theta.get("first_order"), at, batch.values)
+        of_model = {name.removeprefix("model."): p for name, p in theta.items() if name.startswith("model.")}
+        return task.loss(functional_call(recommender.model, of_model, (embeddings, linear)), batch.labels)
 
-    by_weights, *by_theta = torch.autograd.grad(
-        loss(training, in_training, weights, theta),
-        [weights, *learned.values()],
-        create_graph=True,
-        materialize_grads=True,
+    by_theta = torch.autograd.grad(
+        loss(training, in_training, theta), list(learned.values()), create_graph=True, materialize_grads=True
     )
-    stepped = theta | {name: torch.add(p, g, alpha=-xi) for (name, p), g in zip(learned.items(), by_theta, strict=True)}
-    weights = torch.add(weights, by_weights, alpha=-xi)
-    (gradient,) = torch.autograd.grad(loss(validation, in_validation, weights, stepped), alpha)
+    stepped = {name: torch.add(p, g, alpha=-xi) for (name, p), g in zip(learned.items(), by_theta, strict=True)}
+    (gradient,) = torch.autograd.grad(loss(validation, in_validation, theta | stepped), alpha)
     return gradient
 
 

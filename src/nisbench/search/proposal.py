@@ -60,10 +60,15 @@ class Proposal:
     patience: int | None = None
     """Stands in for training.patience, where given."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether weights alone are trained, under a selection of the data set's blocks that stays as it is."""
+        return self.learner is None and self.then is None and self.block is None and self.projected is None
+
     def same_as(self, other: "Proposal") -> bool:
         """Whether training under the one is training under the other."""
-        plain = all(each.learner is None and each.block is None for each in (self, other))
-        return plain and self.l2 == other.l2 and torch.equal(self.selection, other.selection)
+        terms = (self.l2, self.patience) == (other.l2, other.patience)
+        return self.plain and other.plain and terms and torch.equal(self.selection, other.selection)
 
 
 def prefix_selection(dimensions: np.ndarray, k: int) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -18,17 +19,21 @@ from nisbench.console import duration, log
 from nisbench.data import instances
 from nisbench.data.instances import Instances
 from nisbench.data.parquet import field_sizes, read_table
+from nisbench.embedding import used_columns
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import tasks
 from nisbench.evaluation.tasks import Task
 from nisbench.files import read_json, write_json
 from nisbench.machine import peak_memory_mib, provenance
 from nisbench.models import recommender as recommenders
+from nisbench.models.recommender import Recommender
+from nisbench.params.settings import Training
 from nisbench.runs import SearchSettings
 from nisbench.search.proposal import Blocks, Proposal
 from nisbench.seeds import derived
 from nisbench.training.checkpoints import is_readable, load_tensors, save_tensors
-from nisbench.training.trainer import snapshot, train
+from nisbench.training.packed import train_packed
+from nisbench.training.trainer import Progress, snapshot, train
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Trial:
     peak_memory_mib: float
     losses: list[float]
     """Validation loss after each epoch."""
+    at_once: int = 1
+    """Trials that were trained together, this one among them, each with an equal share of the seconds."""
 
 
 def run(
@@ -77,11 +84,11 @@ def run(
     proposals, best = search.proposals(), None
     trials: list[Trial] = []
     for index, proposal in enumerate(proposals):  # which may grow on the way
-        twin = next((i for i in range(index) if proposals[i].same_as(proposal)), None)
+        twin = twin_of(index, proposals)
         if twin is not None:  # the same selection, seed and data make the same model
             trial = replace(trials[twin], name=f"{proposal.name} (as trial {twin + 1})", seconds=0.0)
         else:
-            trial = search.saved_trial(index, proposals) or search.trial(index, proposal)
+            trial = search.saved_trial(index, proposals) or search.train_from(index, proposals)
         log.info(
             "trial %d of %d: %s: validation loss %.5f, %s",
             index + 1, len(proposals), trial.name, trial.validation_loss, duration(trial.seconds),
@@ -155,26 +162,33 @@ class Search:
         multiple = recommenders.parts_of(self.settings.model)[0]
         return tensors["embedding.selection"][:, : about["widths"][0] : multiple]
 
+    def train_from(self, index: int, proposals: list[Proposal]) -> Trial:
+        """Train the trial, and with it those to come that may train along; they are found saved when they are asked for."""
+        together = self.together(index, proposals)
+        return self.trial(index, proposals[index]) if len(together) == 1 else self.pack(together, proposals)
+
+    def together(self, index: int, proposals: list[Proposal]) -> list[int]:
+        """The trials to train at once, this one first: plain ones on the same terms, as many as there is room for."""
+        first, settings = proposals[index], self.settings.training
+        if not first.plain or settings.learning_rate_drop != 1:
+            return [index]
+        room = columns_at_once(self.device, len(self.block), settings.batch_size * len(self.field_sizes))
+        chosen = [index]
+        for i in range(index + 1, len(proposals)):
+            other = proposals[i]
+            terms = (other.l2, other.patience) == (first.l2, first.patience)
+            if not (other.plain and terms) or twin_of(i, proposals) is not None or self.saved_trial(i, proposals):
+                continue
+            columns = sum(self.columns(proposals[each]) for each in [*chosen, i])
+            if len(chosen) == settings.trials_at_once or columns > room:
+                break
+            chosen.append(i)
+        return chosen
+
     def trial(self, index: int, proposal: Proposal) -> Trial:
         """Train under one selection, save its weights and then its result."""
-        block = self.block if proposal.block is None else proposal.block
-        recommender = recommenders.build(
-            self.settings.model,
-            block=block,
-            selection=proposal.selection,
-            soft=proposal.learner is not None,
-            projected=proposal.projected,
-            embedding_std=self.settings.training.embedding_std,
-            field_sizes=self.field_sizes,
-            prior=self.task.prior(self.training),
-            seed=self.settings.seed,
-        ).to(self.device)
-        settings = self.settings.training
-        own = {"l2": proposal.l2, "patience": proposal.patience}
-        settings = settings.model_copy(update={name: value for name, value in own.items() if value is not None})
-        warm, main = (  # to go on from, on the same kind of device
-            self.folder / f"{index}.{self.device.type}-{phase}.safetensors" for phase in ("warm-start", "checkpoint")
-        )
+        recommender, settings = self.recommender(proposal), self.training_of(proposal)
+        warm, main = (self.checkpoint(index, phase) for phase in ("warm-start", "checkpoint"))
         data, seed, before = (self.training, self.validation, self.task), self.settings.seed, None
         if proposal.warm_start_epochs and not is_readable(main):
             few = settings.model_copy(update={"max_epochs": proposal.warm_start_epochs})
@@ -183,8 +197,62 @@ class Search:
         progress = train(
             recommender, *data, settings, seed, learner=learner, before=before, checkpoint=main, title=proposal.name
         )
+        trial = self.result(proposal, progress)
+        self.save_weights(index, recommender)
+        write_json(self.result_file(index), asdict(trial))
+        for checkpoint in (warm, main):
+            checkpoint.unlink(missing_ok=True)
+        return trial
+
+    def pack(self, indices: list[int], proposals: list[Proposal]) -> Trial:
+        """Train several trials at once, save the best one's weights and then all results; return the first one's."""
+        chosen = [proposals[i] for i in indices]
+        recommenders, titles = [self.recommender(each) for each in chosen], [each.name for each in chosen]
+        log.info("training %d trials at once: %s", len(chosen), "; ".join(titles))
+        checkpoint, settings = self.checkpoint(indices[0], "pack"), self.training_of(chosen[0])
+        data = self.training, self.validation, self.task
+        progress = train_packed(recommenders, titles, *data, settings, self.settings.seed, checkpoint)
+        results = [self.result(*each, at_once=len(chosen)) for each in zip(chosen, progress, strict=True)]
+        best = min(range(len(chosen)), key=lambda place: results[place].validation_loss)
+        self.save_weights(indices[best], recommenders[best])
+        for i, result in zip(indices, results, strict=True):
+            write_json(self.result_file(i), asdict(result))
+        checkpoint.unlink(missing_ok=True)
+        return results[0]
+
+    def recommender(self, proposal: Proposal) -> Recommender:
+        """The one to train, as it begins."""
+        return recommenders.build(
+            self.settings.model,
+            block=self.block if proposal.block is None else proposal.block,
+            selection=proposal.selection,
+            soft=proposal.learner is not None,
+            projected=proposal.projected,
+            embedding_std=self.settings.training.embedding_std,
+            field_sizes=self.field_sizes,
+            prior=self.task.prior(self.training),
+            seed=self.settings.seed,
+        ).to(self.device)
+
+    def training_of(self, proposal: Proposal) -> Training:
+        """The terms that a proposal is trained on: some are its own."""
+        own = {"l2": proposal.l2, "patience": proposal.patience}
+        return self.settings.training.model_copy(
+            update={name: value for name, value in own.items() if value is not None}
+        )
+
+    def checkpoint(self, index: int, phase: str) -> Path:
+        """Where training is saved, to be gone on with on the same kind of device."""
+        return self.folder / f"{index}.{self.device.type}-{phase}.safetensors"
+
+    def columns(self, proposal: Proposal) -> int:
+        """The columns of the table that a proposal's embeddings take."""
+        return len(used_columns(proposal.selection)) * sum(recommenders.parts_of(self.settings.model))
+
+    def result(self, proposal: Proposal, progress: Progress, at_once: int = 1) -> Trial:
+        block = self.block if proposal.block is None else proposal.block
         dimensions = proposal.selection.ne(0).sum(1).numpy() * sum(recommenders.parts_of(self.settings.model))
-        trial = Trial(
+        return Trial(
             name=proposal.name,
             validation_loss=progress.best_loss,
             best_epoch=progress.best_epoch,
@@ -192,14 +260,35 @@ class Search:
             seconds=progress.seconds,
             peak_memory_mib=peak_memory_mib(self.device),
             losses=progress.losses,
+            at_once=at_once,
         )
+
+    def save_weights(self, index: int, recommender: Recommender) -> None:
         projection = recommender.projection
         about = {"widths": recommender.widths, "projection": projection and [projection.parts, projection.base]}
         save_tensors(self.weights_file(index), snapshot(recommender), about)
-        write_json(self.result_file(index), asdict(trial))
-        for checkpoint in (warm, main):
-            checkpoint.unlink(missing_ok=True)
-        return trial
+
+
+def twin_of(index: int, proposals: list[Proposal]) -> int | None:
+    """An earlier proposal that is the same as this one, if there is one."""
+    return next((i for i in range(index) if proposals[i].same_as(proposals[index])), None)
+
+
+def columns_at_once(device: torch.device, features: int, ids: int) -> int:
+    """The columns of a table that trials may have together, for so many `features`, and `ids` in a batch.
+
+    They must fit into memory, with Adam's moments, the best weights and what a step computes. On a CPU, where a batch reads much of
+    the table, it should also stay in the cache; where it reads few rows, what is read of it.
+    """
+    if device.type == "cuda":
+        memory, paying = torch.cuda.get_device_properties(device).total_memory, (1 << 27) // ids
+    else:
+        memory, paying = (
+            psutil.virtual_memory().total,
+            (1 << 23) // ids if features > 4 * ids else (1 << 21) // features,
+        )
+    bytes_per_column = 4 * (6 * features + 6 * ids)
+    return int(min(paying, memory // 4 // bytes_per_column))
 
 
 def _read_trial(path: Path) -> Trial | None:

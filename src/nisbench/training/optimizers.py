@@ -25,7 +25,7 @@ class Optimizer(Protocol):
         """Bring the recommender's weights up to date: those that a batch reads, or all."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on beside the weights, which are settled."""
+        """Adam's exp_avg, exp_avg_sq and step of each parameter, by name, the weights being settled."""
 
     def load_state(self, state: dict[str, Tensor]) -> None: ...
 
@@ -48,23 +48,24 @@ class AllRows:
 
     def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
         self.recommender, self.task = recommender, task
-        learned = [parameter for parameter in recommender.parameters() if parameter.requires_grad]
-        self.adam = torch.optim.Adam(learned, settings.learning_rate, weight_decay=settings.l2, fused=True)
+        learned = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
+        self.names = list(learned)
+        self.adam = torch.optim.Adam(learned.values(), settings.learning_rate, weight_decay=settings.l2, fused=True)
 
     def step(self, batch: Instances, learning_rate: float) -> None:
         self.adam.param_groups[0]["lr"] = learning_rate
         self.adam.zero_grad()
-        torch.autograd.backward(self.task.loss(self.recommender(batch), batch.labels))
+        torch.autograd.backward(self.task.loss(self.recommender(batch), batch.labels).sum())
         self.adam.step()
 
     def settle(self, batch: Instances | None = None) -> None:
         """They always are."""
 
     def state(self) -> dict[str, Tensor]:
-        return state_of(self.adam)
+        return state_of(self.adam, self.names)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        load_state_of(self.adam, state)
+        load_state_of(self.adam, self.names, state)
 
 
 class BatchRows:
@@ -74,9 +75,9 @@ class BatchRows:
         self.recommender, self.task = recommender, task
         self.tables = recommender.tables()
         self.rows = RowAdam(list(self.tables.values()), settings.learning_rate)
-        of_rows = {id(table) for table in self.tables.values()}
-        others = [p for p in recommender.parameters() if p.requires_grad and id(p) not in of_rows]
-        self.others = torch.optim.Adam(others, settings.learning_rate, fused=True) if others else None
+        others = {n: p for n, p in recommender.named_parameters() if p.requires_grad and n not in self.tables}
+        self.names = list(others)
+        self.others = torch.optim.Adam(others.values(), settings.learning_rate, fused=True) if others else None
         self.place = torch.zeros_like(recommender.embedding.block)
 
     def step(self, batch: Instances, learning_rate: float) -> None:
@@ -87,7 +88,7 @@ class BatchRows:
             self.others.zero_grad()
         self.rows.learning_rate = learning_rate
         prediction = self.recommender.on_rows(batch, at, rows, dict(zip(self.tables, weights, strict=True)))
-        torch.autograd.backward(self.task.loss(prediction, batch.labels))
+        torch.autograd.backward(self.task.loss(prediction, batch.labels).sum())
         self.rows.step()
         if self.others:
             self.others.step()
@@ -99,13 +100,13 @@ class BatchRows:
             self.rows.pay(self._rows_of(batch.ids)[0])
 
     def state(self) -> dict[str, Tensor]:
-        others = state_of(self.others) if self.others else {}
-        return others | {f"rows.{name}": tensor for name, tensor in self.rows.state().items()}
+        others = state_of(self.others, self.names) if self.others else {}
+        return others | named(self.rows.state(), list(self.tables))
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.rows.load_state({name[5:]: tensor for name, tensor in state.items() if name.startswith("rows.")})
+        self.rows.load_state(numbered(state, list(self.tables)))
         if self.others:
-            load_state_of(self.others, {name: tensor for name, tensor in state.items() if not name.startswith("rows.")})
+            load_state_of(self.others, self.names, state)
 
     def _rows_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The features (U,) in `ids` (B, M), each once, and where among them each of the ids is (B, M)."""
@@ -119,16 +120,29 @@ class BatchRows:
         return rows, self.place.index_select(0, flat).view(ids.shape)
 
 
-def state_of(adam: torch.optim.Adam) -> dict[str, Tensor]:
-    """The moments and step numbers of torch's Adam."""
-    states = adam.state_dict()["state"].items()
-    return {f"{index}.{name}": tensor for index, state in states for name, tensor in state.items()}
+State = dict[int, dict[str, Tensor]]
 
 
-def load_state_of(adam: torch.optim.Adam, state: dict[str, Tensor]) -> None:
+def state_of(adam: torch.optim.Adam, names: list[str]) -> dict[str, Tensor]:
+    """The moments and step numbers of torch's Adam, by the parameters' `names`."""
+    return named(adam.state_dict()["state"], names)
+
+
+def load_state_of(adam: torch.optim.Adam, names: list[str], state: dict[str, Tensor]) -> None:
     """Set what `state_of` gave."""
-    whole = adam.state_dict()
+    adam.load_state_dict(adam.state_dict() | {"state": numbered(state, names)})
+
+
+def named(state: State, names: list[str]) -> dict[str, Tensor]:
+    """A parameter's number is its place among `names`."""
+    return {f"{names[i]}.{key}": tensor for i, tensors in state.items() for key, tensor in tensors.items()}
+
+
+def numbered(state: dict[str, Tensor], names: list[str]) -> State:
+    """What `named` was given, for these names."""
+    found: State = {}
     for place, tensor in state.items():
-        index, name = place.split(".", 1)
-        whole["state"].setdefault(int(index), {})[name] = tensor
-    adam.load_state_dict(whole)
+        name, key = place.rsplit(".", 1)
+        if name in names:
+            found.setdefault(names.index(name), {})[key] = tensor
+    return found

@@ -38,6 +38,7 @@ class RowAdam:
 
     def __init__(self, tables: Sequence[Tensor], learning_rate: float) -> None:
         self.tables = [table.detach().view(len(table), -1) for table in tables]
+        self.shapes = [table.shape for table in tables]
         self.first = [torch.zeros_like(table) for table in self.tables]
         self.second = [torch.zeros_like(table) for table in self.tables]
         self.learning_rate = learning_rate
@@ -51,9 +52,9 @@ class RowAdam:
     # --- a step -----------------------------------------------------------------------------------------------
 
     def read(self, rows: Tensor) -> list[Tensor]:
-        """Each table's weights (n, width) of some rows, as dense Adam would have them now, to be differentiated by; `rows` (n,) differ."""
+        """Each table's weights (n, ...) of some rows, as dense Adam would have them now, to be differentiated by; `rows` (n,) differ."""
         weights, first, second = self._paid_for(rows)
-        leaves = [weight.requires_grad_() for weight in weights]
+        leaves = [w.view(-1, *shape[1:]).requires_grad_() for w, shape in zip(weights, self.shapes, strict=True)]
         self.reading = rows, leaves, first, second
         return leaves
 
@@ -62,7 +63,8 @@ class RowAdam:
         assert self.reading is not None
         rows, leaves, first, second = self.reading
         self.reading = None
-        weights, gradients = [leaf.detach() for leaf in leaves], [leaf.grad for leaf in leaves if leaf.grad is not None]
+        gradients = [leaf.grad.view(len(rows), -1) for leaf in leaves if leaf.grad is not None]
+        weights = [leaf.detach().view(len(rows), -1) for leaf in leaves]
         number = [torch.tensor(float(self.steps), device=self.device) for _ in weights]
         adam(
             weights, gradients, first, second, [], number, fused=True, amsgrad=False, beta1=BETA1, beta2=BETA2,
@@ -83,18 +85,19 @@ class RowAdam:
             self.pay(rows)
         self._forget()
 
-    def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on beside the weights, nothing being owed."""
-        named = {"first": self.first, "second": self.second}
-        tensors = {f"{name}.{i}": tensor for name, tensors in named.items() for i, tensor in enumerate(tensors)}
-        return tensors | {"steps": torch.tensor(self.steps)}
+    def state(self) -> dict[int, dict[str, Tensor]]:
+        """For each table what torch's Adam keeps of it, nothing being owed."""
+        return {
+            i: {"exp_avg": first.view(shape), "exp_avg_sq": second.view(shape), "step": torch.tensor(float(self.steps))}
+            for i, (first, second, shape) in enumerate(zip(self.first, self.second, self.shapes, strict=True))
+        }
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: dict[int, dict[str, Tensor]]) -> None:
         """Set what `state` gave."""
-        for name, tensors in (("first", self.first), ("second", self.second)):
-            for i, tensor in enumerate(tensors):
-                tensor.copy_(state[f"{name}.{i}"])
-        self.steps = int(state["steps"])
+        for i, of_table in state.items():
+            self.first[i].copy_(of_table["exp_avg"].view(self.first[i].shape))
+            self.second[i].copy_(of_table["exp_avg_sq"].view(self.second[i].shape))
+            self.steps = int(of_table["step"])
         self.paid.fill_(self.steps)
         self._forget()
 
