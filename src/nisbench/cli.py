@@ -185,15 +185,26 @@ def plan(
     write: Annotated[
         Path | None, typer.Option(help="Instead of printing, write the ids of each data set's steps into this folder.")
     ] = None,
+    cost: Annotated[
+        bool, typer.Option(help="Of a STUDY, also estimate time, memory and disk: steps are timed here.")
+    ] = True,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each search, for the estimate.")] = 1,
 ) -> None:
-    """List the steps that studies ask for, with their ids, and which of them are done."""
+    """List the steps that studies ask for, with their ids, which of them are done, and what the others will take."""
     from nisbench.report import listing
 
     whole = current_plan()
     if write:
         listing.write(whole, write)
-    else:
-        listing.show([whole.study(study)] if study else list(whole.studies.values()))
+        return
+    listing.show([whole.study(study)] if study else list(whole.studies.values()))
+    if study and cost:
+        from nisbench import machine
+        from nisbench.report import prospects
+
+        chosen = whole.study(study)
+        with machine.device(chosen.params.training.device, threads) as device:
+            prospects.show(chosen, device, ALL_CORES)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""What training costs on the device at hand, measured on generated instances."""

@@ -1,0 +1,80 @@
+"""Instances in a data set's shape: its fields, numbers of features and how skewed their frequencies are, with nothing to learn."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nisbench.data.instances import Instances
+from nisbench.evaluation.ctr import ClickThroughRate
+from nisbench.evaluation.rating import RatingPrediction
+from nisbench.evaluation.tasks import Task
+from nisbench.search.proposal import Blocks
+
+BLOCKS = 10
+PLANTED = 4
+"""The dimension that each feature truly has, to the oracle."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the cost of training depends on, of a data set."""
+
+    field_sizes: tuple[int, ...]
+    """Features of each field; those of 1 are scalar."""
+    skew: tuple[float, ...]
+    """Of each field: frequencies fall with this power of their rank."""
+    instances: int
+    """To train on in an epoch."""
+
+    @property
+    def features(self) -> int:
+        return sum(self.field_sizes)
+
+    @property
+    def task(self) -> Task:
+        """One with a loss like the data set's; what it measures is of no interest."""
+        return ClickThroughRate() if len(self.field_sizes) > 2 else RatingPrediction()
+
+    def blocks(self) -> tuple[np.ndarray, Blocks]:
+        """The block of each feature (N,), blocks of the same number of features, and what a method may know of them."""
+        frequency = np.concatenate(
+            [
+                self.instances * (weights := 1.0 / np.arange(1, size + 1) ** skew) / weights.sum()
+                for size, skew in zip(self.field_sizes, self.skew, strict=True)
+            ]
+        )
+        block = np.empty(self.features, dtype=np.int64)
+        block[np.argsort(-frequency, kind="stable")] = np.arange(self.features) * BLOCKS // self.features
+        return block, Blocks.of(block, frequency, self.field_sizes, planted=np.full(self.features, PLANTED))
+
+
+def of_ratings(users: int, items: int, instances: int) -> Shape:
+    """Two fields, as skewed as those of MovieLens-1M: a batch of 4,096 has as many different users and items as there."""
+    return Shape((users, items), (0.65, 0.8), instances)
+
+
+def of_clicks(scalar: int, categorical: int, features: int, instances: int) -> Shape:
+    """Scalar fields and so many `features` in categorical ones, whose sizes differ by orders of magnitude, as Criteo's do."""
+    falling = np.geomspace(1.0, 1e-4, categorical)
+    sizes = np.maximum(2, falling / falling.sum() * features).astype(int)
+    sizes[0] += features - sizes.sum()
+    return Shape((*[1] * scalar, *sizes.tolist()), (1.1,) * (scalar + categorical), instances)
+
+
+def generate(shape: Shape, count: int, device: torch.device, seed: int = 1) -> Instances:
+    """`count` instances on `device`."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.empty(count, len(shape.field_sizes), dtype=torch.int32)
+    first = 0
+    for field, (size, skew) in enumerate(zip(shape.field_sizes, shape.skew, strict=True)):
+        cumulated = (1.0 + torch.arange(size, dtype=torch.float64)).pow(-skew).cumsum(0)
+        drawn = torch.rand(count, dtype=torch.float64, generator=generator) * cumulated[-1]
+        rank = torch.searchsorted(cumulated, drawn).clamp(max=size - 1)
+        ids[:, field] = first + torch.randperm(size, generator=generator)[rank]
+        first += size
+    uniform = torch.rand(count, generator=generator)
+    if len(shape.field_sizes) == 2:
+        return Instances(ids.to(device), (1 + 4 * uniform).to(device))
+    values = torch.where(torch.tensor(shape.field_sizes) == 1, uniform[:, None], 1.0)
+    return Instances(ids.to(device), (uniform < 0.25).float().to(device), values.to(device))
