@@ -1,1 +1,1 @@
-"""How fast nisbench trains: beside a textbook loop, and beside what the machine allows. `nisbench bench` runs it."""
+"""How fast nisbench trains: beside a textbook loop, other libraries, and what the machine allows. `nisbench bench` runs it."""

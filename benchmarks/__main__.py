@@ -6,73 +6,136 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from tabulate import tabulate
 
-from benchmarks import limits
-from benchmarks.shapes import SHAPES, Mode
+from benchmarks import limits, scale
+from benchmarks.case import STEPS
+from benchmarks.cases import MODES, SHAPES, models_of
+from benchmarks.libraries import LIBRARIES, WITHOUT
 from nisbench.machine import device as held_device
 
-LEDGER = Path("results/benchmarks/ledger.csv")
-MODES: tuple[Mode, ...] = get_args(Mode)
+LEDGER = Path("results", "benchmarks", "ledger.csv")
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
-console = Console(stderr=True)
+console = Console(stderr=True, highlight=False)
 
 
 @app.command()
 def main(
-    shape: Annotated[list[str], typer.Option(help=f"One of {', '.join(SHAPES)}; repeat for several.")] = list(SHAPES),
-    model: Annotated[list[str] | None, typer.Option(help="Of the shape's task; all of them unless given.")] = None,
-    mode: Annotated[list[str], typer.Option(help=f"One of {', '.join(MODES)}.")] = list(MODES),
+    shape: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; all unless given.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Of the shape's task; all unless given.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(MODES)}; all unless given.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for torch.")] = os.cpu_count() or 1,
     k: Annotated[int, typer.Option("--k", min=16, help="Columns of the embedding table, a multiple of 16.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1)] = 4096,
+    rounds: Annotated[int, typer.Option(min=1, help="That medians are taken of.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
+    libraries: Annotated[
+        Path | None,
+        typer.Option(help="A Python in whose environment benchmarks/libraries.txt is installed: time these too."),
+    ] = None,
+    curve: Annotated[
+        bool, typer.Option(help="Instead, time steps against the number of features, batch and K.")
+    ] = False,
 ) -> None:
-    """Time training, print a table and append it to results/benchmarks/ledger.csv.
+    """Time training, print a table and append it to results/benchmarks/.
 
-    Every figure is the median of five rounds, each of which times nisbench and then a textbook loop (DataLoader, nn.Embedding,
-    dense Adam) on the same generated instances; the ratio is the median of the rounds' ratios. Memory is that of a process of its own.
+    Every round times nisbench in each mode and then a textbook loop (DataLoader, nn.Embedding, dense Adam) on the same generated
+    instances; the ratio is the median of the rounds' ratios. Memory is that of a process of its own.
     """
+    common = {"k": k, "batch_size": batch_size, "threads": threads, "device": device}
+    if curve:
+        show_curve(common, model or ["mf", "deepfm"])
+        return
     with held_device(device, threads) as held:
         machine = limits.measure(held)
     console.print(
         f"{machine.bandwidth / 1e9:.1f} GB/s, {machine.peak / 1e9:.0f} GFLOP/s on {held} with {threads} threads"
     )
-    rows = []
-    for shape_name in shape:
-        for model_name in model or SHAPES[shape_name].models:
-            for mode_name in mode:
-                case = {
-                    "shape": shape_name, "model": model_name, "mode": mode_name, "k": k, "batch_size": batch_size,
-                    "threads": threads, "device": device, "bandwidth": machine.bandwidth, "peak": machine.peak,
-                }  # fmt: skip
-                console.print(f"{shape_name} {model_name} {mode_name} ...")
-                found = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.case", json.dumps(case)],
-                    check=True,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-                rows.append(case | json.loads(found.stdout))
-    heads = ["shape", "model", "mode", "instances/s", "x textbook", "of the limit", "peak memory"]
+    records: list[dict[str, Any]] = []
+    for shape_name in shape or SHAPES:
+        for name in model or models_of(SHAPES[shape_name]):
+            console.print(f"{shape_name} {name} ...")
+            case = {"shape": shape_name, "model": name, "modes": mode or list(MODES), "rounds": rounds}
+            limit = {"bandwidth": machine.bandwidth, "peak": machine.peak}
+            found = run("benchmarks.case", common | case | limit)
+            for library in LIBRARIES if libraries else ():
+                if (library, name) not in WITHOUT:
+                    steps = max(4, STEPS[shape_name])
+                    given = [library, name, shape_name, "--threads", threads, "--k", k, "--batch-size", batch_size]
+                    given += ["--steps", steps]
+                    told = run_in(str(libraries), ["-m", "benchmarks.libraries", *map(str, given)])
+                    for record in found:
+                        record[library] = record["instances_per_second"] / told["instances_per_second"]
+            records += [{key: case[key] for key in ("shape", "model")} | record | limit for record in found]
+            keep(LEDGER, records[-len(found) :])
+    extra = [library for library in LIBRARIES if any(library in record for record in records)]
+    heads = ["shape", "model", "mode", "instances/s", "x textbook", *(f"x {library}" for library in extra),
+             "time / plain", "packed / alone", "step / its products", "of the limit", "peak memory"]  # fmt: skip
     body = [
-        [r["shape"], r["model"], r["mode"], f"{r['instances_per_second']:,.0f}", f"{r['ratio']:.1f}",
-         f"{100 * r['of_limit']:.0f} %", f"{r['peak_mib']:,.0f} MiB"]
-        for r in rows
+        [r["shape"], r["model"], r["mode"], f"{r['instances_per_second']:,.0f}", times(r["ratio"]),
+         *(times(r.get(library)) for library in extra), times(r["of_plain"]), times(r["packed_of_alone"]),
+         times(r["of_products"]), f"{100 * r['of_limit']:.0f} %", f"{r['peak_mib']:,.0f} MiB"]
+        for r in records
     ]  # fmt: skip
-    print(tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 3 + ["right"] * 4))
-    LEDGER.parent.mkdir(parents=True, exist_ok=True)
-    new = not LEDGER.exists()
-    with LEDGER.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+    print(
+        tabulate(
+            body, heads, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 3 + ["right"] * (len(heads) - 3)
+        )
+    )
+
+
+def show_curve(common: dict[str, Any], models: list[str]) -> None:
+    """Time steps over a range of sizes, print a table and append it to results/benchmarks/scale.csv."""
+    records = []
+    for name in models:
+        for case in scale.CASES:
+            console.print(f"{name} {case} ...")
+            records.append(run("benchmarks.scale", common | case | {"model": name}))
+    keep(LEDGER.with_name("scale.csv"), records)
+    heads = ["model", "features", "batch", "K", "rows read", "ms / step", "ms / epoch's end", "table", "peak memory"]
+    body = [
+        [r["model"], f"{r['features']:,}", f"{r['batch_size']:,}", r["k"], f"{r['rows']:,}", f"{r['step_ms']:.2f}",
+         f"{r['epoch_end_ms']:.0f}", f"{r['table_mib']:,.0f} MiB", f"{r['peak_mib']:,.0f} MiB"]
+        for r in records
+    ]  # fmt: skip
+    print(
+        tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=["left"] + ["right"] * (len(heads) - 1))
+    )
+
+
+def times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def run(module: str, case: dict[str, Any]) -> Any:
+    return run_in(sys.executable, ["-m", module, json.dumps(case)])
+
+
+def run_in(python: str, arguments: list[str]) -> Any:
+    """What a Python process prints last, as JSON."""
+    paths = os.pathsep.join([str(Path.cwd()), str(Path.cwd() / "src")])
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run([python, *arguments], check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def keep(path: Path, records: list[dict[str, Any]]) -> None:
+    """Append records to a CSV file; one whose columns are others is put aside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = [key for key in records[0] if key not in LIBRARIES] + list(LIBRARIES if path == LEDGER else ())
+    if path.exists() and path.read_text().splitlines()[:1] != [",".join(columns)]:
+        path.rename(path.with_suffix(".old.csv"))
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(records)
 
 
 if __name__ == "__main__":

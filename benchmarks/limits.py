@@ -1,15 +1,14 @@
 """What the machine allows: memory and arithmetic that a step cannot do without, over what was measured of the machine."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
-from benchmarks.shapes import Mode, Shape
+from benchmarks.cases import Mode, layer_widths
+from nisbench.cost.shapes import Shape
+from nisbench.cost.steps import per
 from nisbench.data.instances import Instances
-
-HIDDEN = {"mlp": ("2d", "d"), "neumf": (128, 64), "wide_deep": (400,) * 3, "deepfm": (400,) * 3}
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,16 @@ def measure(device: torch.device) -> Machine:
     other, out = torch.ones_like(large), torch.empty_like(large)
     square = torch.ones(2048, 2048, device=device)
     product = torch.empty_like(square)
-    added = _best(lambda: torch.add(large, other, out=out), device)
-    multiplied = _best(lambda: torch.mm(square, square, out=product), device)
-    return Machine(3 * 4 * len(large) / added, 2 * 2048**3 / multiplied)
 
+    def add() -> int:
+        torch.add(large, other, out=out)
+        return 3 * 4 * len(large)
 
-def _best(work: Callable[[], object], device: torch.device) -> float:
-    best = float("inf")
-    for _ in range(8):
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return best
+    def multiply() -> int:
+        torch.mm(square, square, out=product)
+        return 2 * 2048**3
+
+    return Machine(1 / min(per(add) for _ in range(8)), 1 / min(per(multiply) for _ in range(8)))
 
 
 def seconds(machine: Machine, name: str, shape: Shape, data: Instances, k: int, batch_size: int, mode: Mode) -> float:
@@ -51,19 +46,32 @@ def seconds(machine: Machine, name: str, shape: Shape, data: Instances, k: int, 
     twice backwards through both batches, and through the first of these twice more.
     """
     if mode == "grid_search":
-        steps = range(k // 16, k + 1, k // 16)
-        return sum(seconds(machine, name, shape, data, each, batch_size, "train") for each in steps)
+        dimensions = range(k // 16, k + 1, k // 16)
+        return sum(seconds(machine, name, shape, data, d, batch_size, "plain") for d in dimensions)
     tables = 2 if name == "neumf" else 1
-    rows = sum(len(data.ids[i : i + batch_size].unique()) for i in range(0, 4 * batch_size, batch_size)) / 4
-    moved = rows * k * tables * 4 * (6 if mode == "train" else 7)
-    products = 2 * batch_size * _hidden_weights(name, shape, k)
-    passes = {"train": 3, "dnis": 3 + 2, "dnis_second_order": 3 + 3 + 3 + 4}[mode]
+    starts = range(0, min(4 * batch_size, len(data)), batch_size)
+    rows = sum(len(torch.unique(data.ids[start : start + batch_size])) for start in starts) / len(starts)
+    moved = rows * k * tables * 4 * (6 if mode == "plain" else 7)
+    products = 2 * batch_size * sum(a * b for a, b in pairwise(layer_widths(name, shape, k)))
+    passes = {"plain": 3, "dnis": 3 + 2, "dnis_second_order": 3 + 3 + 3 + 4}[mode]
     return max(moved / machine.bandwidth, products * passes / machine.peak)
 
 
-def _hidden_weights(name: str, shape: Shape, k: int) -> int:
-    if name not in HIDDEN:
-        return 0
-    widths = [len(shape.field_sizes) * k]
-    widths += [width if isinstance(width, int) else int(width[:-1] or 1) * k for width in HIDDEN[name]]
-    return sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+def products_alone(name: str, shape: Shape, k: int, batch_size: int, device: torch.device) -> float:
+    """Seconds of a step's products with the hidden layers' weights, forwards and twice backwards, and of nothing else."""
+    layers = []
+    for inputs, outputs in pairwise(layer_widths(name, shape, k)):
+        x, w, y = (
+            torch.randn(*size, device=device)
+            for size in ((batch_size, inputs), (inputs, outputs), (batch_size, outputs))
+        )
+        layers.append((x, w, y, torch.empty_like(x), torch.empty_like(w), torch.empty_like(y)))
+
+    def multiply() -> int:
+        for x, w, y, x_out, w_out, y_out in layers:
+            torch.mm(x, w, out=y_out)
+            torch.mm(y, w.T, out=x_out)
+            torch.mm(x.T, y, out=w_out)
+        return 1
+
+    return sorted(per(multiply) for _ in range(5))[2] if layers else 0.0

@@ -40,11 +40,15 @@ def weighted(settings, shape=SHAPE):
     return model
 
 
-def first_order(model):
-    weights = model.first_order.weight
-    return torch.stack(
-        [sum(weights[i] * v for i, v in zip(*row, strict=True)) for row in zip(IDS, VALUES, strict=True)]
-    )
+@pytest.fixture
+def terms():
+    """The first-order terms of IDS and VALUES under random weights, written out and as they are computed."""
+    weights = torch.randn(6, generator=torch.Generator().manual_seed(4))
+    expected = [sum(weights[i] * v for i, v in zip(*row, strict=True)) for row in zip(IDS, VALUES, strict=True)]
+    found = recommenders.first_order(weights, IDS, VALUES)
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(recommenders.first_order(weights[:, None], IDS, VALUES)[:, 0], found)
+    return found
 
 
 def all_pairs(embeddings, reduce=torch.sum):
@@ -62,29 +66,29 @@ def deep(layers, inputs):
 
 
 @pytest.mark.parametrize(("reduction", "reduce"), [("sum", torch.sum), ("mean", torch.mean)])
-def test_fm(embeddings, reduction, reduce):
+def test_fm(embeddings, terms, reduction, reduce):
     model = weighted(FM(kind="fm", title="", reduction=reduction))
-    expected = model.bias + first_order(model) + all_pairs(embeddings, reduce)
-    torch.testing.assert_close(model(given(embeddings), IDS, VALUES), expected)
+    expected = model.bias + terms + all_pairs(embeddings, reduce)
+    torch.testing.assert_close(model(given(embeddings), terms), expected)
 
 
-def test_wide_deep(embeddings):
+def test_wide_deep(embeddings, terms):
     model = weighted(WideDeep(kind="wide_deep", title="", hidden=[7, 5]))
-    expected = first_order(model) + deep(model.deep, embeddings.reshape(3, 12))[:, 0]
-    torch.testing.assert_close(model(given(embeddings), IDS, VALUES), expected)
+    expected = terms + deep(model.deep, embeddings.reshape(3, 12))[:, 0]
+    torch.testing.assert_close(model(given(embeddings), terms), expected)
 
 
-def test_deepfm(embeddings):
+def test_deepfm(embeddings, terms):
     model = weighted(DeepFM(kind="deepfm", title="", reduction="sum", hidden=[7, 5]))
-    expected = first_order(model) + all_pairs(embeddings) + deep(model.deep, embeddings.reshape(3, 12))[:, 0]
-    torch.testing.assert_close(model(given(embeddings), IDS, VALUES), expected)
+    expected = terms + all_pairs(embeddings) + deep(model.deep, embeddings.reshape(3, 12))[:, 0]
+    torch.testing.assert_close(model(given(embeddings), terms), expected)
 
 
 def test_mf_with_the_mean_over_dimensions(embeddings):
     model = weighted(MF(kind="mf", title="", global_mean=True, biases=True, reduction="mean"))
-    bias = model.biases.weight
-    expected = 3 + bias[IDS[:, 0].long()] + bias[IDS[:, 1].long()] + (embeddings[:, 0] * embeddings[:, 1]).mean(1)
-    torch.testing.assert_close(model(given(embeddings[:, :2]), IDS[:, :2], None), expected)
+    bias = torch.tensor([0.1, 0.2, 0.3])
+    expected = 3 + bias + (embeddings[:, 0] * embeddings[:, 1]).mean(1)
+    torch.testing.assert_close(model(given(embeddings[:, :2]), bias), expected)
 
 
 def test_mlp(embeddings):
@@ -93,7 +97,7 @@ def test_mlp(embeddings):
     widths = [layer.out_features for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     assert widths == [2 * D, D, 1]
     expected = 3 + deep(model.deep, embeddings[:, :2].reshape(3, 8))[:, 0]
-    torch.testing.assert_close(model(given(embeddings[:, :2]), IDS[:, :2], None), expected)
+    torch.testing.assert_close(model(given(embeddings[:, :2])), expected)
 
 
 def test_neumf_has_embeddings_of_its_own_for_either_part():
@@ -104,7 +108,7 @@ def test_neumf_has_embeddings_of_its_own_for_either_part():
     last = deep(model.deep, mlp.reshape(3, 4 * D)).relu()
     both = torch.cat([gmf[:, 0] * gmf[:, 1], last], dim=1)
     expected = 3 + functional.linear(both, model.output.weight, model.output.bias)[:, 0]
-    torch.testing.assert_close(model(given(inputs), IDS[:, :2], None), expected)
+    torch.testing.assert_close(model(given(inputs)), expected)
 
 
 def test_parts_share_the_selection_and_only_used_columns_are_held():

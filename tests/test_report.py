@@ -29,7 +29,7 @@ def study(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for cell in found.cells:
             search = cell.prune.needs["search"]
-            trial = {"name": "only", "validation_loss": 0.4, "losses": [0.5, 0.4]}
+            trial = {"name": "only", "validation_loss": 0.4, "losses": [0.5, 0.4], "at_once": 1}
             write(search, {"id": search.id, "trials": [trial], "best_trial": 0, "seconds": 7200.0,
                            "peak_memory_mib": 500.0, "machine": MACHINE})  # fmt: skip
             mse = MSE.get(cell.method, 0.6) + 0.15 * (cell.compression_rate - 1) + 0.01 * (cell.seed - 1)

@@ -53,8 +53,8 @@ def learner_for(recommender):
 
 def test_mf_is_mean_plus_biases_plus_inner_product(mf, ratings):
     recommender = build(mf)
-    recommender.model.biases.weight.data.normal_()
-    embeddings, biases = recommender.embedding.weight, recommender.model.biases.weight
+    recommender.first_order.data.normal_()
+    embeddings, biases = recommender.embedding.weight, recommender.first_order
     for row, (user, item) in enumerate(ratings.ids[:20].tolist()):
         expected = 3.0 + biases[user] + biases[item] + embeddings[user] @ embeddings[item]
         assert recommender(ratings)[row].item() == pytest.approx(expected.item(), abs=1e-5)

@@ -1,8 +1,8 @@
 """The command line: one thin command per step, and a few that look."""
 
 import os
+import runpy
 import shutil
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -218,7 +218,11 @@ def show(step_id: Id) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def bench(context: typer.Context) -> None:
     """Time training on this machine, beside a textbook loop and what the machine allows. `nisbench bench --help` says how."""
-    sys.exit(subprocess.run([sys.executable, "-m", "benchmarks", *context.args], check=False).returncode)
+    if not Path("benchmarks", "__main__.py").exists():
+        raise NisbenchError("there is no folder benchmarks/ here: run this in the project's top folder")
+    sys.path.insert(0, str(Path.cwd()))
+    sys.argv = ["nisbench bench", *context.args]
+    runpy.run_module("benchmarks", run_name="__main__")
 
 
 @app.command()

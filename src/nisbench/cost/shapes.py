@@ -32,6 +32,10 @@ class Shape:
         return sum(self.field_sizes)
 
     @property
+    def scalar_fields(self) -> int:
+        return self.field_sizes.count(1)
+
+    @property
     def task(self) -> Task:
         """One with a loss like the data set's; what it measures is of no interest."""
         return ClickThroughRate() if len(self.field_sizes) > 2 else RatingPrediction()

@@ -127,10 +127,12 @@ def build(
         std = xavier_std(n, k) if isinstance(embedding_std, str) else embedding_std
         used = used_columns(part)
         # Drawn at full size on the CPU: a feature's weights depend neither on the trial's width nor on the device.
-        weights.append(torch.empty(n, k).normal_(0.0, std, generator=generator)[:, used])
+        weight = torch.empty(n, k).normal_(0.0, std, generator=generator)
+        weights.append(weight if len(used) == k else weight[:, used])
         selections.append(part[:, used])
     widths = tuple(part.shape[1] for part in selections)
-    embedding = SelectedEmbedding(block, torch.cat(selections, 1), torch.cat(weights, 1), soft)
+    table = torch.cat(weights, 1) if len(weights) > 1 else weights[0]
+    embedding = SelectedEmbedding(block, torch.cat(selections, 1), table, soft)
     projection = None
     if projected:
         widths = tuple(projected * multiple for multiple in parts_of(settings))

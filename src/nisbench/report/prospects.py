@@ -33,7 +33,7 @@ def show(study: StudyPlan, device: torch.device, cores: int) -> None:
             table.add_column(head, justify="right")
         for key, group in groupby(sorted(found, key=_row), key=_row):
             rows = list(group)
-            epochs = f"{mean(row.epochs for row in rows):.0f}" + (" (assumed)" if rows[0].assumed else "")
+            epochs = f"{mean(row.epochs for row in rows):.0f}" + ("*" if rows[0].assumed else "")
             time, disk = sum(row.seconds for row in rows), sum(row.disk_mib for row in rows)
             memory = max(row.memory_mib for row in rows)
             figures = [
@@ -56,7 +56,7 @@ def show(study: StudyPlan, device: torch.device, cores: int) -> None:
             f"{duration(seconds)} for {len(found)} searches one by one on {where}; {written / 1024:,.1f} GiB of results."
         )
         console.print(
-            "Epochs are those of runs like it where there are any, or assumed. Data sets and tables come on top.\n"
+            "Epochs are those of the runs most like it (*: there are none; assumed). Data sets and tables come on top.\n"
         )
     for name in unknown:
         console.print(f"What {name} will take is not known before it is prepared.")

@@ -98,7 +98,7 @@ class Trials:
         progress.losses.append(loss)
         if loss < progress.best_loss:
             progress.best_epoch, progress.best_loss = progress.epoch, loss
-            self.best[i] = snapshot(self.recommenders[i])
+            self.best[i] = snapshot(self.recommenders[i], self.best[i])
         if not math.isfinite(loss):
             raise NisbenchError(
                 f"{self.titles[i]}: the loss is {loss} after epoch {progress.epoch}; lower the learning rates"

@@ -10,7 +10,6 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +91,7 @@ def train(
         progress.losses.append(loss)
         if loss < progress.best_loss:
             progress.best_epoch, progress.best_loss = progress.epoch, loss
-            best = snapshot(recommender)
+            best = snapshot(recommender, best)
         else:
             progress.learning_rate *= settings.learning_rate_drop
         now = time.perf_counter()
@@ -156,6 +155,12 @@ def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device
     return torch.cat(orders)[:length].to(device)
 
 
-def snapshot(recommender: Recommender) -> dict[str, Any]:
-    """A copy of all weights and buffers, the selection among them."""
-    return {name: tensor.detach().clone() for name, tensor in recommender.state_dict().items()}
+@torch.no_grad()
+def snapshot(recommender: Recommender, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """A copy of all weights and buffers, the selection among them; `into` an older copy's memory, if there is one."""
+    now = recommender.state_dict()
+    if into is None:
+        return {name: tensor.clone() for name, tensor in now.items()}
+    for name, tensor in now.items():
+        into[name].copy_(tensor)
+    return into
