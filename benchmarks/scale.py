@@ -28,8 +28,7 @@ def measured(case: dict[str, Any]) -> dict[str, Any]:
     with held_device(case["device"], case["threads"]) as device:
         search = search_in(shape, settings_of(case["model"], "plain", k, case["batch_size"]), device, STEPS)
         training = Training(search, search.proposals()[:1])
-        for _ in range(10):  # until Adam's bias corrections have settled, as in most of a run
-            training.steps()
+        training.steps()  # warms up
         step = statistics.median(per(training.steps) for _ in range(ROUNDS))
         rows = len(torch.unique(search.training.ids[: case["batch_size"]]))
         settle = per(training.settle)

@@ -3,9 +3,17 @@
 import pytest
 import torch
 
+from nisbench.training import row_adam, row_operations
 from nisbench.training.row_adam import EARLY, RowAdam
 
 N, WIDTH = 500, 4
+
+
+@pytest.fixture(params=["compiled", "operations"], autouse=True)
+def kernels(request, monkeypatch):
+    """Both ways of working on rows: compiled for a CPU, and in operations of torch, as on a GPU."""
+    if request.param == "operations":
+        monkeypatch.setattr(row_adam, "kernels_for", lambda _device: row_operations)
 
 
 def run(steps, scale, seed=1, settle_at=(), resume_at=None):
@@ -33,7 +41,7 @@ def run(steps, scale, seed=1, settle_at=(), resume_at=None):
         if number == resume_at:
             by_rows.pay_all()
             again = RowAdam(mine, 1e-2)
-            again.load_state({i: {k: t.clone() for k, t in of.items()} for i, of in by_rows.state().items()})
+            again.load_state([{key: tensor.clone() for key, tensor in of.items()} for of in by_rows.state()])
             by_rows = again
     by_rows.pay_all()
     return mine, [table.detach() for table in dense], apart

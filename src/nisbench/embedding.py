@@ -48,7 +48,9 @@ class SelectedEmbedding(nn.Module):
             return Embeddings(ids, values, self.weight)
         if len(self.weight) <= ids.numel():  # cheaper to scale each row of the table once than each occurrence of it
             return Embeddings(ids, values, self.weight * rows_of(self.selection, self.block))
-        return Embeddings(ids, values, self.weight, rows_of(self.selection, self.block[ids]))
+        return Embeddings(
+            ids, values, self.weight, rows_of(self.selection, self.block.index_select(0, ids.flatten()).view(ids.shape))
+        )
 
     def rows(self, features: Tensor) -> Tensor:
         """The embeddings e~ of some features, each once: (n,) -> (n, width)."""

@@ -16,6 +16,7 @@ from nisbench.models.recommender import Recommender
 from nisbench.params.settings import DNIS
 from nisbench.row_functions import rows_of
 from nisbench.search.proposal import Blocks, Proposal
+from nisbench.training.adam import Adam
 
 
 def propose(settings: DNIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
@@ -37,11 +38,7 @@ class AlphaLearner:
     def __init__(self, recommender: Recommender, task: Task, settings: DNIS) -> None:
         self.task, self.settings = task, settings
         self.alpha = recommender.embedding.selection
-        self.optimizer: torch.optim.Optimizer
-        if settings.optimizer == "adam":
-            self.optimizer = torch.optim.Adam([self.alpha], settings.learning_rate, fused=True)
-        else:
-            self.optimizer = torch.optim.SGD([self.alpha], settings.learning_rate, fused=True)
+        self.adam = Adam({"alpha": self.alpha}) if settings.optimizer == "adam" else None
         if settings.freeze_network:
             recommender.model.requires_grad_(False)
 
@@ -56,19 +53,21 @@ class AlphaLearner:
         if self.settings.normalise:
             gradient = normalised(gradient, self.settings.gradient_epsilon)
         self.alpha.grad = gradient + self.settings.l1  # alpha >= 0: the slope of its absolute value is 1
-        self.optimizer.step()
+        if self.adam:
+            self.adam.step(self.settings.learning_rate)
+        else:
+            self.alpha.sub_(self.alpha.grad, alpha=self.settings.learning_rate)
         self.alpha.clamp_(0, 1)
 
     def settle(self, recommender: Recommender) -> None:
         """Alpha is what it is."""
 
     def state(self) -> dict[str, Tensor]:
-        return dict(self.optimizer.state_dict()["state"].get(0, {}))
+        return self.adam.state() if self.adam else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        whole = self.optimizer.state_dict()
-        whole["state"] = {0: state} if state else {}
-        self.optimizer.load_state_dict(whole)
+        if self.adam:
+            self.adam.load_state(state)
 
 
 def first_order(recommender: Recommender, task: Task, batch: Instances) -> Tensor:

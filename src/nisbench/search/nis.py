@@ -21,6 +21,7 @@ from nisbench.models.recommender import Recommender
 from nisbench.params.settings import NIS
 from nisbench.search.proposal import Blocks, Proposal
 from nisbench.seeds import derived
+from nisbench.training.adam import Adam
 
 
 def propose(settings: NIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
@@ -106,7 +107,7 @@ class Controller:
         device = recommender.embedding.selection.device
         self.task, self.settings, self.space, self.space_on_cpu = task, settings, space.to(device), space
         self.logits = torch.zeros(space.logits, device=device)
-        self.optimizer = torch.optim.Adam([self.logits], settings.learning_rate, fused=True)
+        self.adam = Adam({"logits": self.logits})
         self.choice = torch.zeros(space.logits[0], dtype=torch.long, device=device)
         self.baseline = torch.tensor(torch.nan, device=device)
         self.generator = torch.Generator().manual_seed(derived(seed, "controller"))
@@ -128,7 +129,7 @@ class Controller:
             self.logits.grad = -(reward - self.baseline) * score
             decay = self.settings.baseline_decay
             self.baseline = decay * self.baseline + (1 - decay) * reward
-        self.optimizer.step()
+        self.adam.step(self.settings.learning_rate)
         self._sample(recommender)
 
     def settle(self, recommender: Recommender) -> None:
@@ -137,18 +138,14 @@ class Controller:
 
     def state(self) -> dict[str, Tensor]:
         kept = {"logits": self.logits, "choice": self.choice, "baseline": self.baseline}
-        adam = {f"adam.{name}": tensor for name, tensor in self.optimizer.state_dict()["state"].get(0, {}).items()}
-        return kept | adam | {"generator": self.generator.get_state()}
+        return kept | self.adam.state() | {"generator": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.logits.copy_(state["logits"])
         self.choice.copy_(state["choice"])
         self.baseline.copy_(state["baseline"])
         self.generator.set_state(state["generator"].cpu())
-        whole = self.optimizer.state_dict()
-        adam = {name.removeprefix("adam."): tensor for name, tensor in state.items() if name.startswith("adam.")}
-        whole["state"] = {0: adam} if adam else {}
-        self.optimizer.load_state_dict(whole)
+        self.adam.load_state(state)
 
     def _sample(self, recommender: Recommender) -> None:
         # The largest of logits with Gumbel noise is a sample of their softmax, for which no host need wait.

@@ -9,6 +9,7 @@ from nisbench.data.instances import Instances
 from nisbench.evaluation.tasks import Task
 from nisbench.models.recommender import Recommender
 from nisbench.params.settings import Training
+from nisbench.training.adam import Adam
 from nisbench.training.row_adam import RowAdam
 
 LARGE = 1 << 22
@@ -49,23 +50,21 @@ class AllRows:
     def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
         self.recommender, self.task = recommender, task
         learned = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
-        self.names = list(learned)
-        self.adam = torch.optim.Adam(learned.values(), settings.learning_rate, weight_decay=settings.l2, fused=True)
+        self.adam = Adam(learned, settings.l2)
 
     def step(self, batch: Instances, learning_rate: float) -> None:
-        self.adam.param_groups[0]["lr"] = learning_rate
         self.adam.zero_grad()
         torch.autograd.backward(self.task.loss(self.recommender(batch), batch.labels).sum())
-        self.adam.step()
+        self.adam.step(learning_rate)
 
     def settle(self, batch: Instances | None = None) -> None:
         """They always are."""
 
     def state(self) -> dict[str, Tensor]:
-        return state_of(self.adam, self.names)
+        return self.adam.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        load_state_of(self.adam, self.names, state)
+        self.adam.load_state(state)
 
 
 class BatchRows:
@@ -76,22 +75,18 @@ class BatchRows:
         self.tables = recommender.tables()
         self.rows = RowAdam(list(self.tables.values()), settings.learning_rate)
         others = {n: p for n, p in recommender.named_parameters() if p.requires_grad and n not in self.tables}
-        self.names = list(others)
-        self.others = torch.optim.Adam(others.values(), settings.learning_rate, fused=True) if others else None
+        self.others = Adam(others)
         self.place = torch.zeros_like(recommender.embedding.block)
 
     def step(self, batch: Instances, learning_rate: float) -> None:
         rows, at = self._rows_of(batch.ids)
         weights = self.rows.read(rows)
-        if self.others:
-            self.others.param_groups[0]["lr"] = learning_rate
-            self.others.zero_grad()
+        self.others.zero_grad()
         self.rows.learning_rate = learning_rate
         prediction = self.recommender.on_rows(batch, at, rows, dict(zip(self.tables, weights, strict=True)))
         torch.autograd.backward(self.task.loss(prediction, batch.labels).sum())
         self.rows.step()
-        if self.others:
-            self.others.step()
+        self.others.step(learning_rate)
 
     def settle(self, batch: Instances | None = None) -> None:
         if batch is None:
@@ -100,13 +95,16 @@ class BatchRows:
             self.rows.pay(self._rows_of(batch.ids)[0])
 
     def state(self) -> dict[str, Tensor]:
-        others = state_of(self.others, self.names) if self.others else {}
-        return others | named(self.rows.state(), list(self.tables))
+        return self.others.state() | {
+            f"{name}.{key}": tensor
+            for name, of_table in zip(self.tables, self.rows.state(), strict=True)
+            for key, tensor in of_table.items()
+        }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.rows.load_state(numbered(state, list(self.tables)))
-        if self.others:
-            load_state_of(self.others, self.names, state)
+        keys = ("exp_avg", "exp_avg_sq", "step")
+        self.rows.load_state([{key: state[f"{name}.{key}"] for key in keys} for name in self.tables])
+        self.others.load_state(state)
 
     def _rows_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The features (U,) in `ids` (B, M), each once, and where among them each of the ids is (B, M)."""
@@ -118,31 +116,3 @@ class BatchRows:
         rows = flat[self.place.index_select(0, flat) == count].long()
         self.place[rows] = count[: len(rows)]
         return rows, self.place.index_select(0, flat).view(ids.shape)
-
-
-State = dict[int, dict[str, Tensor]]
-
-
-def state_of(adam: torch.optim.Adam, names: list[str]) -> dict[str, Tensor]:
-    """The moments and step numbers of torch's Adam, by the parameters' `names`."""
-    return named(adam.state_dict()["state"], names)
-
-
-def load_state_of(adam: torch.optim.Adam, names: list[str], state: dict[str, Tensor]) -> None:
-    """Set what `state_of` gave."""
-    adam.load_state_dict(adam.state_dict() | {"state": numbered(state, names)})
-
-
-def named(state: State, names: list[str]) -> dict[str, Tensor]:
-    """A parameter's number is its place among `names`."""
-    return {f"{names[i]}.{key}": tensor for i, tensors in state.items() for key, tensor in tensors.items()}
-
-
-def numbered(state: dict[str, Tensor], names: list[str]) -> State:
-    """What `named` was given, for these names."""
-    found: State = {}
-    for place, tensor in state.items():
-        name, key = place.rsplit(".", 1)
-        if name in names:
-            found.setdefault(names.index(name), {})[key] = tensor
-    return found

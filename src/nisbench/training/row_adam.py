@@ -12,13 +12,14 @@ single precision: its coefficients are kept for each s, and a row costs a few mu
 (Kingma & Ba 2015, arXiv 1412.6980, is Adam. "Lazy" or "sparse" Adam of other libraries skips what is owed: another optimizer.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch's defaults
+from nisbench.training import row_operations
+from nisbench.training.adam import BETA1, BETA2, first_scale
 
 REMEMBERED = 200
 """Steps after which what is left of a first moment moves nothing: 0.9^200 < 1e-9."""
@@ -29,54 +30,64 @@ EARLY = 128
 DEGREE_EARLY, DEGREE = 10, 4
 """Relative errors of the polynomials: below 3e-6 from the first step on, and below 3e-8 from step 100 on."""
 
-CHUNK = 1 << 17
-"""Weights that are worked on at once on a CPU, so that they stay in its cache."""
+
+def kernels_for(device: torch.device) -> ModuleType:
+    """The module that works on rows on this device."""
+    if device.type == "cpu":
+        from nisbench.training import row_kernels  # noqa: PLC0415 - not all runs need what it compiles
+
+        return row_kernels
+    return row_operations
 
 
 class RowAdam:
     """Adam for tables (N, ...) whose rows are read together, by their numbers."""
 
     def __init__(self, tables: Sequence[Tensor], learning_rate: float) -> None:
-        self.tables = [table.detach().view(len(table), -1) for table in tables]
         self.shapes = [table.shape for table in tables]
-        self.first = [torch.zeros_like(table) for table in self.tables]
-        self.second = [torch.zeros_like(table) for table in self.tables]
+        weights = [table.detach().view(len(table), -1) for table in tables]
+        self.tables = [(table, torch.zeros_like(table), torch.zeros_like(table)) for table in weights]
+        """Of each: weights and both moments, (N, width)."""
         self.learning_rate = learning_rate
         self.steps = 0
-        self.device = self.tables[0].device
+        self.device = weights[0].device
+        self.kernels = kernels_for(self.device)
         self.paid = torch.zeros(len(tables[0]), dtype=torch.int32, device=self.device)
         """(N,) the step up to which each row owes nothing."""
-        self.reading: tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]] | None = None
+        self.reading: tuple[Tensor, list[Tensor]] | None = None
         self._forget()
 
     # --- a step -----------------------------------------------------------------------------------------------
 
     def read(self, rows: Tensor) -> list[Tensor]:
         """Each table's weights (n, ...) of some rows, as dense Adam would have them now, to be differentiated by; `rows` (n,) differ."""
-        weights, first, second = self._paid_for(rows)
-        leaves = [w.view(-1, *shape[1:]).requires_grad_() for w, shape in zip(weights, self.shapes, strict=True)]
-        self.reading = rows, leaves, first, second
+        self.pay(rows)
+        read = [weights.index_select(0, rows) for weights, _, _ in self.tables]
+        leaves = [w.view(-1, *shape[1:]).requires_grad_() for w, shape in zip(read, self.shapes, strict=True)]
+        self.reading = rows, leaves
         return leaves
 
     def step(self) -> None:
         """The next step of Adam, with the gradients that the weights read last have by now; all other rows have none."""
         assert self.reading is not None
-        rows, leaves, first, second = self.reading
+        rows, leaves = self.reading
         self.reading = None
-        gradients = [leaf.grad.view(len(rows), -1) for leaf in leaves if leaf.grad is not None]
-        weights = [leaf.detach().view(len(rows), -1) for leaf in leaves]
-        number = [torch.tensor(float(self.steps), device=self.device) for _ in weights]
-        adam(
-            weights, gradients, first, second, [], number, fused=True, amsgrad=False, beta1=BETA1, beta2=BETA2,
-            lr=self.learning_rate, weight_decay=0.0, eps=EPSILON, maximize=False,
-        )  # fmt: skip
-        self._write(rows, weights, first, second)
-        self.paid[rows] = self.steps + 1
+        for tables, leaf in zip(self.tables, leaves, strict=True):
+            if leaf.grad is not None:
+                gradient = leaf.grad.view(len(rows), -1)
+                self.kernels.step(rows, tables, gradient, self.steps + 1, self.learning_rate)
         self._go_on()
+        self.paid[rows] = self.steps
+        if self.steps == EARLY:
+            self.pay_all()
 
     def pay(self, rows: Tensor) -> None:
         """Bring the tables' rows to what dense Adam would have them be now."""
-        self._write(rows, *self._paid_for(rows))
+        since = self.paid.index_select(0, rows)
+        owed = self.steps - since
+        coefficients = self.coefficients.index_select(0, since - self.begun)
+        for tables in self.tables:
+            self.kernels.pay(rows, tables, since, owed, coefficients, self.learning_rate)
         self.paid[rows] = self.steps
 
     def pay_all(self) -> None:
@@ -85,18 +96,18 @@ class RowAdam:
             self.pay(rows)
         self._forget()
 
-    def state(self) -> dict[int, dict[str, Tensor]]:
+    def state(self) -> list[dict[str, Tensor]]:
         """For each table what torch's Adam keeps of it, nothing being owed."""
-        return {
-            i: {"exp_avg": first.view(shape), "exp_avg_sq": second.view(shape), "step": torch.tensor(float(self.steps))}
-            for i, (first, second, shape) in enumerate(zip(self.first, self.second, self.shapes, strict=True))
-        }
+        return [
+            {"exp_avg": first.view(shape), "exp_avg_sq": second.view(shape), "step": torch.tensor(float(self.steps))}
+            for (_, first, second), shape in zip(self.tables, self.shapes, strict=True)
+        ]
 
-    def load_state(self, state: dict[int, dict[str, Tensor]]) -> None:
+    def load_state(self, state: Sequence[Mapping[str, Tensor]]) -> None:
         """Set what `state` gave."""
-        for i, of_table in state.items():
-            self.first[i].copy_(of_table["exp_avg"].view(self.first[i].shape))
-            self.second[i].copy_(of_table["exp_avg_sq"].view(self.second[i].shape))
+        for (_, first, second), of_table in zip(self.tables, state, strict=True):
+            first.copy_(of_table["exp_avg"].view(first.shape))
+            second.copy_(of_table["exp_avg_sq"].view(second.shape))
             self.steps = int(of_table["step"])
         self.paid.fill_(self.steps)
         self._forget()
@@ -129,50 +140,7 @@ class RowAdam:
         start = max(self.begun, t - REMEMBERED)
         s = torch.arange(start, t, dtype=torch.float64, device=self.device)
         c = BETA1 ** (t - s) / (1 - BETA1**t)
-        ratio = (BETA2 ** (t - s) / (1 - BETA2**t)).sqrt() / _first_scale(s)
+        ratio = (BETA2 ** (t - s) / (1 - BETA2**t)).sqrt() / first_scale(s)
         open_ = slice(start - self.begun, t - self.begun)
         self.sums[open_] += c[:, None] / (1 + (ratio[:, None] - 1) * self.nodes)
         self.coefficients[open_] = (self.sums[open_] @ self.to_coefficients).float()
-        if t == EARLY:
-            self.pay_all()
-
-    def _paid_for(self, rows: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Copies of the rows' weights and moments in each table, all that they owe being paid."""
-        since = self.paid[rows]
-        owed = (self.steps - since)[:, None].float()
-        coefficients = self.coefficients.index_select(0, since - self.begun).T.contiguous()[..., None]
-        scale, decay = _first_scale(since.double())[:, None].float(), BETA2**owed
-        weights, first, second = (
-            [table.index_select(0, rows) for table in tables] for tables in (self.tables, self.first, self.second)
-        )
-        for w, m, v in zip(weights, first, second, strict=True):
-            size = max(1, CHUNK // w.shape[1]) if self.device.type == "cpu" else max(1, len(rows))
-            for at in range(0, len(rows), size):
-                part = slice(at, at + size)
-                _pay(w[part], m[part], v[part], coefficients[:, part], scale[part], self.learning_rate)
-                m[part] *= BETA1 ** owed[part]
-                v[part] *= decay[part]
-        return weights, first, second
-
-    def _write(self, rows: Tensor, weights: list[Tensor], first: list[Tensor], second: list[Tensor]) -> None:
-        for tables, values in ((self.tables, weights), (self.first, first), (self.second, second)):
-            for table, value in zip(tables, values, strict=True):
-                if self.device.type == "cpu":  # numpy copies row by row, up to twice as fast as torch
-                    table.numpy()[rows.numpy()] = value.detach().numpy()
-                else:
-                    table.index_copy_(0, rows, value)
-
-
-def _first_scale(s: Tensor) -> Tensor:
-    """u_1 of rows that are paid up to step s."""
-    return (BETA2 / (1 - BETA2 ** (s + 1))).sqrt()
-
-
-def _pay(w: Tensor, m: Tensor, v: Tensor, coefficients: Tensor, scale: Tensor, learning_rate: float) -> None:
-    """Move weights (n, width) by the steps they owe, in place; coefficients (degree + 1, n, 1), u_1 (n, 1)."""
-    below = v.sqrt().mul_(scale).add_(EPSILON)
-    theta = (below - EPSILON).div_(below)
-    value = coefficients[-1].expand_as(theta)
-    for coefficient in reversed(coefficients[:-1].unbind()):
-        value = torch.addcmul(coefficient, value, theta)
-    w.addcdiv_(value * m, below, value=-learning_rate)
