@@ -157,16 +157,13 @@ def shape_of(plan: StudyPlan, cell: Cell) -> Shape | None:
     """A data set's shape: as it is prepared, else as its settings, or the paper's Table 1, say. None if nobody does."""
     train = Path(cell.search.needs["split"].path("train"))
     if train.exists():
-        sizes = field_sizes(train)
-        return Shape(
-            sizes, (0.65, 0.8) if len(sizes) == 2 else (1.1,) * len(sizes), open_parquet(train).metadata.num_rows
-        )
+        return shapes.of_fields(field_sizes(train), open_parquet(train).metadata.num_rows)
     settings = plan.dataset_of(cell)
     if isinstance(settings, PlantedRatings | PlantedTopK):
         return shapes.of_ratings(settings.users, settings.items, settings.instances * 8 // 10)
     if isinstance(settings, PlantedCTR):
         sizes = (*[1] * settings.scalar_fields, *settings.categorical_fields)
-        return Shape(sizes, (1.1,) * len(sizes), settings.instances * 8 // 10)
+        return shapes.of_fields(sizes, settings.instances * 8 // 10)
     known = plan.params.reference.datasets.get(cell.dataset)
     if known is None:
         return None

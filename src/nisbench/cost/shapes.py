@@ -53,9 +53,14 @@ class Shape:
         return block, Blocks.of(block, frequency, self.field_sizes, planted=np.full(self.features, PLANTED))
 
 
+def of_fields(field_sizes: tuple[int, ...], instances: int) -> Shape:
+    """Two fields as skewed as MovieLens-1M's, in which a batch of 4,096 has as many different users and items; or more, as clicks'."""
+    return Shape(field_sizes, (0.65, 0.8) if len(field_sizes) == 2 else (1.1,) * len(field_sizes), instances)
+
+
 def of_ratings(users: int, items: int, instances: int) -> Shape:
-    """Two fields, as skewed as those of MovieLens-1M: a batch of 4,096 has as many different users and items as there."""
-    return Shape((users, items), (0.65, 0.8), instances)
+    """A field of users and one of items."""
+    return of_fields((users, items), instances)
 
 
 def of_clicks(scalar: int, categorical: int, features: int, instances: int) -> Shape:
@@ -63,7 +68,7 @@ def of_clicks(scalar: int, categorical: int, features: int, instances: int) -> S
     falling = np.geomspace(1.0, 1e-4, categorical)
     sizes = np.maximum(2, falling / falling.sum() * features).astype(int)
     sizes[0] += features - sizes.sum()
-    return Shape((*[1] * scalar, *sizes.tolist()), (1.1,) * (scalar + categorical), instances)
+    return of_fields((*[1] * scalar, *sizes.tolist()), instances)
 
 
 def generate(shape: Shape, count: int, device: torch.device, seed: int = 1) -> Instances:
