@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from nisbench.console import log
 from nisbench.errors import NisbenchError
 
-RECORDED_PACKAGES = ("nisbench", "numpy", "pyarrow", "scipy", "torch")
+RECORDED_PACKAGES = ("nisbench", "numba", "numpy", "pyarrow", "scipy", "torch")
 
 
 @contextmanager
