@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import psutil
 import torch
 
 from benchmarks import limits, textbook
@@ -19,6 +20,7 @@ from nisbench.cost.estimate import groups_of
 from nisbench.cost.steps import Training, per, search_in
 from nisbench.machine import device as held_device
 from nisbench.machine import peak_memory_mib, provenance
+from nisbench.search.proposal import Proposal
 from nisbench.search.trials import Search
 
 STEPS = {"movielens_1m": 16, "movielens_20m": 16, "criteo": 2}
@@ -35,7 +37,7 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
         work: dict[str, Work] = {}
         for mode in modes:
             work |= of_mode(mode, search_in(shape, settings_of(name, mode, k, batch), device, steps))
-            if "memory_of" in case:
+            if "memory_of" in case and mode in work:
                 work[mode]()
                 return [{"peak_mib": peak_memory_mib(device)}]
         data = search_in(shape, settings_of(name, "plain", k, batch), device, steps).training
@@ -50,7 +52,7 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
         machine = limits.Machine(case["bandwidth"], case["peak"])
         alone = limits.products_alone(name, shape, k, batch, device)
         records = []
-        for mode in modes:
+        for mode in (mode for mode in modes if mode in work):
             least = (
                 limits.seconds(machine, name, shape, data, k, batch, mode)
                 / batch
@@ -79,18 +81,32 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def of_mode(mode: Mode, search: Search) -> dict[str, Work]:
-    """What to time, by name: a round's work, which returns of how many instances (of each trial) it was."""
+    """What to time, by name: a round's work, which returns of how many instances (of each trial) it was.
+
+    Nothing where the trials, which all lie in memory during all rounds, do not fit into half of what is free; "alone" likewise.
+    """
     proposals = search.proposals()
     count = len(search.training)
     if mode != "grid_search":
         training = Training(search, proposals[:1])
         return {mode: lambda: training.steps() * search.settings.training.batch_size}
+    if not fit(search, proposals):
+        return {}
     groups = [Training(search, group) for group in groups_of(search, proposals)]
     work: dict[str, Work] = {mode: lambda: sum(group.steps() and group.count * count for group in groups)}
-    if max(group.count for group in groups) > 1:
+    if max(group.count for group in groups) > 1 and fit(search, proposals):
         alone = [Training(search, [proposal]) for proposal in proposals]
         work["alone"] = lambda: sum(each.steps() and count for each in alone)
     return work
+
+
+def fit(search: Search, proposals: list[Proposal]) -> bool:
+    """Whether so many tables, their gradients and Adam's moments fit into half of the memory that is free."""
+    if search.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(search.device)
+    else:
+        free = psutil.virtual_memory().available
+    return 4 * 4 * len(search.block) * sum(map(search.columns, proposals)) < free / 2
 
 
 def on_cpu(data: Any) -> Any:

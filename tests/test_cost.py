@@ -1,5 +1,8 @@
 """Estimates of what a study will take."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -34,3 +37,16 @@ def test_generated_instances_have_the_shape_asked_for():
     ratings = shapes.generate(shapes.of_ratings(6040, 3706, 100), 4096, CPU)
     users, items = (len(column.unique()) for column in ratings.ids.unbind(1))
     assert (users, items) == pytest.approx((2350, 1655), rel=0.05)  # as in a batch of MovieLens-1M's
+
+
+def test_peak_memory_is_the_process_s_own():
+    large = b"x" * (300 << 20)  # held by the process that starts the other
+    code = "import torch; from nisbench.machine import peak_memory_mib; print(peak_memory_mib(torch.device('cpu')))"
+
+    def peak(statement: str) -> float:
+        done = subprocess.run([sys.executable, "-c", statement + code], check=True, stdout=subprocess.PIPE, text=True)
+        return float(done.stdout)
+
+    small, held = peak(""), peak("held = b'x' * (100 << 20); ")
+    assert len(large) / 2**20 > 100
+    assert held - small == pytest.approx(100, abs=20)

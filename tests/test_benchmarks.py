@@ -1,0 +1,94 @@
+"""The benchmarks time what they say, and keep what they found."""
+
+import csv
+import math
+
+import pytest
+import torch
+
+from benchmarks import __main__ as main
+from benchmarks import case, cases, limits, scale, textbook
+from nisbench.cost import shapes
+from nisbench.data.instances import Instances
+from nisbench.models import recommender as recommenders
+from tests.conftest import ROOT
+
+SMALL = {
+    "ratings": shapes.of_ratings(60, 40, 1000),
+    "clicks": shapes.of_clicks(2, 3, 100, 1000),
+}
+CASE = {"k": 16, "batch_size": 32, "threads": 1, "device": "cpu", "rounds": 2, "bandwidth": 1e10, "peak": 1e11}
+
+
+@pytest.mark.parametrize(("shape", "model"), [("ratings", "mf"), ("ratings", "neumf"), ("clicks", "deepfm")])
+def test_a_case_is_timed_in_every_mode(shape, model, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for module in (cases, case):
+        monkeypatch.setattr(module, "SHAPES", SMALL)
+    monkeypatch.setattr(case, "STEPS", dict.fromkeys(SMALL, 2))
+    monkeypatch.setattr(case, "memory", lambda *_: 1.0)  # in a process of its own, which knows no small shapes
+    found = case.measured(CASE | {"shape": shape, "model": model, "modes": list(cases.MODES)})
+    assert [record["mode"] for record in found] == list(cases.MODES)
+    for record in found:
+        assert record["instances_per_second"] > 0
+        assert record["ratio"] > 0
+        assert record["of_limit"] > 0
+    assert found[0]["of_plain"] == 1
+    assert found[-1]["packed_of_alone"] > 0
+    assert (found[0]["of_products"] is None) == (model == "mf")
+
+
+def test_trials_that_do_not_fit_into_memory_are_left_out(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(
+        case.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1 << 20, "total": 1 << 34})
+    )
+    settings = cases.settings_of("mf", "grid_search", 64, 32)
+    search = case.search_in(SMALL["ratings"], settings, torch.device("cpu"), 1)
+    assert case.of_mode("grid_search", search) == {}
+
+
+def test_the_textbook_s_factorisation_is_ours(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    book = textbook.Textbook("mf", SMALL["ratings"], 16)
+    settings = cases.settings_of("mf", "plain", 16, 32)
+    ours = recommenders.build(
+        settings.model, block=torch.zeros(100), selection=torch.ones(1, 16), embedding_std=0.1, field_sizes=(60, 40),
+        prior=0.0, seed=1,
+    )  # fmt: skip
+    ids = shapes.generate(SMALL["ratings"], 50, torch.device("cpu")).ids
+    with torch.no_grad():
+        book.embedding.weight.copy_(ours.embedding.weight)
+        book.first_order.weight.normal_()
+        ours.first_order.copy_(book.first_order.weight[:, 0])
+        torch.testing.assert_close(book(ids.long()), ours(Instances(ids, torch.zeros(50))))
+
+
+def test_the_limit_counts_bytes_and_operations():
+    data = Instances(torch.tensor([[0, 60], [0, 61], [1, 60], [2, 62]]), torch.zeros(4))
+    slow_memory = limits.Machine(bandwidth=1.0, peak=math.inf)
+    # batches of two instances read 3 and 4 different rows: weights and two moments, read and written, 4 bytes each
+    assert limits.seconds(slow_memory, "mf", SMALL["ratings"], data, 16, 2, "plain") == 3.5 * 16 * 4 * 6
+    slow_arithmetic = limits.Machine(bandwidth=math.inf, peak=1.0)
+    products = 2 * 2 * (32 * 32 + 32 * 16)  # two embeddings of 16, then layers of 32 and 16, for two instances
+    assert limits.seconds(slow_arithmetic, "mlp", SMALL["ratings"], data, 16, 2, "plain") == 3 * products
+    assert limits.seconds(slow_arithmetic, "mlp", SMALL["ratings"], data, 16, 2, "dnis") == 5 * products
+
+
+def test_a_curve_s_point_says_what_it_costs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(scale, "STEPS", 2)
+    found = scale.measured(CASE | {"model": "mf", "features": 1000, "k": 16})
+    assert 0 < found["rows"] <= 64
+    assert found["step_ms"] > 0
+    assert found["table_mib"] == 1000 * 16 * 4 / 2**20
+
+
+def test_the_ledger_grows_and_other_columns_begin_a_new_one(tmp_path):
+    path = tmp_path / "scale.csv"
+    main.keep(path, [{"a": 1, "b": 2}])
+    main.keep(path, [{"a": 3, "b": 4}])
+    assert list(csv.DictReader(path.read_text().splitlines())) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+    main.keep(path, [{"a": 5}])
+    assert path.read_text() == "a\n5\n"
+    assert "3,4" in path.with_suffix(".old.csv").read_text()
