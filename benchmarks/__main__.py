@@ -60,9 +60,14 @@ def main(
     for shape_name in shape or SHAPES:
         for name in model or models_of(SHAPES[shape_name]):
             console.print(f"{shape_name} {name} ...")
-            case = {"shape": shape_name, "model": name, "modes": mode or list(MODES), "rounds": rounds}
+            modes = mode or list(MODES)
+            case = {"shape": shape_name, "model": name, "modes": modes, "rounds": rounds}
             limit = {"bandwidth": machine.bandwidth, "peak": machine.peak}
             found = run("benchmarks.case", common | case | limit)
+            if len(found) < len(modes):
+                console.print("16 trials do not fit into memory side by side: grid_search is left out")
+            if not found:
+                continue
             for library in LIBRARIES if libraries else ():
                 if (library, name) not in WITHOUT:
                     steps = max(4, STEPS[shape_name])
@@ -71,8 +76,11 @@ def main(
                     told = run_in(str(libraries), ["-m", "benchmarks.libraries", *map(str, given)])
                     for record in found:
                         record[library] = record["instances_per_second"] / told["instances_per_second"]
-            records += [{key: case[key] for key in ("shape", "model")} | record | limit for record in found]
-            keep(LEDGER, records[-len(found) :])
+            found = [record | limit for record in found]
+            keep(LEDGER, found)
+            records += found
+    if not records:
+        return
     extra = [library for library in LIBRARIES if any(library in record for record in records)]
     heads = ["shape", "model", "mode", "instances/s", "x textbook", *(f"x {library}" for library in extra),
              "time / plain", "packed / alone", "step / its products", "of the limit", "peak memory"]  # fmt: skip

@@ -20,7 +20,6 @@ from nisbench.cost.estimate import groups_of
 from nisbench.cost.steps import Training, per, search_in
 from nisbench.machine import device as held_device
 from nisbench.machine import peak_memory_mib, provenance
-from nisbench.search.proposal import Proposal
 from nisbench.search.trials import Search
 
 STEPS = {"movielens_1m": 16, "movielens_20m": 16, "criteo": 2}
@@ -30,16 +29,23 @@ Work = Callable[[], int]
 
 
 def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
-    """A record per mode: instances per second (of all trials together), beside the textbook's and the limit's; peak memory."""
+    """A record per mode: instances per second (of all trials together), beside the textbook's and the limit's; peak memory.
+
+    All that is timed lies in memory during all rounds. Trials of Grid Search that do not fit are left out; so is what they take alone.
+    """
     shape, name, k, batch = SHAPES[case["shape"]], case["model"], case["k"], case["batch_size"]
-    steps, modes = STEPS[case["shape"]], case["modes"]
+    steps = STEPS[case["shape"]]
     with held_device(case["device"], case["threads"]) as device:
         work: dict[str, Work] = {}
-        for mode in modes:
-            work |= of_mode(mode, search_in(shape, settings_of(name, mode, k, batch), device, steps))
-            if "memory_of" in case and mode in work:
-                work[mode]()
-                return [{"peak_mib": peak_memory_mib(device)}]
+        for mode in case["modes"]:
+            search = search_in(shape, settings_of(name, mode, k, batch), device, steps)
+            if mode != "grid_search":
+                work[mode] = of_mode(mode, search)
+            elif fits(search):
+                work[mode] = of_mode(mode, search)
+                if fits(search) and any(len(group) > 1 for group in groups_of(search, search.proposals())):
+                    work["alone"] = alone(search)
+        modes = [mode for mode in case["modes"] if mode in work]
         data = search_in(shape, settings_of(name, "plain", k, batch), device, steps).training
         loop = textbook.steps(name, shape, on_cpu(data), k, batch, device)
         work["textbook"] = lambda: sum(next(loop) for _ in range(steps))
@@ -50,9 +56,9 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
                 if round_:  # the first warms up
                     found[key].append(seconds)
         machine = limits.Machine(case["bandwidth"], case["peak"])
-        alone = limits.products_alone(name, shape, k, batch, device)
+        products = limits.products_alone(name, shape, k, batch, device)
         records = []
-        for mode in (mode for mode in modes if mode in work):
+        for mode in modes:
             least = (
                 limits.seconds(machine, name, shape, data, k, batch, mode)
                 / batch
@@ -70,7 +76,7 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
                     "of_plain": _ratio(found[mode], found["plain"]) if "plain" in found else None,
                     "packed_of_alone": _ratio(found[mode], found["alone"]) if mode == "grid_search" and "alone" in found else None,
                     "of_limit": rate * least,
-                    "of_products": per_step / alone if alone and mode == "plain" else None,
+                    "of_products": per_step / products if products and mode == "plain" else None,
                     "peak_mib": memory(case, mode),
                     "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
                     "device": provenance(device)["device"],
@@ -80,33 +86,29 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
         return records
 
 
-def of_mode(mode: Mode, search: Search) -> dict[str, Work]:
-    """What to time, by name: a round's work, which returns of how many instances (of each trial) it was.
-
-    Nothing where the trials, which all lie in memory during all rounds, do not fit into half of what is free; "alone" likewise.
-    """
+def of_mode(mode: Mode, search: Search) -> Work:
+    """What to time: a round's work, which returns of how many instances (of each trial) it was."""
     proposals = search.proposals()
-    count = len(search.training)
-    if mode != "grid_search":
-        training = Training(search, proposals[:1])
-        return {mode: lambda: training.steps() * search.settings.training.batch_size}
-    if not fit(search, proposals):
-        return {}
-    groups = [Training(search, group) for group in groups_of(search, proposals)]
-    work: dict[str, Work] = {mode: lambda: sum(group.steps() and group.count * count for group in groups)}
-    if max(group.count for group in groups) > 1 and fit(search, proposals):
-        alone = [Training(search, [proposal]) for proposal in proposals]
-        work["alone"] = lambda: sum(each.steps() and count for each in alone)
-    return work
+    groups = groups_of(search, proposals) if mode == "grid_search" else [proposals[:1]]
+    return rounds_of([Training(search, group) for group in groups])
 
 
-def fit(search: Search, proposals: list[Proposal]) -> bool:
-    """Whether so many tables, their gradients and Adam's moments fit into half of the memory that is free."""
+def alone(search: Search) -> Work:
+    """The same trials, one after another."""
+    return rounds_of([Training(search, [proposal]) for proposal in search.proposals()])
+
+
+def rounds_of(trainings: list[Training]) -> Work:
+    return lambda: sum(each.steps() and each.count * len(each.search.training) for each in trainings)
+
+
+def fits(search: Search) -> bool:
+    """Whether the tables of all trials, their gradients and Adam's moments fit into half of the memory that is free."""
     if search.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(search.device)
     else:
         free = psutil.virtual_memory().available
-    return 4 * 4 * len(search.block) * sum(map(search.columns, proposals)) < free / 2
+    return 4 * 4 * len(search.block) * sum(map(search.columns, search.proposals())) < free / 2
 
 
 def on_cpu(data: Any) -> Any:
@@ -115,12 +117,20 @@ def on_cpu(data: Any) -> Any:
 
 def memory(case: dict[str, Any], mode: Mode) -> float:
     """Peak memory of a process that trains in this mode only."""
-    only = json.dumps(case | {"modes": [mode], "memory_of": mode})
+    only = json.dumps(case | {"memory_of": mode})
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.case", only], check=True, stdout=subprocess.PIPE, text=True
     )
-    peak: float = json.loads(done.stdout)[0]["peak_mib"]
+    peak: float = json.loads(done.stdout)
     return peak
+
+
+def own_peak(case: dict[str, Any]) -> float:
+    """Peak memory of this process after a round in the mode `memory_of`."""
+    settings = settings_of(case["model"], case["memory_of"], case["k"], case["batch_size"])
+    with held_device(case["device"], case["threads"]) as device:
+        of_mode(case["memory_of"], search_in(SHAPES[case["shape"]], settings, device, STEPS[case["shape"]]))()
+        return peak_memory_mib(device)
 
 
 def _ratio(slower: list[float], faster: list[float]) -> float:
@@ -128,4 +138,5 @@ def _ratio(slower: list[float], faster: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured(json.loads(sys.argv[1]))))
+    given = json.loads(sys.argv[1])
+    print(json.dumps(own_peak(given) if "memory_of" in given else measured(given)))

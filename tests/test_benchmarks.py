@@ -40,12 +40,15 @@ def test_a_case_is_timed_in_every_mode(shape, model, monkeypatch):
 
 def test_trials_that_do_not_fit_into_memory_are_left_out(monkeypatch):
     monkeypatch.chdir(ROOT)
+    for module in (cases, case):
+        monkeypatch.setattr(module, "SHAPES", SMALL)
+    monkeypatch.setattr(case, "STEPS", dict.fromkeys(SMALL, 1))
+    monkeypatch.setattr(case, "memory", lambda *_: 1.0)
     monkeypatch.setattr(
         case.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1 << 20, "total": 1 << 34})
     )
-    settings = cases.settings_of("mf", "grid_search", 64, 32)
-    search = case.search_in(SMALL["ratings"], settings, torch.device("cpu"), 1)
-    assert case.of_mode("grid_search", search) == {}
+    found = case.measured(CASE | {"shape": "ratings", "model": "mf", "modes": ["plain", "grid_search"], "k": 64})
+    assert [record["mode"] for record in found] == ["plain"]
 
 
 def test_the_textbook_s_factorisation_is_ours(monkeypatch):

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import resource
 import sys
 import tempfile
@@ -93,8 +94,9 @@ def peak_memory_mib(used: torch.device) -> float:
     if used.type == "cuda":
         return torch.cuda.max_memory_allocated(used) / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says begins, on Linux, at what the process that started this one held
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
+    own = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
+    if own:  # what getrusage says begins, on Linux, at what the process that started this one held
+        return int(own[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
