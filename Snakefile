@@ -13,7 +13,8 @@ from snakemake.utils import min_version
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import OVERLAYS_VARIABLE
-from nisbench.runs import ID_LENGTH, plan
+from nisbench.runs import ID_LENGTH
+from nisbench.studies import plan
 
 min_version("9.10")
 

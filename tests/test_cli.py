@@ -12,8 +12,8 @@ from nisbench import cli, console
 from nisbench.console import duration
 from nisbench.data import blocks
 from nisbench.errors import NisbenchError
-from nisbench.runs import plan
 from nisbench.search import pruning, trials
+from nisbench.studies import plan
 from tests.conftest import ROOT
 
 COMMANDS = ("download", "prepare", "split", "block", "search", "prune", "tables", "plan", "show", "doctor")

@@ -8,7 +8,7 @@ import torch
 
 from nisbench.cost import estimate, shapes, steps
 from nisbench.params.loading import load
-from nisbench.runs import plan
+from nisbench.studies import plan
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import pytest
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import OVERLAYS_VARIABLE, load
-from nisbench.runs import plan
+from nisbench.studies import plan
 from tests.conftest import ROOT
 
 

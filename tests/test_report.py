@@ -12,7 +12,7 @@ from nisbench.evaluation import topk
 from nisbench.params.loading import load
 from nisbench.report import listing, tables
 from nisbench.report.results import read_run, summary
-from nisbench.runs import plan
+from nisbench.studies import plan
 from tests.conftest import ROOT
 
 MSE = {"grid_search": 0.7, "random_search": 0.6, "mde": 0.65, "dnis": 0.5}

@@ -9,7 +9,7 @@ import nisbench
 from nisbench import code_version, runs
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import load
-from nisbench.runs import plan
+from nisbench.studies import plan
 from tests.conftest import ROOT
 
 

@@ -16,7 +16,6 @@ from nisbench.errors import NisbenchError
 from nisbench.params.settings import BlockSettings
 from nisbench.runs import (
     DownloadSettings,
-    Plan,
     PrepareSettings,
     PruneSettings,
     SearchSettings,
@@ -25,7 +24,8 @@ from nisbench.runs import (
     StepName,
     hashed_form,
 )
-from nisbench.runs import plan as resolve_plan
+from nisbench.studies import Plan
+from nisbench.studies import plan as resolve_plan
 
 HELP = """Benchmark neural input search: how many embedding dimensions does each feature deserve?
 
@@ -170,7 +170,7 @@ def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
 @app.command()
 def tables(study: StudyName, log: Log = None) -> None:
     """Assemble a study's tables from its runs, into results/STUDY/."""
-    from nisbench.report import tables as assembly
+    from nisbench.report import assembly
 
     console.set_up(log)
     assembly.run(current_plan().study(study))

@@ -21,9 +21,10 @@ from nisbench.files import read_json, write_json
 from nisbench.machine import provenance
 from nisbench.models.recommender import parts_of
 from nisbench.params.settings import PlantedCTR, PlantedRatings, PlantedTopK
-from nisbench.runs import Cell, PruneSettings, SearchSettings, Step, StudyPlan
+from nisbench.runs import PruneSettings, SearchSettings, Step
 from nisbench.search.proposal import Proposal
 from nisbench.search.trials import Search, twin_of
+from nisbench.studies import Cell, StudyPlan
 
 ASSUMED_EPOCHS = 20
 """Of a trial, where no run says."""

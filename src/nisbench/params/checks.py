@@ -26,6 +26,17 @@ Problem = tuple[KeyPath, str]
 RESERVED = {"all", "download", "prepare", "split", "block", "search", "prune", "runs", "plan", "trials"}
 RESERVED_PREFIXES = {"data", "search", "prune", "tables"}
 
+BASE_DIMENSION = "training.base_dimension"
+BLOCK_COUNT = re.compile(r"datasets\.\w+\.blocks\.count$")
+FIGURE_TAKES = {
+    "figure2a": f"a grid that varies {BASE_DIMENSION}",
+    "figure2b": "a grid that varies datasets.NAME.blocks.count",
+    "figure3a": "a grid with DNIS",
+    "figure3b": "a grid with DNIS at a compression rate above 1",
+    "figure3c": "a grid with both DNIS and network pruning",
+    "pareto": "a grid that varies nothing",
+}
+
 _QUOTED = re.compile(r"'([^']+)'")
 
 
@@ -64,24 +75,42 @@ def _told(tree: Tree, found: Iterable[Problem]) -> str:
     return "\n".join(lines.values())
 
 
-def check_tables(tree: Tree, name: str, study: Study, by_grid: Mapping[str, Params]) -> None:
-    """Raise `NisbenchError` if a table is asked for of whose task none of the study's grids has a data set."""
-    there = {by_grid[key].task_of(dataset).kind for key, grid in study.grids.items() for dataset in grid.datasets}
-    planted = any(
-        isinstance(by_grid[key].datasets[dataset], Planted)
-        for key, grid in study.grids.items()
-        for dataset in grid.datasets
-    )
+def check_report(tree: Tree, name: str, study: Study, by_grid: Mapping[tuple[str, Any], Params]) -> None:
+    """Raise `NisbenchError` if a table or figure is asked for that none of the study's grids has anything to show in.
+
+    `by_grid` is by a grid's name and what it varies, or None.
+    """
+    shown = [(study.grids[key], params) for (key, variant), params in by_grid.items() if variant is None]
+    there = {params.task_of(dataset).kind for grid, params in shown for dataset in grid.datasets}
+    planted = any(isinstance(params.datasets[dataset], Planted) for grid, params in shown for dataset in grid.datasets)
     for i, table in enumerate(study.tables):
-        path: KeyPath = ("studies", name, "tables", i)
-        if table == "recovery" and not planted:
-            raise NisbenchError(
-                f"{tree.where(path)}: {dotted(path)}: it takes a planted data set, and this study has none"
-            )
         task = TABLE_TASKS.get(table)
+        if table == "recovery" and not planted:
+            _lacking(tree, ("studies", name, "tables", i), "it takes a planted data set, and this study has none")
         if task and task not in there:
             text = f"{table} is for the task {task}, which no data set of this study has"
-            raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {text}")
+            _lacking(tree, ("studies", name, "tables", i), text)
+    kinds = [{params.methods[method].kind for method in grid.methods} for grid, params in shown]
+    has = {
+        "figure2a": any(key == BASE_DIMENSION for grid in study.grids.values() for key in grid.vary or {}),
+        "figure2b": any(BLOCK_COUNT.match(key) for grid in study.grids.values() for key in grid.vary or {}),
+        "figure3a": any("dnis" in each for each in kinds),
+        "figure3b": any(
+            params.methods[method].kind == "dnis" and max(rates) > 1
+            for grid, params in shown
+            for method, rates in grid.methods.items()
+        ),
+        "figure3c": any({"dnis", "full"} <= each for each in kinds),
+        "pareto": bool(shown),
+    }
+    for i, figure in enumerate(study.figures):
+        if not has[figure]:
+            text = f"{figure} takes {FIGURE_TAKES[figure]}, and this study has none"
+            _lacking(tree, ("studies", name, "figures", i), text)
+
+
+def _lacking(tree: Tree, path: KeyPath, text: str) -> None:
+    raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {text}")
 
 
 def nearest(name: str, known: Collection[Any]) -> str:
@@ -100,7 +129,7 @@ def _in_study(name: str, study: Study) -> Iterator[Problem]:
     at: KeyPath = ("studies", name)
     if name in RESERVED or name.split("_", maxsplit=1)[0] in RESERVED_PREFIXES:
         yield at, "a study cannot have this name: a target or folder of the pipeline has it"
-    yield from _twice(at, {("seeds",): study.seeds, ("tables",): study.tables})
+    yield from _twice(at, {("seeds",): study.seeds, ("tables",): study.tables, ("figures",): study.figures})
 
 
 def _in_datasets(params: Params) -> Iterator[Problem]:
@@ -137,6 +166,7 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     if unknown:
         return
     yield from _twice(at, {("datasets",): grid.datasets, ("models",): grid.models})
+    yield from _twice(at, {("vary", key): values for key, values in (grid.vary or {}).items()})
     yield from _twice(at, {("methods", method): rates for method, rates in grid.methods.items()})
     for method in grid.methods:
         yield from _unfit(method, params.methods[method], params.training.base_dimension, at)

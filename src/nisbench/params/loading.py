@@ -10,9 +10,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nisbench.errors import NisbenchError
-from nisbench.params.checks import check_tables, validate
+from nisbench.params.checks import check_report, validate
 from nisbench.params.settings import Params
 from nisbench.params.tree import KeyPath, Tree, dotted, read_yaml
 
@@ -25,8 +26,8 @@ class Config:
 
     params: Params
     by_study: dict[str, Params]
-    by_grid: dict[tuple[str, str], Params]
-    """By names of study and grid, whose own ``overrides`` are merged in as well."""
+    by_grid: dict[tuple[str, str, Any], Params]
+    """By names of study and grid, whose own ``overrides`` are merged in as well, and by what the grid varies, or None."""
     overlays: tuple[Path, ...]
 
 
@@ -54,10 +55,13 @@ def load(root: Path, overlays: list[Path] | None = None) -> Config:
     by_study, by_grid = {}, {}
     for name, study in params.studies.items():
         by_study[name] = validate(_overridden(own, over, ("studies", name)), study=name)
-        for grid in study.grids:
-            at = ("studies", name), ("studies", name, "grids", grid)
-            by_grid[name, grid] = validate(_overridden(own, over, *at), study=name, grid=grid)
-        check_tables(whole, name, study, {grid: by_grid[name, grid] for grid in study.grids})
+        for key, grid in study.grids.items():
+            at = ("studies", name), ("studies", name, "grids", key)
+            merged = _overridden(own, over, *at)
+            for variant in grid.variants:
+                tree = merged.with_value(*variant, said=(*at[1], "vary", variant[0])) if variant else merged
+                by_grid[name, key, variant] = validate(tree, study=name, grid=key)
+        check_report(whole, name, study, {(key, variant): p for (of, key, variant), p in by_grid.items() if of == name})
     return Config(params, by_study, by_grid, tuple(path.absolute() for path in overlays))
 
 

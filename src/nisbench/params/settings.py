@@ -469,7 +469,11 @@ Table = Literal["table1", "table2", "table3", "table4", "recovery"]
 TABLE_TASKS: dict[Table, TaskKind] = {"table2": "rating", "table3": "ctr", "table4": "topk"}
 """The kind of task whose results a table shows; Table 1 shows data sets."""
 
+Figure = Literal["figure2a", "figure2b", "figure3a", "figure3b", "figure3c", "pareto"]
+"""Those of the paper, and quality against size."""
+
 CompressionRate = Annotated[float, Field(ge=1)]
+Varied = int | float | str | bool | None
 
 
 class Grid(Settings):
@@ -483,16 +487,26 @@ class Grid(Settings):
     """What tables add to a data set's name, to tell this grid from the others."""
     overrides: dict[str, Any] | None = None
     """What this grid sets otherwise than its study: the same keys as params/, merged over them."""
+    vary: (
+        Annotated[dict[str, Annotated[list[Varied], Field(min_length=1)]], Field(min_length=1, max_length=1)] | None
+    ) = None
+    """One key, such as training.base_dimension, and the values it is given one after another. What is varied is for figures."""
+
+    @property
+    def variants(self) -> list[tuple[str, Varied] | None]:
+        """The key with each of its values; if nothing is varied, one None."""
+        return [(key, value) for key, values in (self.vary or {}).items() for value in values] or [None]
 
 
 class Study(Settings):
-    """Grids of runs and the tables to make of them."""
+    """Grids of runs, and the tables and figures to make of them."""
 
     title: str
     grids: Annotated[dict[Name, Grid], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """Seeds of initial weights, batch order and the methods' own draws."""
     tables: list[Table]
+    figures: list[Figure] = []
     overrides: dict[str, Any] | None = None
     """What this study sets otherwise than the other files: the same keys as theirs, merged over them."""
 
@@ -508,7 +522,7 @@ class DatasetReference(Settings):
     features: PositiveInt
 
 
-Figure = Literal[
+Printed = Literal[
     "params_mib", "nonzeros", "hours", "mse", "auc", "logloss",
     "recall@1", "recall@5", "recall@10", "mrr@5", "mrr@10", "ndcg@5", "ndcg@10",
 ]  # fmt: skip
@@ -517,7 +531,7 @@ Figure = Literal[
 
 class Reference(Settings):
     datasets: dict[Name, DatasetReference]
-    results: dict[Name, dict[PositiveInt, dict[Name, dict[Name, dict[CompressionRate, dict[Figure, PositiveFloat]]]]]]
+    results: dict[Name, dict[PositiveInt, dict[Name, dict[Name, dict[CompressionRate, dict[Printed, PositiveFloat]]]]]]
     """Data set -> base dimension K -> model -> method -> compression rate -> figures."""
 
 

@@ -55,6 +55,22 @@ class Tree:
             copy._merge((), at, copy.values, values, source.origins)
         return copy
 
+    def with_value(self, key: str, value: Any, said: KeyPath) -> "Tree":
+        """A copy in which a dotted key that is there has this value, as it was `said` at that key path."""
+        path: KeyPath = tuple(key.split("."))
+        copy = Tree(_copy(self.values), dict(self.origins))
+        place: Any = copy.values
+        for i, part in enumerate(path):
+            if not isinstance(place, dict) or part not in place or path[0] in {"studies", "reference"}:
+                there = ", ".join(str(each) for each in place if each not in {"studies", "reference"})
+                problem = f"{dotted(path[:i]) or 'params/'} has no {part!r} to vary; it has: {there}"
+                raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
+            if i < len(path) - 1:
+                place = place[part]
+        place[path[-1]] = value
+        copy.origins[path] = self.origins[said]
+        return copy
+
     def inherit(self, section: str) -> None:
         """Give each entry of a section that is ``like`` another what it does not say itself; the other may be like a third."""
         entries = self.values.get(section)

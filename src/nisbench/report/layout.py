@@ -1,8 +1,8 @@
-"""How tables show what they show: figures, names of rows, marks."""
+"""How tables show what they show: figures, names of rows, marks; in Markdown and LaTeX."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -10,11 +10,16 @@ from tabulate import tabulate
 from nisbench.console import duration
 from nisbench.evaluation import topk
 from nisbench.params.settings import Training
-from nisbench.runs import StudyPlan, rate_name
+from nisbench.report.significance import Better, against_best, marked
+from nisbench.runs import rate_name
+from nisbench.studies import StudyPlan
 
 NONE = "-"
-PAPER_NOTE = "*paper*: as printed in arXiv 2006.04466, where it has this data set."
+PAPER = "arXiv 2006.04466"
 KEYS = ["grid", "dataset", "model", "method", "cr"]
+
+
+# --- quantities -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Quantity:
 
     title: str
     shown: Callable[[float], str]
-    better: Literal["lower", "higher"] | None = None
+    better: Better | None = None
     """None for a cost, which is not marked."""
 
 
@@ -33,7 +38,8 @@ def _percent(value: float) -> str:
 
 QUANTITIES = {
     "params_mib": Quantity("Params (M)", "{:.3g}".format),
-    "nonzeros": Quantity("#Params", lambda value: f"{value:,.0f}"),
+    "nonzeros": Quantity("#Params", "{:,.0f}".format),
+    "peak_memory_mib": Quantity("Memory", "{:,.0f} MiB".format),
     "hours": Quantity("Time cost", lambda value: duration(value * 3600)),
     "mse": Quantity("MSE", "{:.4f}".format, "lower"),
     "auc": Quantity("AUC", "{:.4f}".format, "higher"),
@@ -42,20 +48,36 @@ QUANTITIES = {
 }
 
 
+def quantity(metric: str) -> Quantity:
+    return QUANTITIES[metric.removeprefix(topk.FULL)]
+
+
+def figure(metric: str, value: float) -> str:
+    return NONE if pd.isna(value) else quantity(metric).shown(value)
+
+
 def grouped(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean, deviation, number of seeds and the paper's figure of each metric in each place of the tables."""
-    rows = [
-        {
-            **dict(zip(KEYS, group, strict=True)),
-            "metric": metric,
-            "mean": values["value"].mean(),
-            "std": values["value"].std(),
-            "seeds": len(values),
-            "paper": values["paper_value"].iloc[0],
-        }
-        for (*group, metric), values in results.groupby([*KEYS, "metric"], sort=False)
-    ]
-    return pd.DataFrame(rows)
+    """Each metric in each place of the tables: mean, deviation and number of seeds, the paper's figure, and whether it is the best.
+
+    `p` is of a paired test against the best mean of its grid, data set and model (`significance`); costs have none.
+    """
+    rows, tested = [], []
+    for (grid, dataset, model, metric), group in results.groupby(["grid", "dataset", "model", "metric"], sort=False):
+        values = group.pivot_table(index=["method", "cr"], columns="seed", values="value", sort=False)
+        better = quantity(str(metric)).better
+        p = against_best(values, better) if better else pd.Series(float("nan"), index=values.index)
+        paper = group.groupby(["method", "cr"], sort=False)["paper_value"].first()
+        keys: list[tuple[str, float]] = list(values.index)
+        for (method, rate), of_seeds in zip(keys, values.to_numpy(), strict=True):
+            place = (grid, dataset, model, method, rate)
+            spread = of_seeds.std(ddof=1) if len(of_seeds) > 1 else float("nan")
+            rows.append((*place, metric, of_seeds.mean(), spread, len(of_seeds), paper[method, rate]))
+        tested.append(pd.DataFrame({"p": p, "best": marked(p) if better else False}).reset_index(drop=True))
+    table = pd.DataFrame(rows, columns=[*KEYS, "metric", "mean", "std", "seeds", "paper"])
+    return table.join(pd.concat(tested, ignore_index=True)) if rows else table.assign(p=[], best=[])
+
+
+# --- cells ----------------------------------------------------------------------------------------------------
 
 
 def row_names(plan: StudyPlan, grid: str, keys: list[tuple[str, float]]) -> dict[tuple[str, float], str]:
@@ -71,23 +93,31 @@ def row_names(plan: StudyPlan, grid: str, keys: list[tuple[str, float]]) -> dict
 
 
 def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
-    """The figures of one column, the best in bold and the second best underlined, as in the paper; equals alike."""
-    quantity = QUANTITIES[metric.removeprefix(topk.FULL)]
-    means = {key: figure(metric, mean) for key, mean in chosen["mean"].items()}
-    shown = dict(means)
+    """The figures of one column by the rows' keys: mean, deviation over several seeds, the paper's in brackets; the best in bold."""
+    shown = {}
     for key, row in chosen.iterrows():
-        if row["seeds"] > 1 and quantity.better:
-            shown[key] += f" ± {quantity.shown(row['std'])}"
-    if quantity.better:
-        ordered = list(
-            dict.fromkeys(means[key] for key in chosen["mean"].sort_values(ascending=quantity.better == "lower").index)
-        )
-        for key, mean in means.items():
-            if mean == ordered[0]:
-                shown[key] = f"**{shown[key]}**"
-            elif mean == ordered[1]:
-                shown[key] = f"<u>{shown[key]}</u>"
+        text = figure(metric, row["mean"])
+        if row["seeds"] > 1 and quantity(metric).better:
+            text += f" ± {figure(metric, row['std'])}"
+        if row["best"]:
+            text = f"**{text}**"
+        if pd.notna(row["paper"]):
+            text += f" [{figure(metric, row['paper'])}]"
+        shown[key] = text
     return shown
+
+
+def how_to_read(seeds: int) -> str:
+    """What marks, deviations and brackets mean."""
+    if seeds == 1:
+        noise = "One seed, so that nothing can be told apart from noise and nothing is marked."
+    else:
+        noise = (
+            f"Mean ± standard deviation over {seeds} seeds. **Bold**: the best and all that a paired t-test over the seeds does not tell "
+            "apart from it at 5 % (two-sided, adjusted for the number of rows by Benjamini and Hochberg); nothing is bold where that is "
+            "all. With so few seeds the test finds large differences only."
+        )
+    return f"{noise} [In brackets]: as printed in {PAPER}, where it has this cell."
 
 
 def terms(training: Training) -> str:
@@ -99,11 +129,87 @@ def terms(training: Training) -> str:
     return f"Trained under {listed}, all methods alike, save what a method's own settings and a trial's name say (an L2, a warm start, a controller's patience)."
 
 
-def figure(metric: str, value: float) -> str:
-    return NONE if pd.isna(value) else QUANTITIES[metric.removeprefix(topk.FULL)].shown(value)
+# --- sheets ---------------------------------------------------------------------------------------------------
 
 
-def markdown(rows: list[list[Any]], heads: list[str]) -> str:
-    align = ["left"] + ["right"] * (len(heads) - 1)
+@dataclass(frozen=True)
+class Part:
+    """One table of a sheet."""
+
+    heading: str
+    heads: list[tuple[str, str]]
+    """Of each column: the group it belongs to, or "", and its own name."""
+    rows: list[list[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What people read under one name (Table 2), its data, and the pictures that go with it."""
+
+    title: str
+    parts: list[Part]
+    notes: list[str]
+    data: pd.DataFrame
+    pictures: tuple[tuple[str, str], ...] = ()
+    """Description and file."""
+
+    def markdown(self, level: int = 1) -> str:
+        """As a section whose title is a heading of that level."""
+        texts = [f"{'#' * level} {self.title}"]
+        for part in self.parts:
+            heads = [f"{group}: {name}" if group else name for group, name in part.heads]
+            texts += [f"{'#' * (level + 1)} {part.heading}"] if part.heading else []
+            texts += [markdown(part.rows, heads), *([part.note] if part.note else [])]
+        texts += [f"![{title}]({file})" for title, file in self.pictures]
+        return "\n\n".join([*texts, *self.notes]) + "\n"
+
+    def latex(self, label: str) -> str:
+        """A table environment for each part, of the packages booktabs and graphicx."""
+        texts = ["% needs \\usepackage{booktabs, graphicx}"]
+        for i, part in enumerate(self.parts):
+            names = [(_latex(group), _latex(name)) for group, name in part.heads]
+            grouped_heads = any(group for group, _ in names)
+            heads = pd.MultiIndex.from_tuples(names) if grouped_heads else pd.Index([name for _, name in names])
+            frame = pd.DataFrame([[_latex(cell) for cell in row] for row in part.rows], columns=heads)
+            body = frame.to_latex(
+                index=False, escape=False, multicolumn_format="c", column_format="l" + "r" * (len(part.heads) - 1)
+            )
+            caption = ". ".join(filter(None, [self.title, part.heading]))
+            texts.append(
+                "\n".join(
+                    [
+                        "\\begin{table}[ht]",
+                        "\\centering",
+                        f"\\caption{{{_latex(caption)}}}",
+                        f"\\label{{tab:{label}{f'-{i + 1}' if len(self.parts) > 1 else ''}}}",
+                        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
+                        f"{body.strip()}}}",
+                        "\\end{table}",
+                    ]
+                )
+            )
+        notes = [f"% {_latex(line)}" for note in self.notes for line in note.splitlines()]
+        return "\n\n".join(texts) + "\n\n" + "\n".join(notes) + "\n"
+
+
+def markdown(rows: list[list[Any]], heads: list[str], align: str = "right") -> str:
+    """A table of a left column and others that are aligned so."""
+    colalign = ["left"] + [align] * (len(heads) - 1)
     rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=align)
+    return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=colalign)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "≥": r"$\geq$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+} | {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def _latex(text: str) -> str:
+    """Markdown of one line as LaTeX: bold, and characters that mean something there."""
+    parts = "".join(_LATEX.get(character, character) for character in text).split("**")
+    return "".join(f"\\textbf{{{part}}}" if i % 2 else part for i, part in enumerate(parts))

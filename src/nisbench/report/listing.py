@@ -9,7 +9,8 @@ from rich.table import Table
 
 from nisbench.files import write_json
 from nisbench.report.results import read_run
-from nisbench.runs import STAGES, STEPS, Plan, Step, StudyPlan, hashed_form
+from nisbench.runs import STAGES, STEPS, Step, hashed_form
+from nisbench.studies import Plan, StudyPlan
 
 
 def done(step: Step) -> bool:

@@ -13,7 +13,7 @@ from nisbench.cost import estimate
 from nisbench.cost.estimate import Estimate
 from nisbench.machine import provenance
 from nisbench.report.listing import done
-from nisbench.runs import StudyPlan
+from nisbench.studies import StudyPlan
 
 
 def _row(each: Estimate) -> tuple[str, str, str]:

@@ -1,33 +1,29 @@
 """Did a search find the right answer? Found dimensions against planted ones, which only generated data can tell."""
 
-import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 
 from nisbench.data.parquet import read_table
 from nisbench.embedding import DimensionScheme
-from nisbench.files import whole_file, write_text
+from nisbench.files import write_text
 from nisbench.params.settings import Planted
-from nisbench.report.layout import KEYS, NONE, QUANTITIES, cells, grouped, markdown, row_names, terms
-from nisbench.runs import Cell, StudyPlan, rate_name
+from nisbench.report import pictures
+from nisbench.report.layout import KEYS, NONE, QUANTITIES, Part, Sheet, cells, grouped, how_to_read, row_names, terms
+from nisbench.runs import rate_name
+from nisbench.studies import Cell, StudyPlan
 
-mpl.use("agg")  # pictures are files: no screen is needed
-mpl.rcParams["svg.hashsalt"] = "nisbench"  # the same picture, the same bytes
 
-
-def table(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
     """Rank correlation of found with planted dimensions, and quality, of all methods on generated data."""
-    cells_of_planted = [cell for cell in plan.cells if isinstance(plan.dataset_of(cell), Planted)]
+    cells_of_planted = [cell for cell in plan.compared if isinstance(plan.dataset_of(cell), Planted)]
     found = pd.DataFrame([measured(cell) for cell in cells_of_planted])
     summary = found.groupby(KEYS, sort=False)[["spearman", "dimensions"]].agg(["mean", "std", "count"])
     places: dict[Any, pd.Series] = dict(summary.iterrows())
     quality = grouped(results)
-    sections = [f"# Recovery of planted dimensions\n\n{plan.study.title}."]
+    parts = []
     for grid, dataset, model in found[["grid", "dataset", "model"]].drop_duplicates().itertuples(index=False):
         of_model = quality[(quality["grid"] == grid) & (quality["dataset"] == dataset) & (quality["model"] == model)]
         metrics = [name for name in of_model["metric"].unique() if name in QUANTITIES and QUANTITIES[name].better]
@@ -46,13 +42,11 @@ def table(plan: StudyPlan, results: pd.DataFrame) -> tuple[str, pd.DataFrame]:
                 ]
             )
         heads = ["Search method", "Spearman", "Mean dimension", *(QUANTITIES[name].title for name in metrics)]
-        titles = [plan.titles[grid, f"dataset {dataset}"], plan.titles[grid, f"model {model}"]]
-        if grid:
-            titles.append(plan.study.grids[grid].title or grid)
-        sections.append(f"## {', '.join(titles)}\n\n{markdown(body, heads)}\n\n{terms(plan.by_grid[grid].training)}")
-    sections += [_reading(plan), "![Found against planted dimensions](recovery.png)"]
+        heading = f"{plan.titles[grid, f'model {model}']}, {plan.heading(grid, dataset)}"
+        parts.append(Part(heading, [("", head) for head in heads], body, terms(plan.grids[grid].params.training)))
     picture(plan, cells_of_planted)
-    return "\n\n".join(sections) + "\n", found
+    drawn = (("Found against planted dimensions", "recovery.png"),)
+    return Sheet("Recovery of planted dimensions", parts, [_reading(plan)], found, drawn)
 
 
 def dimensions(cell: Cell) -> pd.DataFrame:
@@ -95,38 +89,28 @@ def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
     write_text(folder / "recovery_dimensions.csv", data.to_csv(index=False))
 
     groups: list[Any] = list(data.groupby(KEYS, sort=False))
-    columns = min(5, len(groups))
-    lines = math.ceil(len(groups) / columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.3 * columns, 2.2 * lines), sharex=True, squeeze=False)
-    for axis in axes.flat[len(groups) :]:
-        axis.set_axis_off()
+    figure, axes = pictures.panels(len(groups), 5, (2.3, 2.2))
     several = len({key[:3] for key, _ in groups}) > 1
-    for axis, (key, group) in zip(axes.flat, groups, strict=False):
+    colour = pictures.COLOURS[0]
+    for axis, (key, group) in zip(axes, groups, strict=True):
         grid, dataset, model, method, rate = key
         found = group.sort_values("planted")
         highest = max(data["planted"].max(), found["three_quarters"].max())
         axis.plot([1, data["planted"].max()], [1, data["planted"].max()], color="0.6", linestyle="--", linewidth=1)
         axis.fill_between(
-            found["planted"], found["quarter"], found["three_quarters"], color="#0072B2", alpha=0.25, linewidth=0
+            found["planted"], found["quarter"], found["three_quarters"], color=colour, alpha=0.25, linewidth=0
         )
-        axis.plot(found["planted"], found["median"], color="#0072B2", marker="o", markersize=3)
+        axis.plot(found["planted"], found["median"], color=colour, marker="o", markersize=3)
         axis.set_ylim(-0.03 * highest, 1.05 * highest)
         names = [plan.titles[grid, f"method {method}"] + ("" if rate == 1 else f" (CR = {rate_name(rate)})")]
         if several:
-            where = [plan.titles[grid, f"dataset {dataset}"], plan.titles[grid, f"model {model}"]]
-            names.append(", ".join([*where, plan.study.grids[grid].title or grid] if grid else where))
+            names.append(f"{plan.titles[grid, f'model {model}']}, {plan.heading(grid, dataset)}")
         axis.set_title("\n".join(names), fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("planted dimension", fontsize=9)
     figure.supylabel("found dimension: median and middle half", fontsize=9)
     figure.tight_layout()
-    for suffix in ("png", "svg"):
-        with whole_file(folder / f"recovery.{suffix}") as temporary:
-            figure.savefig(
-                temporary, format=suffix, dpi=150, metadata={"Software": None} if suffix == "png" else {"Date": None}
-            )
-    plt.close(figure)
+    pictures.save(figure, folder, "recovery")
 
 
 def _spread(values: pd.Series) -> str:
@@ -136,13 +120,8 @@ def _spread(values: pd.Series) -> str:
 
 
 def _reading(plan: StudyPlan) -> str:
-    seeds = len(plan.study.seeds)
-    spread = (
-        f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed: small differences may be noise."
-    )
     return (
         "*Spearman*: rank correlation, over the features that occur in train, of the number of dimensions that a feature is left "
         "with and the number that was planted in it; a dash where all have the same. *Mean dimension*: over the same features. The "
-        "oracle was given the planted dimensions. Quality is measured on the test instances; **best**, <u>second best</u>. "
-        f"{spread}"
+        f"oracle was given the planted dimensions. Quality is measured on the test instances. {how_to_read(len(plan.study.seeds))}"
     )

@@ -7,11 +7,12 @@ import pandas as pd
 
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json
-from nisbench.runs import Step, StudyPlan, rate_name
+from nisbench.runs import Step, rate_name
+from nisbench.studies import StudyPlan
 
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "seconds", "peak_memory_mib", "run_id",
+    "weights", "nonzeros", "size_mib", "seconds", "run_id",
 ]  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
         values = {
             "params_mib": size,
             "nonzeros": nonzeros,
+            "peak_memory_mib": searched["peak_memory_mib"],
             "hours": (searched["seconds"] + sum(each["seconds"] for each in pruned["rounds"])) / 3600,
             **pruned["metrics"],
         }
@@ -65,7 +67,6 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
                     "nonzeros": nonzeros,
                     "size_mib": size,
                     "seconds": searched["seconds"],
-                    "peak_memory_mib": searched["peak_memory_mib"],
                     "run_id": cell.prune.id,
                 }
             )
@@ -75,10 +76,10 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
 def metrics(results: pd.DataFrame) -> dict[str, Any]:
     """Means over seeds as nested values: data set (and grid, if set apart) -> model -> method -> compression rate -> metric.
 
-    For `dvc metrics`, so without times, which differ at every run and would drown what changed.
+    For `dvc metrics`, so without times and memory, which differ at every run and would drown what changed.
     """
     nested: dict[str, Any] = {}
-    results = results[results["metric"] != "hours"]
+    results = results[~results["metric"].isin(["hours", "peak_memory_mib"])]
     keys = ["grid", "dataset", "model", "method", "cr", "metric"]
     for row in results.groupby(keys, sort=False)["value"].mean().reset_index().to_dict("records"):
         grid, dataset, model, method, cr, metric, value = row.values()

@@ -1,0 +1,53 @@
+"""A study's report: tables, figures, the page that holds them all, and what they were made from."""
+
+from pathlib import Path
+from typing import get_args
+
+from nisbench.console import log
+from nisbench.files import write_json, write_text
+from nisbench.params.settings import Figure, Table
+from nisbench.report import curves, figures, page, pictures, recovery, tables
+from nisbench.report.results import metrics, provenance, summary
+from nisbench.studies import StudyPlan, report_files
+
+TABLES = {
+    "table1": tables.table1,
+    "table2": tables.table2,
+    "table3": tables.table3,
+    "table4": tables.table4,
+    "recovery": recovery.sheet,
+}
+
+
+def run(plan: StudyPlan) -> None:
+    """Write all of ``results/<study>/``; last, the manifest of the runs behind it, which says that the rest is whole."""
+    folder = Path(plan.folder)
+    results = summary(plan)
+    sheets = {}
+    for name in plan.study.tables:
+        log.info("%s", folder / f"{name}.md")
+        sheet = sheets[name] = TABLES[name](plan, results)
+        write_text(folder / f"{name}.md", sheet.markdown())
+        write_text(folder / f"{name}.tex", sheet.latex(f"{plan.name}-{name}"))
+        write_text(folder / f"{name}.csv", sheet.data.to_csv(index=False))
+    captions = {}
+    for figure in plan.study.figures:
+        log.info("%s", folder / f"{figure}.svg")
+        data, picture, captions[figure] = figures.MAKERS[figure](plan, results)
+        write_text(folder / f"{figure}.csv", data.to_csv(index=False))
+        pictures.save(picture, folder, figure)
+    curves.draw(plan)
+    write_text(folder / "summary.csv", results.to_csv(index=False))
+    write_json(folder / "metrics.json", metrics(results))
+    log.info("%s", folder / "README.md")
+    write_text(folder / "README.md", page.text(plan, results, sheets, captions))
+    _remove_old(plan, folder)
+    write_json(Path(plan.manifest), provenance(plan))
+
+
+def _remove_old(plan: StudyPlan, folder: Path) -> None:
+    """What earlier parameters asked for and today's do not."""
+    known = [name for part in (*get_args(Table), *get_args(Figure)) for name in report_files(part)]
+    for old in [*folder.glob("runs-*.json"), *folder.glob("curves/*.svg"), *(folder / name for name in known)]:
+        if str(old) not in plan.outputs():
+            old.unlink(missing_ok=True)

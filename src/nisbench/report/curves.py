@@ -1,0 +1,40 @@
+"""How each search trained: validation loss by epoch, trial by trial, which shows whether the baselines converged."""
+
+from pathlib import Path
+
+from nisbench.report import pictures
+from nisbench.report.results import read_run
+from nisbench.studies import StudyPlan
+
+
+def draw(plan: StudyPlan) -> None:
+    """One picture per search method, model and data set; a line per trial and seed, those that validation chose in colour."""
+    for name, searches in plan.curves.items():
+        cell = searches[0]
+        figure, (axis,) = pictures.panels(1, 1, (4.6, 3.2))
+        highest = []
+        for chosen in (False, True):  # the chosen ones last, on top
+            for each in searches:
+                run = read_run(each.search)
+                for i, trial in enumerate(run["trials"]):
+                    losses = trial["losses"]
+                    if losses and (i == run["best_trial"]) == chosen:
+                        look = (
+                            {"color": pictures.COLOURS[0], "linewidth": 1.6, "marker": "."}
+                            if chosen
+                            else {"color": "0.7", "linewidth": 0.7}
+                        )
+                        label = f"{trial['name']} (seed {each.seed})" if chosen else None
+                        axis.plot(range(1, len(losses) + 1), losses, label=label, **look)
+                        highest += losses[1:2] if len(losses) > 1 else losses
+        if highest:
+            lowest = axis.dataLim.y0
+            axis.set_ylim(
+                lowest - 0.05 * (max(highest) - lowest), max(highest) + 0.05 * (max(highest) - lowest) or None
+            )
+        title = f"{plan.titles[cell.grid, f'method {cell.method}']}: {plan.titles[cell.grid, f'model {cell.model}']}, {plan.heading(cell.grid, cell.dataset)}"
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("validation loss")
+        axis.legend(loc="upper right", fontsize=6.5)
+        pictures.save(figure, Path(plan.folder), name.removesuffix(".svg"), ["svg"])

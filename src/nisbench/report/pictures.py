@@ -1,0 +1,67 @@
+"""How figures look, and how they become files: the same data, the same bytes."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nisbench.files import whole_file
+
+mpl.use("agg")  # pictures are files: no screen is needed
+
+STYLE = {
+    "svg.hashsalt": "nisbench",
+    "figure.facecolor": "white",
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5.5,
+}
+# Colours that the colour-blind tell apart; in grey, markers and strokes do.
+COLOURS = sns.color_palette("colorblind")
+MARKERS = "osD^vPX<>hp*"
+DASHES = ("-", "--", "-.", ":")
+
+
+def use_style() -> None:
+    sns.set_theme(style="whitegrid", palette="colorblind", rc=STYLE)
+
+
+def looks(names: Iterable[str]) -> dict[str, dict[str, object]]:
+    """For each name a colour, a marker and a stroke of its own, as matplotlib takes them."""
+    return {
+        name: {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linestyle": DASHES[i % len(DASHES)],
+        }
+        for i, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels of that size in inches, in rows of so many at most."""
+    use_style()
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, list(axes.flat[:count])
+
+
+def save(figure: Figure, folder: Path, name: str, formats: Iterable[str] = ("png", "svg")) -> None:
+    """As ``name.png`` and ``name.svg``, without anything that differs from one run to the next."""
+    for suffix in formats:
+        metadata = {"Software": None} if suffix == "png" else {"Date": None}
+        with whole_file(folder / f"{name}.{suffix}") as temporary:
+            figure.savefig(temporary, format=suffix, dpi=160, metadata=metadata, bbox_inches="tight")
+    plt.close(figure)

@@ -1,0 +1,52 @@
+"""Is a difference between two methods more than noise? Paired t-tests over seeds.
+
+Two methods are paired by seed: the seed draws initial weights and the order of batches. The split is one and the same, so what
+is tested is whether a difference would stay with other seeds, not with other data.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+LEVEL = 0.05
+
+Better = Literal["lower", "higher"]
+
+
+def paired(a: pd.Series, b: pd.Series) -> float:
+    """Two-sided p-value of a paired t-test over seeds; NaN with fewer than two, 1 where all pairs are equal."""
+    difference = (a - b).dropna().to_numpy()
+    if len(difference) < 2:
+        return float("nan")
+    if not difference.any():
+        return 1.0
+    if np.ptp(difference) == 0:  # the same difference at every seed: t is infinite
+        return 0.0
+    return float(stats.ttest_1samp(difference, 0).pvalue)
+
+
+def against_best(values: pd.DataFrame, better: Better) -> pd.Series:
+    """For each row of `values` (methods, seeds): the p-value of its difference from the row with the best mean.
+
+    Adjusted for their number by Benjamini and Hochberg (1995), so that of the rows told apart from the best at most 5 % are expected to be so by chance. The best row has 1;
+    all have NaN where there is one seed only.
+    """
+    means = values.mean(axis=1)
+    best = means.idxmin() if better == "lower" else means.idxmax()
+    of_best = values[means.index == best].iloc[0]
+    raw = pd.Series({key: paired(row, of_best) for key, row in values.iterrows() if key != best}, dtype=float)
+    if raw.isna().any():
+        return pd.Series(float("nan"), index=values.index)
+    adjusted: dict[Any, float] = (
+        dict(zip(raw.index, stats.false_discovery_control(raw), strict=True)) if len(raw) else {}
+    )
+    alone = float("nan") if values.shape[1] < 2 else 1.0
+    return pd.Series([adjusted.get(key, alone) for key in values.index], index=values.index)
+
+
+def marked(p: pd.Series) -> pd.Series:
+    """Which rows to mark as best: all that are not told apart from the best one, unless that is all there are."""
+    near = p >= LEVEL
+    return near & (not near.all())
