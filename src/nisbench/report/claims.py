@@ -6,17 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy import stats
 
-from nisbench.report.figures import (
-    HEADLINES,
-    Place,
-    dnis_cells,
-    dnis_pruned,
-    frequency_and_size,
-    kind_of,
-    place_of,
-    selection_of,
-)
 from nisbench.report.layout import figure, markdown, quantity
+from nisbench.report.learned import dnis_pruned, frequency_and_size, selection_of
+from nisbench.report.places import HEADLINES, Place, at, dnis_cells, kind_of, place_of
 from nisbench.report.significance import LEVEL, paired
 from nisbench.runs import rate_name
 from nisbench.studies import StudyPlan, symbol
@@ -53,8 +45,8 @@ class Results:
                 rates.append(cell.compression_rate)
 
     def of(self, place: Place, method: str, rate: float, metric: str) -> pd.Series:
-        found = self._values
-        for column, value in {**vars(place), "method": method, "cr": rate, "metric": metric}.items():
+        found = at(self._values, place)
+        for column, value in {"method": method, "cr": rate, "metric": metric}.items():
             found = found[found[column] == value]
         return found.set_index("seed")["value"]
 
@@ -269,8 +261,10 @@ def _ranked(x: pd.Series, y: pd.Series, text: str, falling: bool) -> tuple[str, 
         return f"{text}: all alike", FAILS
     found = stats.spearmanr(x, y)
     rank = float(found.statistic)
-    holds = abs(rank) >= 0.3 and found.pvalue < LEVEL and (rank < 0) == falling
-    return f"{text}; rank correlation {rank:.2f}", HOLDS if holds else FAILS
+    text += f"; rank correlation {rank:.2f}"
+    if found.pvalue >= LEVEL:
+        return text, NOISE
+    return text, HOLDS if abs(rank) >= 0.3 and (rank < 0) == falling else FAILS
 
 
 def network_pruning(results: Results) -> Iterator[Finding]:
@@ -305,14 +299,14 @@ def tuned_uniform(results: Results) -> Iterator[Finding]:
     claim = "Not in the paper: DNIS, unpruned, does better than one dimension for all with a tuned L2 penalty"
     for place in results.places:
         for uniform in results.methods(place, "uniform_tuned")[:1]:
-            for other, at in _dnis_of(results, place):
+            for other, there in _dnis_of(results, place):
                 for metric in results.metrics(place):
                     text, verdict = compared(
-                        results.of(at, other, 1, metric), results.of(place, uniform, 1, metric), metric
+                        results.of(there, other, 1, metric), results.of(place, uniform, 1, metric), metric
                     )
-                    terms = f", {results.plan.grids[at.grid].title}" if at.grid != place.grid else ""
+                    terms = f", {results.plan.grids[there.grid].title}" if there.grid != place.grid else ""
                     yield Finding(
-                        claim, place.title(results.plan), f"{results.name(at, other)}{terms}: {text}", verdict
+                        claim, place.title(results.plan), f"{results.name(there, other)}{terms}: {text}", verdict
                     )
 
 

@@ -3,52 +3,22 @@
 A figure's function returns its data, in the form that its CSV has, the picture, and a caption.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Picture
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
-from safetensors import safe_open
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-from nisbench.data.parquet import read_table
-from nisbench.embedding import DimensionScheme
-from nisbench.params.settings import Figure, TaskKind
-from nisbench.report import pictures
+from nisbench.params.settings import Figure
+from nisbench.report import learned, pictures
 from nisbench.report.layout import quantity
+from nisbench.report.pictures import Drawn
+from nisbench.report.places import HEADLINES, Place, at, kind_of, place_of
 from nisbench.runs import rate_name
-from nisbench.studies import Cell, StudyPlan, symbol
-
-HEADLINES: dict[TaskKind, list[str]] = {"rating": ["mse"], "ctr": ["auc", "logloss"], "topk": ["ndcg@10"]}
-"""The metrics that figures show of each kind of task."""
-
-Drawn = tuple[pd.DataFrame, Picture, str]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A panel: one model on one data set under one grid's settings."""
-
-    grid: str
-    dataset: str
-    model: str
-
-    def title(self, plan: StudyPlan) -> str:
-        return f"{plan.titles[self.grid, f'model {self.model}']}, {plan.heading(self.grid, self.dataset)}"
-
-
-def place_of(cell: Cell) -> Place:
-    return Place(cell.grid, cell.dataset, cell.model)
-
-
-def kind_of(plan: StudyPlan, cell: Cell) -> str:
-    return str(plan.grids[cell.grid].params.methods[cell.method].kind)
-
+from nisbench.studies import StudyPlan, symbol
 
 # --- Figures 2a and 2b: what base dimension and blocks do -----------------------------------------------------
 
@@ -101,134 +71,6 @@ def _varied(plan: StudyPlan, results: pd.DataFrame, letter: str) -> tuple[pd.Dat
     return data.rename(columns={"value_of": letter}), picture, _over_seeds(plan)
 
 
-# --- Figures 3a and 3b: what DNIS learns ----------------------------------------------------------------------
-
-
-def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
-    """The distribution of the trained soft selection alpha in each feature block."""
-    places: dict[Place, dict[str, Cell]] = {}
-    for cell in dnis_cells(plan):
-        places.setdefault(place_of(cell), {}).setdefault(cell.search.id, cell)
-    rows = []
-    for place, searches in places.items():
-        alpha = np.concatenate([selection_of(cell) for cell in searches.values()], axis=1)  # (L, all seeds' columns)
-        for block, row in enumerate(alpha):
-            rows.append({**vars(place), "block": block + 1, **distribution(row)})
-    data = pd.DataFrame(rows)
-    picture, axes = pictures.panels(len(places), 3, (3.6, 2.8))
-    for axis, place in zip(axes, places, strict=True):
-        of_place = data[(data[list(vars(place))] == list(vars(place).values())).all(axis=1)]
-        axis.bxp(
-            [
-                {"med": row.median, "q1": row.quarter, "q3": row.three_quarters, "whislo": row.low, "whishi": row.high,
-                 "mean": row.mean, "label": row.block}
-                for row in of_place.itertuples()
-            ],
-            showfliers=False,
-            showmeans=True,
-            patch_artist=True,
-            widths=0.6,
-            boxprops={"facecolor": (*pictures.COLOURS[0], 0.35), "edgecolor": pictures.COLOURS[0]},
-            medianprops={"color": "black"},
-            meanprops={"marker": "o", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 3.5},
-        )  # fmt: skip
-        axis.set_ylim(-0.03, 1.03)
-        axis.set_title(place.title(plan))
-        axis.set_xlabel("feature block (1: most frequent)")
-        axis.set_ylabel("α")
-    picture.tight_layout()
-    caption = (
-        "The soft selection α after the search, per block of features from the most to the least frequent: median, middle half, mean "
-        f"(circle), and 5 to 95 % (whiskers), over the columns of the table{' and all seeds' if len(plan.study.seeds) > 1 else ''}. It begins at 1."
-    )
-    return data, picture, caption
-
-
-def selection_of(cell: Cell) -> np.ndarray:
-    """The selection (L, width) that a search ended with."""
-    with safe_open(Path(cell.search.path("weights")), framework="np") as file:
-        selection: np.ndarray = file.get_tensor("embedding.selection")
-    return selection
-
-
-def distribution(values: np.ndarray) -> dict[str, float]:
-    names = ("low", "quarter", "median", "three_quarters", "high")
-    quantiles = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
-    return {
-        **{name: float(value) for name, value in zip(names, quantiles, strict=True)},
-        "mean": float(values.mean()),
-        "zeros": float((values == 0).mean()),
-    }
-
-
-def figure3b(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
-    """How many dimensions pruning leaves to features of each frequency: a histogram of both."""
-    places: dict[Place, list[Cell]] = {}
-    for cell in dnis_pruned(plan):
-        places.setdefault(place_of(cell), []).append(cell)
-    tables = []
-    picture, axes = pictures.panels(len(places), 3, (3.8, 2.9))
-    for axis, (place, cells) in zip(axes, places.items(), strict=True):
-        frequency, size = (np.concatenate(each) for each in zip(*map(frequency_and_size, cells), strict=True))
-        across = np.unique(np.geomspace(1, frequency.max() + 1, 25).round())
-        along = np.unique(np.linspace(0, size.max() + 1, min(size.max() + 1, 32) + 1).round())
-        counts, _, _ = np.histogram2d(frequency, size, [across, along])
-        drawn = axis.pcolormesh(
-            across, along, np.where(counts.T > 0, counts.T, np.nan), norm=LogNorm(), cmap="cividis_r"
-        )
-        picture.colorbar(drawn, ax=axis, label="features")
-        means = pd.Series(size).groupby(np.digitize(frequency, across)).mean()
-        middles = np.sqrt(across[:-1] * across[1:])
-        axis.plot(middles[means.index - 1], means, color="black", marker="o", markersize=3, label="mean")
-        axis.plot(middles[means.index - 1], means, color="white", linewidth=0.5)
-        axis.set_xscale("log")
-        axis.grid(visible=False)
-        axis.set_title(f"{place.title(plan)}, CR = {rate_name(cells[0].compression_rate)}")
-        axis.set_xlabel("frequency in train")
-        axis.set_ylabel("dimensions left")
-        table = pd.DataFrame(
-            [
-                {"cr": cells[0].compression_rate, "frequency_from": across[i], "frequency_below": across[i + 1],
-                 "dimensions_from": along[j], "dimensions_below": along[j + 1], "features": int(counts[i, j])}
-                for i, j in zip(*np.nonzero(counts), strict=True)
-            ]
-        )  # fmt: skip
-        tables.append(pd.concat([pd.DataFrame([vars(place)] * len(table)), table], axis=1))
-    picture.tight_layout()
-    caption = (
-        "Features by their frequency in train and the number of dimensions that pruning leaves them; the line is the mean at each "
-        f"frequency.{' All seeds together.' if len(plan.study.seeds) > 1 else ''} Features that do not occur in train are left out."
-    )
-    return pd.concat(tables, ignore_index=True), picture, caption
-
-
-def dnis_pruned(plan: StudyPlan) -> list[Cell]:
-    """DNIS's cells at one compression rate per place: the least of at least 2, or else the largest there is."""
-    rates: dict[tuple[Place, str], set[float]] = {}
-    for cell in dnis_cells(plan):
-        rates.setdefault((place_of(cell), cell.method), set()).add(cell.compression_rate)
-    chosen = {key: min((rate for rate in found if rate >= 2), default=max(found)) for key, found in rates.items()}
-    return [cell for cell in dnis_cells(plan) if cell.compression_rate == chosen[place_of(cell), cell.method]]
-
-
-def frequency_and_size(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-    """Of each feature that occurs in train, how often it does, and the dimensions that pruning left it."""
-    frequency = read_table(Path(cell.search.needs["block"].path("features")), ["frequency"])["frequency"].to_numpy()
-    size = DimensionScheme.load(Path(cell.prune.path("scheme"))).sizes()
-    return frequency[frequency > 0], size[frequency > 0]
-
-
-def dnis_cells(plan: StudyPlan) -> Iterator[Cell]:
-    """The cells of one DNIS method per place, the first, and of each search in one grid only."""
-    first: dict[Place, str] = {}
-    seen: dict[str, Place] = {}
-    for cell in plan.compared:
-        if kind_of(plan, cell) == "dnis":
-            place = place_of(cell)
-            if first.setdefault(place, cell.method) == cell.method and seen.setdefault(cell.search.id, place) == place:
-                yield cell
-
-
 # --- Figure 3c: against network pruning -----------------------------------------------------------------------
 
 
@@ -241,7 +83,7 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         places.setdefault(place_of(cell), set()).add(kinds[cell.grid, cell.method])
     chosen = []
     for place in [place for place, there in places.items() if {"dnis", "full"} <= there]:
-        of_place = results[(results[list(vars(place))] == list(vars(place).values())).all(axis=1)]
+        of_place = at(results, place)
         shown = [kinds[place.grid, method] in {"dnis", "full"} for method in of_place["method"]]
         headlines = of_place["metric"].isin(HEADLINES[of_place["task"].iloc[0]])
         chosen.append(of_place[headlines & pd.Series(shown, index=of_place.index)])
@@ -290,6 +132,9 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
                               textcoords="offset points", fontsize=6.5)  # fmt: skip
         _window(axis, group, lower)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("embedding weights that are not 0")
         axis.set_ylabel(_arrow(metric))
         axis.set_title(f"{_title(plan, 'model', model)}, {_title(plan, 'dataset', dataset)}")
@@ -388,8 +233,8 @@ def _over_seeds(plan: StudyPlan) -> str:
 MAKERS: dict[Figure, Callable[[StudyPlan, pd.DataFrame], Drawn]] = {
     "figure2a": figure2a,
     "figure2b": figure2b,
-    "figure3a": figure3a,
-    "figure3b": figure3b,
+    "figure3a": learned.figure3a,
+    "figure3b": learned.figure3b,
     "figure3c": figure3c,
     "pareto": pareto,
 }

@@ -39,8 +39,8 @@ def _percent(value: float) -> str:
 QUANTITIES = {
     "params_mib": Quantity("Params (M)", "{:.3g}".format),
     "nonzeros": Quantity("#Params", "{:,.0f}".format),
-    "peak_memory_mib": Quantity("Memory", "{:,.0f} MiB".format),
     "hours": Quantity("Time cost", lambda value: duration(value * 3600)),
+    "peak_memory_mib": Quantity("Memory", "{:,.0f} MiB".format),
     "mse": Quantity("MSE", "{:.4f}".format, "lower"),
     "auc": Quantity("AUC", "{:.4f}".format, "higher"),
     "logloss": Quantity("Logloss", "{:.4f}".format, "lower"),

@@ -5,12 +5,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nisbench.files import whole_file
+
+Drawn = tuple[pd.DataFrame, Figure, str]
+"""A figure: its data, in the form that its CSV has, its picture, and a caption."""
 
 mpl.use("agg")  # pictures are files: no screen is needed
 

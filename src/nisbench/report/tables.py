@@ -75,7 +75,8 @@ def _comparison(
     title: str,
     parts_of: Callable[[StudyPlan, pd.DataFrame, str], list[Part]],
 ) -> Sheet:
-    table = grouped(results[results["task"] == task])
+    shown = [grid for grid, apart in plan.grids.items() if apart.varied is None]
+    table = grouped(results[(results["task"] == task) & results["grid"].isin(shown)])
     parts = []
     for grid, dataset in table[["grid", "dataset"]].drop_duplicates().itertuples(index=False):
         part = table[(table["grid"] == grid) & (table["dataset"] == dataset)]
@@ -124,7 +125,9 @@ def _by_ranking(plan: StudyPlan, table: pd.DataFrame, heading: str) -> list[Part
                 body.append([*label, *(column[key] for column in columns)])
         heads = [("", "Search method")] if len(models) == 1 else [("", "Model"), ("", "Search method")]
         heads += [("", quantity(name).title) for name in metrics]
-        parts.append(Part(f"{heading}: {ranking}", heads, body, terms(plan.grids[grid].params.training)))
+        parts.append(
+            Part(f"{heading}: {ranking}", heads, body, terms(plan.grids[grid].params.training) if prefix else "")
+        )
     return parts
 
 
