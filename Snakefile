@@ -39,6 +39,9 @@ if OVERLAYS_VARIABLE in os.environ:
         OVERLAYS_VARIABLE,
 
 
+report: "workflow/report/study.rst"
+
+
 wildcard_constraints:
     dataset="[a-z][a-z0-9_]*",
     id=f"[0-9a-f]{{{ID_LENGTH}}}",

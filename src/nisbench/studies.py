@@ -123,7 +123,7 @@ class StudyPlan:
         """All files of the report, relative to the project's top folder; the manifest, which is written last, is the last."""
         study = self.study
         names = [name for part in (*study.tables, *study.figures) for name in report_files(part)]
-        whole = [*names, *self.curves, "README.md", "summary.csv", "metrics.json"]
+        whole = [*names, *self.curves, "README.md", "page.html", "summary.csv", "metrics.json"]
         return [*(str(self.folder / name) for name in whole), str(self.manifest)]
 
 

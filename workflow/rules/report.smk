@@ -2,6 +2,34 @@
 
 from nisbench.runs import STAGES
 
+
+def shown(study):
+    """A study's outputs, with what Snakemake's HTML report shows of them, under which headings."""
+    about = {f"{study.folder}/page.html": of_study("page", "the study's page")}
+    for table in study.study.tables:
+        about[f"{study.folder}/{table}.csv"] = of_study("table", table)
+    for figure in study.study.figures:
+        about[f"{study.folder}/{figure}.svg"] = of_study(figure, figure)
+    for name, cells in study.curves.items():
+        cell = cells[0]
+        about[f"{study.folder}/{name}"] = {
+            "caption": "../report/curves.rst",
+            "category": study.titles[cell.grid, f"model {cell.model}"],
+            "subcategory": study.titles[cell.grid, f"method {cell.method}"],
+            "labels": {"data set": study.heading(cell.grid, cell.dataset)},
+        }
+    marked = lambda path: report(path, **about[path]) if path in about else path
+    return [marked(path) for path in study.outputs()]
+
+
+def of_study(caption, what):
+    return {
+        "caption": f"../report/{caption}.rst",
+        "category": " Study",
+        "labels": {"what": what},
+    }
+
+
 for _study in PLAN.studies.values():
 
     rule:
@@ -13,7 +41,7 @@ for _study in PLAN.studies.values():
             [made_by(block, "features") for block in _study.blocks],
             [made_by(block.needs["prepare"], "instances") for block in _study.blocks],
         output:
-            _study.outputs(),
+            shown(_study),
         log:
             f"logs/tables/{_study.name}.log",
         params:

@@ -40,7 +40,9 @@ def run(plan: StudyPlan) -> None:
     write_text(folder / "summary.csv", results.to_csv(index=False))
     write_json(folder / "metrics.json", metrics(results))
     log.info("%s", folder / "README.md")
-    write_text(folder / "README.md", page.text(plan, results, sheets, captions))
+    text = page.text(plan, results, sheets, captions)
+    write_text(folder / "README.md", text)
+    write_text(folder / "page.html", page.html(plan, text))
     _remove_old(plan, folder)
     write_json(Path(plan.manifest), provenance(plan))
 

@@ -101,16 +101,42 @@ def section(plan: StudyPlan, frame: pd.DataFrame) -> str:
     return markdown(rows, ["Claim", "Where", "Measured", "Verdict"], align="left")
 
 
-def compared(a: pd.Series, b: pd.Series, metric: str, lower: bool | None = None) -> tuple[str, str]:
-    """That `a` is better than `b`: the evidence in words, and the verdict at 5 %."""
-    lower = quantity(metric).better == "lower" if lower is None else lower
-    better = a.mean() < b.mean() if lower else a.mean() > b.mean()
-    text = f"{quantity(metric).title} {figure(metric, a.mean())} against {figure(metric, b.mean())}"
-    if len(a) < 2:
-        return text, ONE_SEED[bool(better)]
-    p = paired(a, b)
-    text += f", p = {p:.2g}"
-    return text, NOISE if p >= LEVEL else HOLDS if better else FAILS
+@dataclass(frozen=True)
+class Comparison:
+    """That `a` is better than `b`: mean values, the p-value of a paired test over seeds, and the verdict at 5 %."""
+
+    a: pd.Series
+    b: pd.Series
+    metric: str
+
+    @property
+    def p(self) -> float:
+        return paired(self.a, self.b)
+
+    @property
+    def verdict(self) -> str:
+        a, b = self.a.mean(), self.b.mean()
+        better = a > b if quantity(self.metric).better == "higher" else a < b  # of times, less is better
+        if pd.isna(self.p):
+            return ONE_SEED[bool(better)]
+        return NOISE if self.p >= LEVEL else HOLDS if better else FAILS
+
+    def value(self) -> str:
+        """What `a` is, and how surely it differs from `b`."""
+        return figure(self.metric, self.a.mean()) + ("" if pd.isna(self.p) else f" (p = {self.p:.2g})")
+
+    def text(self) -> str:
+        return f"{quantity(self.metric).title} {self.value()} against {figure(self.metric, self.b.mean())}"
+
+
+def joint(verdicts: dict[float, str]) -> str:
+    """The verdicts at several compression rates in one: alike, or each with where it is so."""
+    if len(set(verdicts.values())) == 1:
+        return next(iter(verdicts.values()))
+    rates: dict[str, list[str]] = {}
+    for rate, verdict in verdicts.items():
+        rates.setdefault(verdict, []).append(rate_name(rate))
+    return "; ".join(f"{verdict} at CR = {', '.join(where)}" for verdict, where in rates.items())
 
 
 # --- the claims -----------------------------------------------------------------------------------------------
@@ -129,22 +155,18 @@ def pruned_beats_baselines(results: Results) -> Iterator[Finding]:
 def _against_baselines(results: Results, claim: str, pruned: bool) -> Iterator[Finding]:
     for place, methods in results.places.items():
         baselines = [method for method in results.methods(place, *BASELINES) if 1 in methods[method]]
-        if not baselines:
-            continue
-        for dnis in results.methods(place, "dnis")[:1]:
-            for rate in [rate for rate in methods[dnis] if (rate > 1) == pruned]:
-                for metric in results.metrics(place):
-                    best = results.best(place, baselines, metric)
-                    text, verdict = compared(
-                        results.of(place, dnis, rate, metric), results.of(place, best, 1, metric), metric
-                    )
-                    name = f"CR = {rate_name(rate)}: " if pruned else ""
-                    yield Finding(
-                        claim,
-                        place.title(results.plan),
-                        f"{name}{text} ({results.name(place, best)}, the best of them)",
-                        verdict,
-                    )
+        for dnis in results.methods(place, "dnis")[:1] if baselines else []:
+            rates = [rate for rate in methods[dnis] if (rate > 1) == pruned]
+            for metric in results.metrics(place) if rates else []:
+                best = results.best(place, baselines, metric)
+                other = results.of(place, best, 1, metric)
+                found = {rate: Comparison(results.of(place, dnis, rate, metric), other, metric) for rate in rates}
+                values = [
+                    each.value() + (f" at CR = {rate_name(rate)}" if pruned else "") for rate, each in found.items()
+                ]
+                text = f"{quantity(metric).title} {', '.join(values)} against {figure(metric, other.mean())} of {results.name(place, best)}, the best of them"
+                verdict = joint({rate: each.verdict for rate, each in found.items()})
+                yield Finding(claim, place.title(results.plan), text, verdict)
 
 
 def search_is_faster(results: Results) -> Iterator[Finding]:
@@ -154,11 +176,9 @@ def search_is_faster(results: Results) -> Iterator[Finding]:
         for dnis in results.methods(place, "dnis")[:1] if baselines else []:
             hours = {method: results.of(place, method, 1, "hours") for method in baselines}
             fastest = min(hours, key=lambda method: hours[method].mean())
-            own = results.of(place, dnis, methods[dnis][0], "hours")
-            text, verdict = compared(own, hours[fastest], "hours", lower=True)
-            yield Finding(
-                claim, place.title(results.plan), f"{text} ({results.name(place, fastest)}, the fastest)", verdict
-            )
+            own = Comparison(results.of(place, dnis, methods[dnis][0], "hours"), hours[fastest], "hours")
+            text = f"{own.text()} of {results.name(place, fastest)}, the fastest"
+            yield Finding(claim, place.title(results.plan), text, own.verdict)
 
 
 def reinforcement_learning(results: Results) -> Iterator[Finding]:
@@ -169,29 +189,23 @@ def reinforcement_learning(results: Results) -> Iterator[Finding]:
             {entries[m].budget: m for m in results.methods(place, "nis") if entries[m].choice == choice}  # type: ignore[union-attr]
             for choice in ("single", "multi")
         )
-        for budget in [budget for budget in multi if budget in single]:
-            for metric in results.metrics(place):
-                text, verdict = compared(
-                    results.of(place, multi[budget], 1, metric), results.of(place, single[budget], 1, metric), metric
-                )
-                yield Finding(
-                    "NIS-ME does better than NIS-SE",
-                    place.title(results.plan),
-                    f"{budget:.0%} of the weights: {text}",
-                    verdict,
-                )
-        for dnis in results.methods(place, "dnis")[:1]:
-            for budget in [budget for budget in multi if 1 / budget in methods[dnis]]:
+        pairs = {
+            "NIS-ME does better than NIS-SE": [
+                (budget, (method, 1.0), (single[budget], 1.0)) for budget, method in multi.items() if budget in single
+            ],
+            "DNIS does better than NIS-ME at the same size": [
+                (budget, (dnis, 1 / budget), (method, 1.0))
+                for dnis in results.methods(place, "dnis")[:1]
+                for budget, method in multi.items()
+                if 1 / budget in methods[dnis]
+            ],
+        }
+        for claim, cases in pairs.items():
+            for budget, a, b in cases:
                 for metric in results.metrics(place):
-                    text, verdict = compared(
-                        results.of(place, dnis, 1 / budget, metric), results.of(place, multi[budget], 1, metric), metric
-                    )
-                    yield Finding(
-                        "DNIS does better than NIS-ME at the same size",
-                        place.title(results.plan),
-                        f"{budget:.0%} of the weights: {text}",
-                        verdict,
-                    )
+                    found = Comparison(results.of(place, *a, metric), results.of(place, *b, metric), metric)
+                    text = f"{budget:.0%} of the weights: {found.text()}"
+                    yield Finding(claim, place.title(results.plan), text, found.verdict)
 
 
 def base_dimension(results: Results) -> Iterator[Finding]:
@@ -215,7 +229,7 @@ def _more_is_better(results: Results, letter: str, claim: str) -> Iterator[Findi
         place = {grid: Place(grid, dataset, model) for grid in ordered}
         for metric in results.metrics(place[ordered[0]]):
             of = {grid: results.of(place[grid], method, rate, metric) for grid in ordered}
-            text, verdict = compared(of[ordered[-1]], of[ordered[0]], metric)
+            found = Comparison(of[ordered[-1]], of[ordered[0]], metric)
             ends = f"{letter} = {values[ordered[-1]]} and {values[ordered[0]]}"
             best = (
                 min(of, key=lambda g: of[g].mean())
@@ -223,7 +237,7 @@ def _more_is_better(results: Results, letter: str, claim: str) -> Iterator[Findi
                 else max(of, key=lambda g: of[g].mean())
             )
             where = f"{plan.titles[ordered[0], f'model {model}']}, {plan.titles[ordered[0], f'dataset {dataset}']}"
-            yield Finding(claim, where, f"{ends}: {text}; the best is {letter} = {values[best]}", verdict)
+            yield Finding(claim, where, f"{ends}: {found.text()}; the best is {letter} = {values[best]}", found.verdict)
 
 
 def rarer_blocks_get_less(results: Results) -> Iterator[Finding]:
@@ -274,24 +288,18 @@ def network_pruning(results: Results) -> Iterator[Finding]:
         for dnis in results.methods(place, "dnis")[:1] if full else []:
             rates = [rate for rate in methods[dnis] if rate > 1 and rate in methods[full[0]]]
             for metric in results.metrics(place) if rates else []:
-                verdicts = {
-                    rate: compared(
+                found = {
+                    rate: Comparison(
                         results.of(place, dnis, rate, metric), results.of(place, full[0], rate, metric), metric
                     )
                     for rate in rates
                 }
-                won = [rate for rate, (_, verdict) in verdicts.items() if verdict in {HOLDS, ONE_SEED[True]}]
-                lost = [rate for rate, (_, verdict) in verdicts.items() if verdict in {FAILS, ONE_SEED[False]}]
-                parts = [
-                    f"{what} at CR = {', '.join(map(rate_name, some))}"
-                    for what, some in (("better", won), ("worse", lost))
-                    if some
+                values = [
+                    f"{each.value()} against {figure(metric, each.b.mean())} at CR = {rate_name(rate)}"
+                    for rate, each in found.items()
                 ]
-                text = f"{quantity(metric).title}: {'; '.join(parts) or 'not told apart at any rate'}"
-                if len(results.plan.study.seeds) == 1:
-                    verdict = ONE_SEED[len(won) == len(rates)]
-                else:
-                    verdict = HOLDS if len(won) == len(rates) else FAILS if lost else NOISE
+                text = f"{quantity(metric).title} {', '.join(values)}"
+                verdict = joint({rate: each.verdict for rate, each in found.items()})
                 yield Finding(claim, place.title(results.plan), text, verdict)
 
 
@@ -301,13 +309,12 @@ def tuned_uniform(results: Results) -> Iterator[Finding]:
         for uniform in results.methods(place, "uniform_tuned")[:1]:
             for other, there in _dnis_of(results, place):
                 for metric in results.metrics(place):
-                    text, verdict = compared(
+                    found = Comparison(
                         results.of(there, other, 1, metric), results.of(place, uniform, 1, metric), metric
                     )
                     terms = f", {results.plan.grids[there.grid].title}" if there.grid != place.grid else ""
-                    yield Finding(
-                        claim, place.title(results.plan), f"{results.name(there, other)}{terms}: {text}", verdict
-                    )
+                    text = f"{results.name(there, other)}{terms}: {found.text()}"
+                    yield Finding(claim, place.title(results.plan), text, found.verdict)
 
 
 def _dnis_of(results: Results, place: Place) -> Iterator[tuple[str, Place]]:

@@ -1,9 +1,13 @@
 """``README.md`` of a study: all that it found, and how it was found, on one page."""
 
+import base64
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
+from markdown_it import MarkdownIt
 
 from nisbench.console import duration
 from nisbench.params.settings import Figure
@@ -29,6 +33,24 @@ def text(plan: StudyPlan, results: pd.DataFrame, sheets: dict[Any, Sheet], capti
         parts += [f"## {TITLES[figure]}", f"![{TITLES[figure]}]({figure}.png)", caption]
     parts += ["## Settings", _settings(plan), "## Runs", _runs(plan, searches, runs), "## To repeat it", _repeat(plan)]
     return "\n\n".join(parts) + "\n"
+
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2328; background: #fff; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 13px }
+th, td { border: 1px solid #d0d7de; padding: 0.25rem 0.6rem } th { background: #f6f8fa }
+img { max-width: 100% } code, pre { font-size: 12px } pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
+@media print { body { max-width: none; margin: 0 } table { font-size: 9px; display: table } details { display: none } h2 { break-after: avoid } img { break-inside: avoid } }
+"""
+
+
+def html(plan: StudyPlan, page: str) -> str:
+    """The page as one HTML file, the figures in it."""
+    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(page)
+    for figure in (*plan.study.figures, *(["recovery"] if "recovery" in plan.study.tables else [])):
+        picture = base64.b64encode(Path(plan.folder, f"{figure}.svg").read_bytes()).decode()
+        body = body.replace(f'src="{figure}.png"', f'src="data:image/svg+xml;base64,{picture}"')
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(plan.study.title)}</title><style>{STYLE}</style>{body}</html>\n'
 
 
 def _head(plan: StudyPlan, runs: dict[str, Any]) -> str:
