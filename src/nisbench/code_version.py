@@ -30,7 +30,7 @@ def canonical_json(value: Any) -> str:
 @cache
 def code_version(modules: tuple[str, ...]) -> str:
     """Hash of the syntax trees of `modules` and of all they import from nisbench, without comments and docstrings."""
-    pending, trees = list(modules), {}
+    pending, trees = list(modules), dict[str, str]()
     while pending:
         module = pending.pop()
         if module in trees or any(module == m or module.startswith(m + ".") for m in RESULT_FREE):
@@ -39,12 +39,13 @@ def code_version(modules: tuple[str, ...]) -> str:
         trees[module] = tree
         package = module.rpartition(".")[0]
         pending += [*imported, package] if "." in package else imported
-    return hashlib.sha256(canonical_json(trees).encode()).hexdigest()
+    together = ",".join(f"{canonical_json(module)}:{trees[module]}" for module in sorted(trees))
+    return hashlib.sha256(f"{{{together}}}".encode()).hexdigest()
 
 
 @cache
-def _module_tree(module: str) -> tuple[Any, list[str]]:
-    """A module's syntax in a form that is the same in every Python version, and the nisbench modules it imports."""
+def _module_tree(module: str) -> tuple[str, list[str]]:
+    """A module's syntax as JSON, which is the same in every Python version, and the nisbench modules it imports."""
     path = module_path(module)
     if path is None:
         raise NisbenchError(f"There is no module {module}.")
@@ -58,7 +59,7 @@ def _module_tree(module: str) -> tuple[Any, list[str]]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nisbench":
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             imported += [name if module_path(name) else str(node.module) for name in names]
-    return _syntax(tree), [name for name in imported if name != "nisbench"]
+    return canonical_json(_syntax(tree)), [name for name in imported if name != "nisbench"]
 
 
 def module_path(module: str) -> Path | None:

@@ -12,7 +12,7 @@ def draw(plan: StudyPlan) -> None:
     for name, searches in plan.curves.items():
         cell = searches[0]
         figure, (axis,) = pictures.panels(1, 1, (4.6, 3.2))
-        highest = []
+        seen: list[float] = []
         for chosen in (False, True):  # the chosen ones last, on top
             for each in searches:
                 run = read_run(each.search)
@@ -26,12 +26,10 @@ def draw(plan: StudyPlan) -> None:
                         )
                         label = f"{trial['name']} (seed {each.seed})" if chosen else None
                         axis.plot(range(1, len(losses) + 1), losses, label=label, **look)
-                        highest += losses[1:2] if len(losses) > 1 else losses
-        if highest:
-            lowest = axis.dataLim.y0
-            axis.set_ylim(
-                lowest - 0.05 * (max(highest) - lowest), max(highest) + 0.05 * (max(highest) - lowest) or None
-            )
+                        seen += losses[1:]  # the first epoch's would leave no room for the rest
+        if seen and min(seen) < max(seen):
+            margin = 0.05 * (max(seen) - min(seen))
+            axis.set_ylim(min(seen) - margin, max(seen) + margin)
         title = f"{plan.titles[cell.grid, f'method {cell.method}']}: {plan.titles[cell.grid, f'model {cell.model}']}, {plan.heading(cell.grid, cell.dataset)}"
         axis.set_title(title)
         axis.set_xlabel("epoch")

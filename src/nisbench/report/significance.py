@@ -11,6 +11,8 @@ import pandas as pd
 from scipy import stats
 
 LEVEL = 0.05
+ROUNDING = 1e-9
+"""Relative to what is compared: less is no difference."""
 
 Better = Literal["lower", "higher"]
 
@@ -20,9 +22,10 @@ def paired(a: pd.Series, b: pd.Series) -> float:
     difference = (a - b).dropna().to_numpy()
     if len(difference) < 2:
         return float("nan")
-    if not difference.any():
+    largest = np.abs(difference).max()
+    if largest <= ROUNDING * max(a.abs().max(), b.abs().max()):
         return 1.0
-    if np.ptp(difference) == 0:  # the same difference at every seed: t is infinite
+    if np.ptp(difference) <= ROUNDING * largest:  # the same difference at every seed: t is infinite
         return 0.0
     return float(stats.ttest_1samp(difference, 0).pvalue)
 
