@@ -87,7 +87,6 @@ def test_a_seed_more_is_that_seed_s_runs_and_the_tables(checkout):
     searches, prunings = ({getattr(cell, name).id for cell in demo.cells} for name in ("search", "prune"))
     expected = {"search": len(searches), "prune": len(prunings), "tables_demo": 1, "demo": 1}
     assert jobs(said) == expected
-    assert set(re.findall(r"-seed(\d)", said.partition("Job stats:")[0].split("Building DAG")[-1])) >= {"2"}
     made = re.findall(r"output: (results/runs/\S+)", said)
     assert made
     assert all("-seed2" in path for path in made)
