@@ -85,6 +85,15 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("studies: {recovery: {overrides: {methods: {nis_se: {column_blocks: 17}}}}}", "over.yaml:1: methods.nis_se.column_blocks", "17 exceeds"),
         ("studies: {movielens_1m: {grids: {rating: {methods: {oracle: [1]}}}}}", "over.yaml:1: studies.movielens_1m.grids.rating.methods.oracle", "no planted dimensions"),
         ("studies: {movielens_1m: {tables: [recovery]}}", "over.yaml:1: studies.movielens_1m.tables.0", "takes a planted data set"),
+        ("studies: {demo: {figures: [figure4]}}", "over.yaml:1: studies.demo.figures.0", "did you mean 'figure"),
+        ("studies: {criteo: {figures: [figure2a]}}", "over.yaml:1: studies.criteo.figures.0", "a grid that varies training.base_dimension"),
+        ("studies: {criteo: {figures: [pareto, figure3c]}}", "over.yaml:1: studies.criteo.figures.1", "both DNIS and network pruning"),
+        ("studies: {demo: {figures: [pareto, pareto]}}", "over.yaml:1: studies.demo.figures", "'pareto' is listed twice"),
+        ("studies: {demo: {grids: {topk: {vary: {training.l3: [1]}}}}}", "over.yaml:1: studies.demo.grids.topk.vary.training.l3", "training has no 'l3' to vary; it has: base_dimension"),
+        ("studies: {demo: {grids: {topk: {vary: {studies.demo.seeds: [1]}}}}}", "over.yaml:1: studies.demo.grids.topk.vary.studies.demo.seeds", "params/ has no 'studies' to vary"),
+        ("studies: {demo: {grids: {topk: {vary: {training.patience: [0]}}}}}", "over.yaml:1: training.patience", "greater than 0, not 0"),
+        ("studies: {demo: {grids: {topk: {vary: {training.patience: [1, 1]}}}}}", "over.yaml:1: studies.demo.grids.topk.vary.training.patience", "1 is listed twice"),
+        ("studies: {demo: {grids: {topk: {vary: {training.patience: [1], training.l2: [0.0]}}}}}", "over.yaml:1: studies.demo.grids.topk.vary", "at most 1 item"),
         ("datasets: {criteo_x1: {test: {path: train.csv}}}", "over.yaml:1: datasets.criteo_x1.test.path", "'train.csv' is listed twice"),
         ("datasets: {criteo: {task: rating}}", "over.yaml:1: datasets.criteo.task", "criteo serve only: ctr"),
         ("datasets: {movielens_20m: {task: topk}}", "params/datasets.yaml", "must be leave_one_out for top-k"),
@@ -178,7 +187,7 @@ def test_a_grid_may_add_entries_of_its_own(overlay):
     grid = "{datasets: [small], models: [mf], methods: {dnis: [1]}, overrides: {datasets: {small: {like: planted_ratings, users: 9}}}}"
     text = f"studies: {{x: {{title: X, grids: {{g: {grid}}}, seeds: [1], tables: [table2]}}}}"
     config = overlay(text)
-    assert config.by_grid["x", "g"].datasets["small"].users == 9
+    assert config.by_grid["x", "g", None].datasets["small"].users == 9
     assert plan(ROOT, config).study("x").titles["g", "dataset small"] == "Planted ratings"
 
 

@@ -15,25 +15,26 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def changed(tmp_path):
-    """Step titles of a study whose ids differ once this YAML text is merged over the parameters."""
+    """Titles of the steps that a study asks for, and did not before, once this YAML text is merged over the parameters."""
 
     def compare(text, study="movielens_1m"):
         path = tmp_path / "over.yaml"
         path.write_text(text)
-        before = {step.title(): step.id for step in plan(ROOT, load(ROOT, [])).study(study).steps.values()}
-        after = {step.title(): step.id for step in plan(ROOT, load(ROOT, [path])).study(study).steps.values()}
-        return sorted(title for title in after if before.get(title) != after[title])
+        before = plan(ROOT, load(ROOT, [])).study(study).steps
+        after = plan(ROOT, load(ROOT, [path])).study(study).steps
+        return sorted(after[step].title() for step in after.keys() - before.keys())
 
     return compare
 
 
 def test_a_method_s_parameter_changes_its_search_and_prunings_only(changed):
     models = ("mf", "mlp", "neumf")
-    expected = [f"search movielens_1m {model}-dnis-seed1" for model in models]
-    expected += [f"prune movielens_1m {model}-dnis-seed1-cr{rate}" for model in models for rate in ("1", "2", "2.5")]
-    expected += ["search movielens_1m_topk neumf_topk-dnis-seed1"]
-    expected += [f"prune movielens_1m_topk neumf_topk-dnis-seed1-cr{rate}" for rate in ("1", "2", "4")]
-    assert changed("methods: {dnis: {learning_rate: 0.02}}") == sorted(expected)
+    seeds, rates = (1, 2, 3), ("1", "1.25", "2", "2.5", "5", "10")
+    expected = {f"search movielens_1m {model}-dnis-seed{seed}" for model in models for seed in seeds}
+    expected |= {f"prune movielens_1m {m}-dnis-seed{s}-cr{rate}" for m in models for s in seeds for rate in rates}
+    expected |= {f"search movielens_1m_topk neumf_topk-dnis-seed{seed}" for seed in seeds}
+    expected |= {f"prune movielens_1m_topk neumf_topk-dnis-seed{s}-cr{rate}" for s in seeds for rate in ("1", "2", "4")}
+    assert set(changed("methods: {dnis: {learning_rate: 0.02}}")) == expected
 
 
 def test_a_method_s_parameter_changes_those_that_are_like_it(changed):
@@ -51,13 +52,30 @@ def test_a_model_s_parameter_changes_that_model_only(changed):
 
 def test_a_compression_rate_more_is_one_pruning_more(changed):
     more = changed("studies: {movielens_1m: {grids: {rating: {methods: {mde: [1, 4]}}}}}")
-    assert more == [f"prune movielens_1m {model}-mde-seed1-cr4" for model in ("mf", "mlp", "neumf")]
+    assert more == [
+        f"prune movielens_1m {model}-mde-seed{s}-cr4" for model in ("mf", "mlp", "neumf") for s in (1, 2, 3)
+    ]
+
+
+def test_a_seed_more_is_its_searches_and_prunings_only(changed):
+    more = changed("studies: {movielens_1m: {seeds: [1, 2, 3, 4]}}")
+    assert more
+    assert all("-seed4" in title for title in more)
+
+
+def test_a_value_more_that_a_grid_varies_is_its_searches_and_prunings_only(changed):
+    text = "studies: {movielens_1m: {grids: {base_dimension: {vary: {training.base_dimension: [8, 64, 99]}}}}}"
+    seeds = (1, 2, 3)
+    expected = [f"prune movielens_1m mf-dnis-seed{seed}-cr1" for seed in seeds]
+    assert changed(text) == [*expected, *(f"search movielens_1m mf-dnis-seed{seed}" for seed in seeds)]
 
 
 def test_the_split_s_seed_changes_all_but_download_and_preparation(changed):
     titles = changed("datasets: {movielens_1m: {split: {seed: 2}}}")
     assert {title.split()[0] for title in titles} == {"split", "block", "search", "prune"}
-    assert len([title for title in titles if title.startswith("search")]) == 4 * 3
+    assert {title.split("-")[1] for title in titles if title.startswith("search")} == {
+        "grid_search", "uniform_tuned", "random_search", "mde", "dnis", "network_pruning",
+    }  # fmt: skip
     assert not [title for title in titles if "topk" in title]
 
 
@@ -80,7 +98,7 @@ def test_a_cell_in_two_grids_that_differ_is_two_cells(config):
 
 
 def test_blocks_change_nothing_before_them(changed):
-    names = {title.split()[0] for title in changed("datasets: {movielens_1m: {blocks: {count: 5}}}")}
+    names = {title.split()[0] for title in changed("datasets: {movielens_1m: {blocks: {count: 6}}}")}
     assert names == {"block", "search", "prune"}
 
 
@@ -177,10 +195,14 @@ def test_paths_hold_the_id(config):
 
 # --- code versions --------------------------------------------------------------------------------------------
 
+ALL_METHODS = {
+    "grid_search", "uniform_tuned", "random_search", "mde", "nis_se", "nis_me", "dnis", "network_pruning",
+}  # fmt: skip
+
 
 @pytest.fixture
 def edited(tmp_path, monkeypatch):
-    """Ids of the demo's steps after `old` became `new` in a copy of one source file."""
+    """Ids and titles of the demo's steps after `old` became `new` in a copy of one source file."""
 
     def ids(file=None, old="", new=""):
         folder = tmp_path / f"{file}-{len(new)}".replace("/", "-")
@@ -193,7 +215,7 @@ def edited(tmp_path, monkeypatch):
             patch.setattr(nisbench, "__file__", str(folder / "__init__.py"))
             code_version.code_version.cache_clear()
             code_version._module_tree.cache_clear()
-            return {step.title(): step.id for step in plan(ROOT, load(ROOT, [])).study("demo").steps.values()}
+            return {step.id: step.title() for step in plan(ROOT, load(ROOT, [])).study("demo").steps.values()}
 
     yield ids
     code_version.code_version.cache_clear()
@@ -207,19 +229,19 @@ def edited(tmp_path, monkeypatch):
         ("search/mde.py", '"""', '"""Another docstring. ', set()),
         ("search/mde.py", "np.floor(", "np.ceil(", {"mde"}),
         ("search/dnis.py", "clamp_(0, 1)", "clamp_(0, 2)", {"dnis"}),
-        ("training/trainer.py", "loss < progress", "loss <= progress", {"dnis", "mde", "grid_search", "random_search"}),
+        ("search/nis.py", "argmax(", "argmin(", {"nis_se", "nis_me"}),
+        ("training/trainer.py", "loss < progress", "loss <= progress", ALL_METHODS),
         ("models/deepfm.py", "self.deep(", "2 * self.deep(", {"dnis", "mde", "grid_search", "random_search"}),
         ("evaluation/ctr.py", "2 * pairs", "3 * pairs", {"dnis", "mde", "grid_search", "random_search"}),
         ("console.py", "%(message)s", "> %(message)s", set()),
-        ("report/tables.py", ".4f", ".5f", set()),
+        ("report/layout.py", ".4f", ".5f", set()),
     ],
 )
 def test_changed_code_changes_the_runs_that_use_it(edited, file, old, new, expected):
     before, after = edited(), edited(file, old, new)
-    labels = [title.split()[2] for title in after if title.startswith("search") and before[title] != after[title]]
-    searches = {label.split("-")[1] for label in labels}
-    assert searches == expected
-    assert all(before[title] == after[title] for title in after if title.split()[0] in ("prepare", "split", "block"))
+    changed = [after[step].split() for step in after.keys() - before.keys()]
+    assert {label[0].split("-")[1] for step, _, *label in changed if step == "search"} == expected
+    assert {step for step, *_ in changed} <= {"search", "prune"}
 
 
 def test_a_number_and_its_text_are_different_code(tmp_path, monkeypatch):
