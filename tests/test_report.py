@@ -23,14 +23,20 @@ from nisbench.studies import plan
 from tests.conftest import ROOT
 
 MSE = {"grid_search": 0.7, "random_search": 0.6, "mde": 0.65, "dnis": 0.5, "network_pruning": 0.55}
-MACHINE = {"device": "CPU", "threads": 2, "packages": {"torch": "2"}, "time": "2026-01-02T03:04:05Z"}
+MACHINE = {
+    "device": "CPU",
+    "threads": 2,
+    "python": "3",
+    "packages": {"torch": "2", "nisbench": "0"},
+    "time": "2026-01-02T03:04:05Z",
+}
 THREE_SEEDS = "studies: {paper: {seeds: [1, 2, 3]}}"
 
 
 def noise(cell):
     """The same for all methods at a seed, and a little of each method's own."""
-    own = {"mde": 0.001, "dnis": -0.001}.get(cell.method, 0.0)
-    return 0.01 * (cell.seed - 1) + own * (cell.seed % 2)
+    own = {"mde": 0.001, "dnis": -0.001, "nis_me": 0.001, "network_pruning": 0.0005}.get(cell.method, 0.0)
+    return 0.01 * (cell.seed - 1) + own * (cell.seed % 2) * cell.compression_rate
 
 
 @pytest.fixture
@@ -45,12 +51,15 @@ def study(tmp_path, monkeypatch):
             path = Path(block.needs["prepare"].path("instances"))
             parquet.write(path, [1, 2, 3], {"user": [0, 1, 1], "movie": [2, 3, 2]},
                           parquet.fields_in_a_row({"user": "categorical", "movie": "categorical"}, [2, 3]))  # fmt: skip
+            for part in block.needs["split"].files:
+                count = {"train": 2, "validation": 1, "test": 0}[part]
+                parquet.write_table(Path(block.needs["split"].path(part)), pa.table({"label": [1.0] * count}))
             features = {"frequency": pa.array([100, 10, 5, 1, 0]), "block": pa.array([0, 0, 1, 1, 1])}
             parquet.write_table(Path(block.path("features")), pa.table(features))
         for cell in found.cells:
             search = cell.search
             trial = {"name": "only", "validation_loss": 0.4, "best_epoch": 2, "losses": [0.5, 0.4], "at_once": 1}
-            hours = 1 if cell.method == "dnis" else 2
+            hours = (1 if cell.method == "dnis" else 2) + noise(cell)
             write(search, {"id": search.id, "trials": [trial], "best_trial": 0, "seconds": 3600.0 * hours,
                            "peak_memory_mib": 500.0, "machine": MACHINE})  # fmt: skip
             save_file({"embedding.selection": torch.tensor([[1.0, 1.0, 0.8], [0.5, 0.0, 0.1], [0.4, 0.0, 0.0]])},
@@ -60,7 +69,11 @@ def study(tmp_path, monkeypatch):
             metrics = {
                 "rating": {"mse": mse},
                 "ctr": {"auc": 1 - mse / 20, "logloss": mse},
-                "topk": {prefix + name: 0.1 * cell.compression_rate for prefix in ("", "full_") for name in topk.NAMES},
+                "topk": {
+                    prefix + name: 0.1 * cell.compression_rate + noise(cell)
+                    for prefix in ("", "full_")
+                    for name in topk.NAMES
+                },
             }[cell.settings.task.kind]
             write(cell.prune, {"id": cell.prune.id, "metrics": metrics, "weights": 100,
                                "nonzeros": int(100 / cell.compression_rate), "size_mib": 12.0,
@@ -85,82 +98,105 @@ def rows(markdown):
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
-def test_table_2_shows_ours_with_the_paper_s_in_brackets(study):
+def part_of(sheet, heading):
+    """The rows of the part with this heading, by name; a row of the paper is that of the row above it."""
+    found, last = {}, ""
+    for name, *row in next(part.rows for part in sheet.parts if part.heading == heading):
+        last, key = (last, (last, "paper")) if name == "*paper*" else (name, name)
+        found[key] = row
+    return found
+
+
+def test_table_2_shows_ours_and_the_paper_s_below(study):
     found = study()
-    text = tables.table2(found, summary(found)).markdown()
-    body = {row[0]: row[1:] for row in rows(text)}
-    assert body["Search method"][:4] == ["MF: Params (M)", "MF: Time cost", "MF: Memory", "MF: MSE"]
-    assert body["Search method"][4::4] == ["MLP: Params (M)", "NeuMF: Params (M)"]
-    assert body["Grid Search"][:4] == ["12 [33]", "2 h 00 min [16 h 00 min]", "500 MiB", "0.7000 [0.6220]"]
-    assert body["DNIS (CR = 2.5)"][:4] == ["12 [17]", "1 h 00 min [1 h 00 min]", "500 MiB", "0.7240 [0.6167]"]
-    assert body["DNIS (CR = 2.5)"][8:] == ["12 [32]", "1 h 00 min [1 h 00 min]", "500 MiB", "0.7240 [0.6213]"]
-    assert "**" not in text.split("MSE on the test")[0]
-    assert "One seed" in text
-    assert "Criteo" not in text
-    assert "K = 128" not in text  # what is varied is for figures
+    sheet = tables.table2(found, summary(found))
+    assert [part.heading for part in sheet.parts] == [f"{m}, MovieLens-20M" for m in ("MF", "MLP", "NeuMF")]
+    assert sheet.parts[0].heads == ["Search method", "#Params", "Params (M)", "Time cost", "Memory", "MSE"]
+    body = part_of(sheet, "MF, MovieLens-20M")
+    assert body["Grid Search"] == ["100", "12", "2 h 00 min", "500 MiB", "0.7000"]
+    assert body["Grid Search", "paper"] == ["-", "33", "16 h 00 min", "-", "0.6220"]
+    assert body["DNIS (CR = 2.5)"] == ["40", "12", "59 min 56 s", "500 MiB", "0.7225"]
+    assert part_of(sheet, "NeuMF, MovieLens-20M")["DNIS (CR = 2.5)", "paper"] == [
+        "-",
+        "32",
+        "1 h 00 min",
+        "-",
+        "0.6213",
+    ]
+    assert "**" not in sheet.markdown()
+    assert "K = 128" not in sheet.markdown()  # what is varied is for figures
 
 
 def test_several_seeds_give_mean_and_deviation_and_marks_where_the_best_is_told_apart(study):
     found = study(THREE_SEEDS)
     sheet = tables.table2(found, summary(found))
-    body = {row[0]: row[1:] for row in rows(sheet.markdown())}
-    assert body["DNIS (unpruned)"][3] == "**0.5093 ± 0.0100** [0.6096]"
-    assert [name for name, row in body.items() if "**" in row[3]] == ["DNIS (unpruned)"]
-    assert "over 3 seeds" in sheet.notes[0]
+    body = part_of(sheet, "MF, MovieLens-20M")
+    assert body["DNIS (unpruned)"][-1] == "**0.5093 ± 0.0100**"
+    assert [name for name, row in body.items() if "**" in row[-1]] == ["DNIS (unpruned)"]
     data = sheet.data[(sheet.data["model"] == "mf") & (sheet.data["metric"] == "mse")].set_index(["method", "cr"])
     assert set(data["seeds"]) == {3}
     assert data.loc[("dnis", 1), "p"] == 1
     assert (data.drop(("dnis", 1))["p"] < 0.05).all()
-    assert not data.drop(("dnis", 1))["best"].any()
 
 
 def test_table_3_knows_which_way_each_quality_is_better(study):
     found = study(THREE_SEEDS)
-    text = tables.table3(found, summary(found)).markdown()
-    body = {row[0]: row[1:] for row in rows(text.split("## ")[1])}
-    assert body["Search method"][:5] == ["FM: Params (M)", "FM: Time cost", "FM: Memory", "FM: AUC", "FM: Logloss"]
-    assert body["DNIS (unpruned)"][3:5] == ["**0.9745 ± 0.0005** [0.8004]", "**0.5093 ± 0.0100** [0.4510]"]
+    sheet = tables.table3(found, summary(found))
+    assert sheet.parts[0].heads[-2:] == ["AUC", "Logloss"]
+    body = part_of(sheet, "FM, Criteo")
+    assert body["DNIS (unpruned)"][-2:] == ["**0.9745 ± 0.0005**", "**0.5093 ± 0.0100**"]
+    assert body["DNIS (unpruned)", "paper"][-2:] == ["0.8004", "0.4510"]
     assert [row for row in body if "CR" in row] == ["DNIS (CR = 20)", "DNIS (CR = 30)"]
-    assert "MovieLens" not in text
+    assert "MovieLens" not in sheet.markdown()
 
 
 def test_table_4_has_a_part_per_grid_and_way_of_ranking(study):
     found = study()
     sheet = tables.table4(found, summary(found))
     assert [part.heading for part in sheet.parts] == [
-        f"MovieLens-1M, implicit feedback, K = {k}: each test item among {what}"
+        f"NeuMF, MovieLens-1M, implicit feedback, K = {k}: each test item among {what}"
         for k in (16, 32)
         for what in ("99 sampled items (uniform)", "all items")
     ]
-    sampled = {row[0]: row[1:] for row in sheet.parts[0].rows}
-    assert [name for _, name in sheet.parts[0].heads] == [
-        "Search method", "#Params", "R@1", "R@5", "R@10", "MRR@5", "MRR@10", "NDCG@5", "NDCG@10", "Time cost", "Memory",
+    sampled, full = (part_of(sheet, part.heading) for part in sheet.parts[:2])
+    assert sheet.parts[0].heads == [
+        "Search method", "#Params", "Time cost", "Memory", "R@1", "R@5", "R@10", "MRR@5", "MRR@10", "NDCG@5", "NDCG@10",
     ]  # fmt: skip
-    assert sampled["NIS-SE, half"][:2] == ["100 [390,000]", "10.00 [9.32]"]
-    assert sampled["DNIS (CR = 4)"][:2] == ["25 [195,000]", "40.00 [11.15]"]
-    full = {row[0]: row[1:] for row in sheet.parts[1].rows}
-    assert list(full) == list(sampled)
-    assert full["DNIS (CR = 4)"][1] == "40.00"  # the paper has no such figures
+    assert sampled["NIS-SE, half"][::3] == ["100", "10.00", "10.00", "10.00"]
+    assert sampled["NIS-SE, half", "paper"][::3] == ["390,000", "9.32", "18.22", "28.63"]
+    assert sampled["DNIS (CR = 4)", "paper"][3] == "11.15"
+    assert [row for row in full if "paper" in row] == []  # the paper has no such figures
+    assert list(full) == [row for row in sampled if "paper" not in row]
+
+
+def test_models_may_be_pruned_at_different_rates(study):
+    grids = "{a: {datasets: [movielens_20m], models: [mf], methods: {dnis: [1, 2]}}, b: {datasets: [movielens_20m], models: [mlp], methods: {dnis: [1, 4]}}}"
+    found = study(f"studies: {{x: {{title: X, grids: {grids}, seeds: [1], tables: [table2]}}}}", name="x")
+    sheet = tables.table2(found, summary(found))
+    assert [[row[0] for row in part.rows if row[0] != "*paper*"] for part in sheet.parts] == [
+        ["DNIS (unpruned)", f"DNIS (CR = {rate})"] for rate in (2, 4)
+    ]
 
 
 def test_table_1_counts_the_files_and_shows_the_paper_s_counts(study):
     found = study()
-    text = tables.table1(found, summary(found)).markdown()
-    assert rows(text)[2] == ["MovieLens-20M", "3", "20,000,263", "2", "2", "5", "165,771"]
+    first, second = tables.table1(found, summary(found)).parts[0].rows[:2]
+    assert first == ["MovieLens-20M", "3", "2", "5", "2", "1", "0"]
+    assert second == ["*paper*", "20,000,263", "2", "165,771", "-", "-", "-"]
 
 
-def test_latex_groups_columns_by_model_and_escapes_what_means_something(study):
+def test_latex_escapes_what_means_something_and_says_how_to_read_it(study):
     found = study(THREE_SEEDS)
-    text = tables.table2(found, summary(found)).latex("paper-table2")
-    assert text.count("\\begin{table}") == text.count("\\end{table}") == 1
-    assert "\\multicolumn{4}{c}{NeuMF}" in text
-    assert "\\textbf{0.5093 $\\pm$ 0.0100} [0.6096]" in text
-    assert "\\label{tab:paper-table2}" in text
-    topk_text = tables.table4(found, summary(found)).latex("t")
-    assert "\\#Params" in topk_text
-    assert "±" not in text + topk_text
-    assert "**" not in text + topk_text
-    assert re.search(r"(?<!\\)[%&#]", re.sub(r"^%.*$| & |{%$", "", text, flags=re.MULTILINE)) is None
+    text = tables.table2(found, summary(found)).latex("paper-table2", "At 5 % **and** *more*.")
+    assert text.count("\\begin{table}") == text.count("\\end{table}") == 3
+    assert "\\caption{rating prediction. MF, MovieLens-20M}" in text
+    assert "\\textbf{0.5093 $\\pm$ 0.0100}" in text
+    assert "\\emph{paper} & - & 33 &" in text
+    assert "\\label{tab:paper-table2-1}" in text
+    assert "\\#Params" in text
+    assert text.count("At 5 \\% \\textbf{and} \\emph{more}.") == 1
+    assert "±" not in text
+    assert "*" not in text
 
 
 # --- significance ---------------------------------------------------------------------------------------------
@@ -172,7 +208,7 @@ def test_latex_groups_columns_by_model_and_escapes_what_means_something(study):
         ([[1.1, 1.2, 1.3], [5.0, 5.1, 5.21]], [True, True, False]),  # the second differs by chance, the third does not
         ([[1.1, 0.9, 1.5], [0.9, 1.6, 1.2]], [False, False, False]),  # nothing is told apart: nothing is marked
         ([[5.0, 5.2, 5.1], [5.0, 5.2, 5.1]], [True, False, False]),
-        ([[1.0, 1.1, 1.3], [5.0, 5.1, 5.3]], [True, True, False]),  # equal, and different by the same at all seeds
+        ([[1.0, 1.1, 1.3], [5.0, 5.1, 5.31]], [True, True, False]),  # equal to the best
     ],
 )
 def test_what_is_not_told_apart_from_the_best_is_marked_alike(others, expected):
@@ -214,6 +250,19 @@ def test_figure_2_shows_the_values_that_a_grid_varies(study):
     assert list(data["L"]) == [1, 2, 3, 5, 10, 20, 40]
 
 
+def test_two_grids_that_vary_the_same_are_two_panels(study):
+    grid = "{datasets: [movielens_20m], models: [mf], methods: {dnis: [1]}, vary: {training.base_dimension: [64, 8]}"
+    grids = f"{{plain: {grid}}}, l2: {grid}, title: with L2, overrides: {{training: {{l2: 0.1}}}}}}}}"
+    found = study(
+        f"studies: {{x: {{title: X, grids: {grids}, seeds: [1, 2, 3], tables: [], figures: [figure2a]}}}}", name="x"
+    )
+    data, _, _ = figures.figure2a(found, summary(found))
+    assert list(zip(data["grid"], data["K"], strict=True)) == [("plain", 8), ("l2", 8), ("plain", 64), ("l2", 64)]
+    assert set(data["count"]) == {3}
+    places = {each.where for each in claims.findings(found, summary(found)) if "base dimension" in each.claim}
+    assert places == {"MF, MovieLens-20M, K = 64", "MF, MovieLens-20M, with L2, K = 64"}
+
+
 def test_figure_3a_is_of_the_selection_by_block_and_3b_of_sizes_by_frequency(study):
     found = study()
     data, _, _ = learned.figure3a(found, summary(found))
@@ -225,67 +274,101 @@ def test_figure_3a_is_of_the_selection_by_block_and_3b_of_sizes_by_frequency(stu
     mf = data[(data["model"] == "mf") & (data["grid"] == "")]
     assert set(mf["cr"]) == {2.0}
     assert mf["features"].sum() == 4  # the fifth does not occur in train
-    assert not (mf["frequency_from"] < 1).any()
     fm = data[(data["model"] == "fm") & (data["grid"] == "")]
     assert set(fm["cr"]) == {20.0}
 
 
-def test_figure_3c_is_over_the_pruned_share(study):
+def test_figure_3c_is_over_the_share_of_weights_that_is_0(study):
     found = study()
     data, _, _ = figures.figure3c(found, summary(found))
     assert set(data["model"]) == {"fm"}
     assert set(data["metric"]) == {"auc", "logloss"}
-    dnis = data[(data["method"] == "dnis") & (data["metric"] == "auc")]
-    assert list(dnis["pruned"]) == pytest.approx([0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99], abs=1e-4)
+    dnis = data[(data["series"] == "DNIS") & (data["metric"] == "auc")]
+    assert list(dnis["pruned"]) == pytest.approx([0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99], abs=0.01)
 
 
 def test_the_pareto_front_is_what_nothing_beats_in_both(study):
     found = study()
     data, _, _ = figures.pareto(found, summary(found))
     mf = data[data["model"] == "mf"]
-    front = mf[mf["front"]]
-    assert list(zip(front["series"], front["cr"], strict=True)) == [("DNIS", 1.0), ("DNIS", 2.0), ("DNIS", 2.5)]
+    front = mf[mf["front"] & (mf["k"] == 64)]
+    assert list(zip(front["series"], front["cr"], strict=True)) == [("DNIS", 2.0), ("DNIS", 2.5)]
+    assert list(mf[mf["front"] & (mf["cr"] == 1)]["k"]) == [1024]  # in these made-up runs as small as the others
     topk = data[(data["model"] == "neumf_topk") & data["front"]]
     assert set(topk["cr"]) == {4.0}  # in these made-up runs the smallest is the best
-    assert not data.duplicated(["dataset", "model", "series", "cr"]).any()
+    assert not data.duplicated(["dataset", "model", "series", "k", "cr"]).any()
 
 
 # --- claims ---------------------------------------------------------------------------------------------------
 
 
 def verdicts(found):
-    return {(each.claim, each.place): each for each in claims.findings(found, summary(found))}
+    return {(each.claim, each.where, each.of): each for each in claims.findings(found, summary(found))}
 
 
 def test_claims_are_judged_by_the_study_s_own_figures(study):
     told = verdicts(study(THREE_SEEDS))
     mf = "MF, MovieLens-20M"
-    first = told["DNIS, unpruned, predicts better than Grid Search, Random Search and MDE", mf]
+    first = told["Unpruned, DNIS beats the best of Grid Search, Random Search and MDE", mf, "DNIS"]
     assert first.verdict == "holds"
-    assert first.measured.startswith("MSE 0.5093 (p = ")
-    assert first.measured.endswith("against 0.6100 of Random Search, the best of them")
-    assert told["Pruned, DNIS still does", mf].verdict == "does not hold"
-    assert told["DNIS's whole search takes less time than any of theirs", mf].verdict == "holds"
-    assert told["A larger base dimension K predicts better", mf].verdict == "holds"
-    assert told["More feature blocks L predict better", mf].verdict == "not told apart from noise"
-    same = told["NIS-ME does better than NIS-SE", "NeuMF, MovieLens-1M, implicit feedback, K = 16"]
-    assert same.verdict == "not told apart from noise"
-    smaller = told["DNIS does better than NIS-ME at the same size", "NeuMF, MovieLens-1M, implicit feedback, K = 16"]
-    assert smaller.verdict == "holds"
-    assert told["Frequent features keep more dimensions", mf].measured.startswith("3.0 dimensions for the most")
+    assert (first.measured, first.against) == ("MSE 0.5093", "0.6100: Random Search")
+    assert 0 < first.p < 0.05
+    assert told["Pruned at CR = 2, DNIS still beats the best of them", mf, "DNIS (CR = 2)"].verdict == "contradicted"
+    assert told["DNIS's whole search takes less time than the fastest of theirs", mf, "DNIS"].verdict == "holds"
+    assert told["The larger the base dimension K, the better DNIS predicts", f"{mf}, K = 1024", "K = 1024"].p == 0.25
+    same = told["The more feature blocks L, the better DNIS predicts", f"{mf}, L = 40", "L = 40"]
+    assert (same.p, same.verdict) == (1, "inconclusive")
+    topk_place = "NeuMF, MovieLens-1M, implicit feedback, K = 16"
+    nis = told["Within the same budget of weights, NIS-ME beats NIS-SE", topk_place, "NIS-ME, a quarter"]
+    assert nis.verdict == "inconclusive"
+    smaller = told["Within the same budget of weights, DNIS beats NIS-ME", topk_place, "DNIS (CR = 4)"]
+    assert smaller.measured.endswith("25 weights")
+    rarer = next(each for key, each in told.items() if key[:2] == ("Blocks of rarer features end with a smaller α", mf))
+    assert rarer.verdict == "holds"
+    assert rarer.of == "rank correlation with frequency 1.00, 1.00, 1.00"
+
+
+def test_auc_is_better_when_it_is_higher(study):
+    found = study("studies: {criteo: {seeds: [1, 2, 3]}}", name="criteo")
+    told = [each for each in claims.findings(found, summary(found)) if "Unpruned, DNIS beats" in each.claim]
+    assert {each.measured.split()[0]: each.verdict for each in told} == {"AUC": "holds", "Logloss": "holds"}
 
 
 def test_one_seed_only_points_somewhere(study):
     told = verdicts(study())
-    assert told["Pruned, DNIS still does", "MF, MovieLens-20M"].verdict == "points the other way (one seed)"
-
-
-def test_verdicts_that_differ_by_compression_rate_say_where():
+    place = "MF, MovieLens-20M"
     assert (
-        claims.joint({2: "holds", 5: "does not hold", 10: "does not hold"})
-        == "holds at CR = 2; does not hold at CR = 5, 10"
+        told["Pruned at CR = 2, DNIS still beats the best of them", place, "DNIS (CR = 2)"].verdict
+        == "against it (one seed)"
     )
-    assert claims.joint({2: "holds", 5: "holds"}) == "holds"
+    assert {each.verdict for each in told.values()} <= {"for it (one seed)", "against it (one seed)", "inconclusive"}
+
+
+def test_controls_and_variants_are_not_taken_for_the_paper_s_methods(study):
+    grid = "{datasets: [movielens_20m], models: [mf], methods: {shuffled_blocks: [1, 2], random_mask: [2], dnis: [1, 2], network_pruning: [2], bias_only: [1]}}"
+    figures_wanted = "[figure3a, figure3b, figure3c, pareto]"
+    found = study(
+        f"studies: {{x: {{title: X, grids: {{g: {grid}}}, seeds: [1], tables: [], figures: {figures_wanted}}}}}",
+        name="x",
+    )
+    told = claims.findings(found, summary(found))
+    assert {each.of.split(" (")[0] for each in told if not each.of.startswith("rank")} == {"DNIS"}
+    assert {each.against.split(": ")[1] for each in told if "At every pruning rate" in each.claim} == {
+        "Network pruning, one shot (CR = 2)"
+    }
+    data, _, _ = figures.figure3c(found, summary(found))
+    assert set(data["series"]) == {"DNIS", "Network pruning, one shot"}
+
+
+def test_the_paper_s_own_figures_bear_out_its_claims(study):
+    """Each claim, where the paper prints what it is about, holds of what it prints."""
+    found = study()
+    results = summary(found)
+    printed = results[results["paper_value"].notna()].assign(value=lambda table: table["paper_value"])
+    told = claims.findings(found, pd.concat([printed, results[results["paper_value"].isna()]]))
+    about = [each for each in told if "beats the best of" in each.claim and "Not in the paper" not in each.claim]
+    assert len(about) == (3 + 2 * 3) + (3 + 2 * 2 * 3)
+    assert {each.verdict for each in about} == {"for it (one seed)"}
 
 
 # --- all together ---------------------------------------------------------------------------------------------

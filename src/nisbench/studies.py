@@ -1,7 +1,7 @@
 """A study's plan: which steps fill the cells of its grids, and which files its report consists of."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -42,6 +42,7 @@ class Cell:
 class GridPlan:
     """What sets a grid apart from the others: its overrides, its title, or what it varies."""
 
+    name: str
     title: str
     params: Params
     varied: tuple[str, Varied] | None = None
@@ -123,7 +124,7 @@ class StudyPlan:
         """All files of the report, relative to the project's top folder; the manifest, which is written last, is the last."""
         study = self.study
         names = [name for part in (*study.tables, *study.figures) for name in report_files(part)]
-        whole = [*names, *self.curves, "README.md", "page.html", "summary.csv", "metrics.json"]
+        whole = [*names, *self.curves, "README.md", "page.html", "claims.csv", "summary.csv", "metrics.json"]
         return [*(str(self.folder / name) for name in whole), str(self.manifest)]
 
 
@@ -205,12 +206,12 @@ def plan_study(name: str, config: Config) -> StudyPlan:
         title = grid.title or apart
         if variant:
             apart = f"{key}_{variant[1]}"
-            title = f"{symbol(variant[0])} = {variant[1]}"
+            title = ", ".join(filter(None, [grid.title, f"{symbol(variant[0])} = {variant[1]}"]))
         if apart and apart in grids:
             raise NisbenchError(
                 f"params/studies: {name} has two grids, or values that one varies, named {apart}. Rename one."
             )
-        grids[apart] = GridPlan(title, params, variant)
+        grids[apart] = GridPlan(key, title, params, variant)
         for names, entries, kind in (
             (grid.datasets, params.datasets, "dataset"),
             (grid.models, params.models, "model"),
@@ -232,7 +233,21 @@ def plan_study(name: str, config: Config) -> StudyPlan:
                     prune_step(search, f"{model}-{method}-seed{seed}", params.methods[method], rate, params),
                 )
                 cells[apart, dataset, model, method, rate, seed] = cell  # grids may overlap
+    _check_variants(name, grids, cells.values())
     return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()), grids, titles)
+
+
+def _check_variants(study: str, grids: Mapping[str, GridPlan], cells: Iterable[Cell]) -> None:
+    """Raise `NisbenchError` if a grid varies what some of its runs do not depend on."""
+    seen: dict[tuple[str, str], Cell] = {}
+    for cell in cells:
+        grid = grids[cell.grid]
+        other = seen.setdefault((grid.name, cell.prune.id), cell)
+        if grid.varied and other.grid != cell.grid:
+            raise NisbenchError(
+                f"studies.{study}.grids.{grid.name}.vary: {grid.varied[0]} changes nothing for {cell.model} on {cell.dataset} with "
+                f"{cell.method}. Take these into a grid of their own."
+            )
 
 
 def symbol(key: str) -> str:

@@ -8,7 +8,8 @@ def shown(study):
     about = {f"{study.folder}/page.html": of_study("page", "the study's page")}
     for table in study.study.tables:
         about[f"{study.folder}/{table}.csv"] = of_study("table", table)
-    for figure in study.study.figures:
+    pictures = ["recovery"] if "recovery" in study.study.tables else []
+    for figure in [*study.study.figures, *pictures]:
         about[f"{study.folder}/{figure}.svg"] = of_study(figure, figure)
     for name, cells in study.curves.items():
         cell = cells[0]

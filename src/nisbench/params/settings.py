@@ -490,7 +490,8 @@ class Grid(Settings):
     vary: (
         Annotated[dict[str, Annotated[list[Varied], Field(min_length=1)]], Field(min_length=1, max_length=1)] | None
     ) = None
-    """One key, such as training.base_dimension, and the values it is given one after another. What is varied is for figures."""
+    """One key, such as training.base_dimension, and the values it is given one after another: what figures are of. Entries that are
+    like the varied one keep the value they have."""
 
     @property
     def variants(self) -> list[tuple[str, Varied] | None]:
@@ -502,6 +503,8 @@ class Study(Settings):
     """Grids of runs, and the tables and figures to make of them."""
 
     title: str
+    note: str | None = None
+    """Markdown for the report's head: what a reader should know of the data, and of how this differs from the paper."""
     grids: Annotated[dict[Name, Grid], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """Seeds of initial weights, batch order and the methods' own draws."""

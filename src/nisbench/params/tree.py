@@ -61,7 +61,10 @@ class Tree:
         copy = Tree(_copy(self.values), dict(self.origins))
         place: Any = copy.values
         for i, part in enumerate(path):
-            if not isinstance(place, dict) or part not in place or path[0] in {"studies", "reference"}:
+            if not isinstance(place, dict):
+                problem = f"{dotted(path[:i])} is a value, in which there is no {part!r} to vary"
+                raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
+            if part not in place or path[0] in {"studies", "reference"}:
                 there = ", ".join(str(each) for each in place if each not in {"studies", "reference"})
                 problem = f"{dotted(path[:i]) or 'params/'} has no {part!r} to vary; it has: {there}"
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")

@@ -6,7 +6,8 @@ from typing import get_args
 from nisbench.console import log
 from nisbench.files import write_json, write_text
 from nisbench.params.settings import Figure, Table
-from nisbench.report import curves, figures, page, pictures, recovery, tables
+from nisbench.report import claims, curves, figures, page, pictures, recovery, tables
+from nisbench.report.layout import how_to_read
 from nisbench.report.results import metrics, provenance, summary
 from nisbench.studies import StudyPlan, report_files
 
@@ -22,13 +23,15 @@ TABLES = {
 def run(plan: StudyPlan) -> None:
     """Write all of ``results/<study>/``; last, the manifest of the runs behind it, which says that the rest is whole."""
     folder = Path(plan.folder)
+    for old in folder.glob("runs-*.json"):  # what it says of the files beside it is true no longer
+        old.unlink()
     results = summary(plan)
-    sheets = {}
+    sheets, reading = {}, how_to_read(len(plan.study.seeds))
     for name in plan.study.tables:
         log.info("%s", folder / f"{name}.md")
         sheet = sheets[name] = TABLES[name](plan, results)
-        write_text(folder / f"{name}.md", sheet.markdown())
-        write_text(folder / f"{name}.tex", sheet.latex(f"{plan.name}-{name}"))
+        write_text(folder / f"{name}.md", f"{sheet.markdown()}\n{reading}\n")
+        write_text(folder / f"{name}.tex", sheet.latex(f"{plan.name}-{name}", reading))
         write_text(folder / f"{name}.csv", sheet.data.to_csv(index=False))
     captions = {}
     for figure in plan.study.figures:
@@ -37,10 +40,12 @@ def run(plan: StudyPlan) -> None:
         write_text(folder / f"{figure}.csv", data.to_csv(index=False))
         pictures.save(picture, folder, figure)
     curves.draw(plan)
+    findings = claims.findings(plan, results)
+    write_text(folder / "claims.csv", claims.table(findings).to_csv(index=False))
     write_text(folder / "summary.csv", results.to_csv(index=False))
     write_json(folder / "metrics.json", metrics(results))
     log.info("%s", folder / "README.md")
-    text = page.text(plan, results, sheets, captions)
+    text = page.text(plan, findings, sheets, captions)
     write_text(folder / "README.md", text)
     write_text(folder / "page.html", page.html(plan, text))
     _remove_old(plan, folder)
@@ -49,7 +54,8 @@ def run(plan: StudyPlan) -> None:
 
 def _remove_old(plan: StudyPlan, folder: Path) -> None:
     """What earlier parameters asked for and today's do not."""
+    outputs = plan.outputs()
     known = [name for part in (*get_args(Table), *get_args(Figure)) for name in report_files(part)]
-    for old in [*folder.glob("runs-*.json"), *folder.glob("curves/*.svg"), *(folder / name for name in known)]:
-        if str(old) not in plan.outputs():
+    for old in [*folder.glob("curves/*.svg"), *(folder / name for name in known)]:
+        if str(old) not in outputs:
             old.unlink(missing_ok=True)

@@ -1,30 +1,47 @@
-"""What the paper claims, held against a study's own results: each claim with the figures that speak for it or against."""
+"""What the paper claims, held against a study's own results: every comparison that speaks for a claim or against it.
+
+Which comparisons those are, and when they hold, is fixed here beforehand; a study brings the figures.
+"""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
+from math import isclose
 
 import pandas as pd
 from scipy import stats
 
-from nisbench.report.layout import figure, markdown, quantity
+from nisbench.params.settings import TaskKind
+from nisbench.report.layout import figure, label, markdown, quantity
 from nisbench.report.learned import dnis_pruned, frequency_and_size, selection_of
 from nisbench.report.places import HEADLINES, Place, at, dnis_cells, kind_of, place_of
 from nisbench.report.significance import LEVEL, paired
 from nisbench.runs import rate_name
 from nisbench.studies import StudyPlan, symbol
 
-HOLDS, FAILS, NOISE = "holds", "does not hold", "not told apart from noise"
-ONE_SEED = {True: "points that way (one seed)", False: "points the other way (one seed)"}
-BASELINES = {"grid", "random", "mde"}
+HOLDS, FAILS, UNDECIDED = "holds", "contradicted", "inconclusive"
+ONE_SEED = {HOLDS: "for it (one seed)", FAILS: "against it (one seed)", UNDECIDED: UNDECIDED}
+VERDICTS = [HOLDS, ONE_SEED[HOLDS], UNDECIDED, ONE_SEED[FAILS], FAILS]
+
+BASELINES = ("grid", "random", "mde")
+PRUNED: dict[TaskKind, tuple[float, ...]] = {"rating": (2,), "ctr": (20, 30)}
+"""The tasks on which the paper compares DNIS with these, and the compression rates at which it still wins on all models there."""
+CONTROLS = ("no_embeddings", "oracle")
+SAME_SIZE = 1.02
+"""A method with at most so many times as many weights is of the same size or smaller."""
+RANK = 0.3
+"""A weaker rank correlation than this decides nothing."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim in one place, what was measured, and what that says."""
+    """One comparison: of what, where, and what it says."""
 
     claim: str
-    place: str
+    where: str
+    of: str
     measured: str
+    against: str
+    p: float
     verdict: str
 
 
@@ -36,9 +53,7 @@ class Results:
         self._values = results
         self.places: dict[Place, dict[str, list[float]]] = {}
         """Per place, its methods with their compression rates."""
-        self.kinds: dict[tuple[str, str], str] = {}
-        for cell in plan.cells:
-            self.kinds[cell.grid, cell.method] = kind_of(plan, cell)
+        self.kinds = {(cell.grid, cell.method): kind_of(plan, cell) for cell in plan.cells}
         for cell in plan.compared:
             rates = self.places.setdefault(place_of(cell), {}).setdefault(cell.method, [])
             if cell.compression_rate not in rates:
@@ -46,287 +61,309 @@ class Results:
 
     def of(self, place: Place, method: str, rate: float, metric: str) -> pd.Series:
         found = at(self._values, place)
-        for column, value in {"method": method, "cr": rate, "metric": metric}.items():
-            found = found[found[column] == value]
+        found = found[(found["method"] == method) & (found["cr"] == rate) & (found["metric"] == metric)]
         return found.set_index("seed")["value"]
 
+    def task(self, place: Place) -> TaskKind:
+        return self.plan.grids[place.grid].params.task_of(place.dataset).kind
+
     def metrics(self, place: Place) -> list[str]:
-        task = self.plan.grids[place.grid].params.task_of(place.dataset)
-        return HEADLINES[task.kind]
+        return HEADLINES[self.task(place)]
 
     def methods(self, place: Place, *kinds: str) -> list[str]:
         return [method for method in self.places[place] if self.kinds[place.grid, method] in kinds]
 
-    def best(self, place: Place, methods: list[str], metric: str) -> str:
-        """Of unpruned methods the one with the best mean."""
-        means = {
-            method: self.of(place, method, 1, metric).mean() for method in methods if 1 in self.places[place][method]
-        }
-        return (min if quantity(metric).better == "lower" else max)(means, key=lambda method: means[method])
+    def unpruned(self, place: Place, *kinds: str) -> list[tuple[str, float]]:
+        return [(method, 1.0) for method in self.methods(place, *kinds) if 1 in self.places[place][method]]
 
-    def name(self, place: Place, method: str, rate: float = 1) -> str:
+    def dnis(self, place: Place) -> str | None:
+        """The DNIS method that claims are about where there are several: the first."""
+        return next(iter(self.methods(place, "dnis")), None)
+
+    def best(self, place: Place, among: list[tuple[str, float]], metric: str) -> tuple[str, float]:
+        """The method and compression rate with the best mean."""
+        means = {key: self.of(place, *key, metric).mean() for key in among}
+        return (max if quantity(metric).better == "higher" else min)(means, key=lambda key: means[key])
+
+    def name(self, place: Place, method: str, rate: float) -> str:
         title = self.plan.titles[place.grid, f"method {method}"]
-        return title if rate == 1 else f"{title} at CR = {rate_name(rate)}"
+        return title if rate == 1 else f"{title} (CR = {rate_name(rate)})"
+
+    def compare(
+        self, claim: str, a: tuple[Place, str, float], b: tuple[Place, str, float], metric: str,
+        of: str = "", against: str = "", sizes: bool = False,
+    ) -> Finding:  # fmt: skip
+        """That `a` is better than `b`, by a paired test over the seeds; of times, shorter is better."""
+        ours, others = self.of(*a, metric), self.of(*b, metric)
+        assert len(ours) == len(others) == len(self.plan.study.seeds), f"{a} and {b} are not in the study at all seeds"
+        means, p = (ours.mean(), others.mean()), paired(ours, others)
+        better = means[0] > means[1] if quantity(metric).better == "higher" else means[0] < means[1]
+        if pd.isna(p):
+            verdict = ONE_SEED[HOLDS if better else FAILS]
+        else:
+            verdict = UNDECIDED if p >= LEVEL else HOLDS if better else FAILS
+        weights = [f", {self.of(*each, 'nonzeros').mean():,.0f} weights" if sizes else "" for each in (a, b)]
+        return Finding(
+            claim,
+            a[0].title(self.plan),
+            of or self.name(*a),
+            f"{label(metric)} {figure(metric, means[0])}{weights[0]}",
+            f"{figure(metric, means[1])}{weights[1]}: {against or self.name(*b)}",
+            p,
+            verdict,
+        )
 
 
 def findings(plan: StudyPlan, frame: pd.DataFrame) -> list[Finding]:
-    """All claims that the study's grids can speak to."""
+    """All comparisons that the study's grids allow."""
     results = Results(plan, frame)
     claims: list[Callable[[Results], Iterator[Finding]]] = [
         unpruned_beats_baselines,
         pruned_beats_baselines,
         search_is_faster,
-        reinforcement_learning,
+        multi_size_beats_single_size,
+        dnis_beats_multi_size,
         base_dimension,
         blocks,
         rarer_blocks_get_less,
         frequent_features_keep_more,
         network_pruning,
         tuned_uniform,
+        same_size,
     ]
     return [finding for claim in claims for finding in claim(results)]
 
 
-def section(plan: StudyPlan, frame: pd.DataFrame) -> str:
-    """The findings as a table, or nothing if there are none."""
-    found = findings(plan, frame)
-    if not found:
-        return ""
-    rows = []
-    for i, each in enumerate(found):
-        claim = "" if i and found[i - 1].claim == each.claim else each.claim
-        rows.append(
-            [claim, each.place, each.measured, f"**{each.verdict}**" if each.verdict == HOLDS else each.verdict]
-        )
-    return markdown(rows, ["Claim", "Where", "Measured", "Verdict"], align="left")
+def table(found: list[Finding]) -> pd.DataFrame:
+    return pd.DataFrame([astuple(each) for each in found], columns=[field.name for field in fields(Finding)])
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """That `a` is better than `b`: mean values, the p-value of a paired test over seeds, and the verdict at 5 %."""
-
-    a: pd.Series
-    b: pd.Series
-    metric: str
-
-    @property
-    def p(self) -> float:
-        return paired(self.a, self.b)
-
-    @property
-    def verdict(self) -> str:
-        a, b = self.a.mean(), self.b.mean()
-        better = a > b if quantity(self.metric).better == "higher" else a < b  # of times, less is better
-        if pd.isna(self.p):
-            return ONE_SEED[bool(better)]
-        return NOISE if self.p >= LEVEL else HOLDS if better else FAILS
-
-    def value(self) -> str:
-        """What `a` is, and how surely it differs from `b`."""
-        return figure(self.metric, self.a.mean()) + ("" if pd.isna(self.p) else f" (p = {self.p:.2g})")
-
-    def text(self) -> str:
-        return f"{quantity(self.metric).title} {self.value()} against {figure(self.metric, self.b.mean())}"
+def scorecard(found: list[Finding]) -> str:
+    """How many comparisons speak for each claim, and how many against it."""
+    verdicts = [verdict for verdict in VERDICTS if any(each.verdict == verdict for each in found)]
+    counts: dict[str, list[int]] = {}
+    for each in found:
+        counts.setdefault(each.claim, [0] * len(verdicts))[verdicts.index(each.verdict)] += 1
+    rows = [[claim, *(str(count) if count else "" for count in of_claim)] for claim, of_claim in counts.items()]
+    return markdown(rows, ["Claim", *verdicts])
 
 
-def joint(verdicts: dict[float, str]) -> str:
-    """The verdicts at several compression rates in one: alike, or each with where it is so."""
-    if len(set(verdicts.values())) == 1:
-        return next(iter(verdicts.values()))
-    rates: dict[str, list[str]] = {}
-    for rate, verdict in verdicts.items():
-        rates.setdefault(verdict, []).append(rate_name(rate))
-    return "; ".join(f"{verdict} at CR = {', '.join(where)}" for verdict, where in rates.items())
+def details(found: list[Finding]) -> str:
+    rows = [
+        [
+            each.claim,
+            each.where,
+            each.of,
+            each.measured,
+            each.against,
+            "" if pd.isna(each.p) else f"{each.p:.2g}",
+            each.verdict,
+        ]
+        for each in found
+    ]
+    return markdown(rows, ["Claim", "Where", "Of", "Measured", "Against", "p", "Verdict"], align="left")
 
 
-# --- the claims -----------------------------------------------------------------------------------------------
+# --- the paper's Tables 2 to 4 --------------------------------------------------------------------------------
 
 
 def unpruned_beats_baselines(results: Results) -> Iterator[Finding]:
-    yield from _against_baselines(
-        results, "DNIS, unpruned, predicts better than Grid Search, Random Search and MDE", pruned=False
-    )
+    claim = "Unpruned, DNIS beats the best of Grid Search, Random Search and MDE"
+    for place, dnis, baselines in _against_baselines(results):
+        for metric in results.metrics(place) if 1 in results.places[place][dnis] else []:
+            best = results.best(place, baselines, metric)
+            yield results.compare(claim, (place, dnis, 1), (place, *best), metric)
 
 
 def pruned_beats_baselines(results: Results) -> Iterator[Finding]:
-    yield from _against_baselines(results, "Pruned, DNIS still does", pruned=True)
-
-
-def _against_baselines(results: Results, claim: str, pruned: bool) -> Iterator[Finding]:
-    for place, methods in results.places.items():
-        baselines = [method for method in results.methods(place, *BASELINES) if 1 in methods[method]]
-        for dnis in results.methods(place, "dnis")[:1] if baselines else []:
-            rates = [rate for rate in methods[dnis] if (rate > 1) == pruned]
-            for metric in results.metrics(place) if rates else []:
+    for place, dnis, baselines in _against_baselines(results):
+        for rate in [rate for rate in PRUNED[results.task(place)] if rate in results.places[place][dnis]]:
+            for metric in results.metrics(place):
+                claim = f"Pruned at CR = {rate_name(rate)}, DNIS still beats the best of them"
                 best = results.best(place, baselines, metric)
-                other = results.of(place, best, 1, metric)
-                found = {rate: Comparison(results.of(place, dnis, rate, metric), other, metric) for rate in rates}
-                values = [
-                    each.value() + (f" at CR = {rate_name(rate)}" if pruned else "") for rate, each in found.items()
-                ]
-                text = f"{quantity(metric).title} {', '.join(values)} against {figure(metric, other.mean())} of {results.name(place, best)}, the best of them"
-                verdict = joint({rate: each.verdict for rate, each in found.items()})
-                yield Finding(claim, place.title(results.plan), text, verdict)
+                yield results.compare(claim, (place, dnis, rate), (place, *best), metric)
 
 
 def search_is_faster(results: Results) -> Iterator[Finding]:
-    claim = "DNIS's whole search takes less time than any of theirs"
-    for place, methods in results.places.items():
-        baselines = [method for method in results.methods(place, *BASELINES) if 1 in methods[method]]
-        for dnis in results.methods(place, "dnis")[:1] if baselines else []:
-            hours = {method: results.of(place, method, 1, "hours") for method in baselines}
-            fastest = min(hours, key=lambda method: hours[method].mean())
-            own = Comparison(results.of(place, dnis, methods[dnis][0], "hours"), hours[fastest], "hours")
-            text = f"{own.text()} of {results.name(place, fastest)}, the fastest"
-            yield Finding(claim, place.title(results.plan), text, own.verdict)
+    for place, dnis, baselines in _against_baselines(results):
+        fastest = results.best(place, baselines, "hours")
+        claim = "DNIS's whole search takes less time than the fastest of theirs"
+        first = results.places[place][dnis][0]
+        yield results.compare(claim, (place, dnis, first), (place, *fastest), "hours", of="DNIS")
 
 
-def reinforcement_learning(results: Results) -> Iterator[Finding]:
-    """The paper's Table 4: NIS-ME against NIS-SE, and DNIS against NIS-ME, at the same share of the weights."""
-    for place, methods in results.places.items():
-        entries = results.plan.grids[place.grid].params.methods
-        single, multi = (
-            {entries[m].budget: m for m in results.methods(place, "nis") if entries[m].choice == choice}  # type: ignore[union-attr]
-            for choice in ("single", "multi")
-        )
-        pairs = {
-            "NIS-ME does better than NIS-SE": [
-                (budget, (method, 1.0), (single[budget], 1.0)) for budget, method in multi.items() if budget in single
-            ],
-            "DNIS does better than NIS-ME at the same size": [
-                (budget, (dnis, 1 / budget), (method, 1.0))
-                for dnis in results.methods(place, "dnis")[:1]
-                for budget, method in multi.items()
-                if 1 / budget in methods[dnis]
-            ],
-        }
-        for claim, cases in pairs.items():
-            for budget, a, b in cases:
+def _against_baselines(results: Results) -> Iterator[tuple[Place, str, list[tuple[str, float]]]]:
+    """The places with DNIS and unpruned baselines, on the tasks on which the paper compares them."""
+    for place in results.places:
+        dnis, baselines = results.dnis(place), results.unpruned(place, *BASELINES)
+        if dnis and baselines and results.task(place) in PRUNED:
+            yield place, dnis, baselines
+
+
+def multi_size_beats_single_size(results: Results) -> Iterator[Finding]:
+    for place, budgets in _nis(results):
+        for single, multi in budgets.values():
+            for metric in results.metrics(place) if single and multi else []:
+                claim = "Within the same budget of weights, NIS-ME beats NIS-SE"
+                yield results.compare(claim, (place, str(multi), 1), (place, str(single), 1), metric, sizes=True)
+
+
+def dnis_beats_multi_size(results: Results) -> Iterator[Finding]:
+    for place, budgets in _nis(results):
+        dnis = results.dnis(place)
+        for budget, (_, multi) in budgets.items():
+            rates = results.places[place][dnis] if dnis and multi else []
+            for rate in [rate for rate in rates if isclose(rate * budget, 1, rel_tol=1e-3)]:
                 for metric in results.metrics(place):
-                    found = Comparison(results.of(place, *a, metric), results.of(place, *b, metric), metric)
-                    text = f"{budget:.0%} of the weights: {found.text()}"
-                    yield Finding(claim, place.title(results.plan), text, found.verdict)
+                    claim = "Within the same budget of weights, DNIS beats NIS-ME"
+                    yield results.compare(claim, (place, str(dnis), rate), (place, str(multi), 1), metric, sizes=True)
+
+
+def _nis(results: Results) -> Iterator[tuple[Place, dict[float, tuple[str | None, str | None]]]]:
+    """Per place and budget, the methods NIS-SE and NIS-ME."""
+    for place in results.places:
+        entries = results.plan.grids[place.grid].params.methods
+        budgets: dict[float, tuple[str | None, str | None]] = {}
+        for method, _ in results.unpruned(place, "nis"):
+            settings = entries[method]
+            assert settings.kind == "nis"
+            single, multi = budgets.get(settings.budget, (None, None))
+            budgets[settings.budget] = (method, multi) if settings.choice == "single" else (single, method)
+        yield place, budgets
+
+
+# --- Figures 2 and 3 ------------------------------------------------------------------------------------------
 
 
 def base_dimension(results: Results) -> Iterator[Finding]:
-    yield from _more_is_better(results, "K", "A larger base dimension K predicts better")
+    yield from _more_is_better(results, "K", "The larger the base dimension K, the better DNIS predicts")
 
 
 def blocks(results: Results) -> Iterator[Finding]:
-    yield from _more_is_better(results, "L", "More feature blocks L predict better")
+    yield from _more_is_better(results, "L", "The more feature blocks L, the better DNIS predicts")
 
 
 def _more_is_better(results: Results, letter: str, claim: str) -> Iterator[Finding]:
+    """The largest value against the smallest, and against the best of the others."""
     plan = results.plan
-    values = {g: p.varied[1] for g, p in plan.grids.items() if p.varied and symbol(p.varied[0]) == letter}
-    places = {
-        (c.dataset, c.model, c.method, c.compression_rate)
-        for c in plan.cells
-        if c.grid in values and kind_of(plan, c) == "dnis"
-    }
-    for dataset, model, method, rate in sorted(places):
-        ordered = sorted(values, key=lambda grid: float(values[grid]))  # type: ignore[arg-type]
-        place = {grid: Place(grid, dataset, model) for grid in ordered}
-        for metric in results.metrics(place[ordered[0]]):
-            of = {grid: results.of(place[grid], method, rate, metric) for grid in ordered}
-            found = Comparison(of[ordered[-1]], of[ordered[0]], metric)
-            ends = f"{letter} = {values[ordered[-1]]} and {values[ordered[0]]}"
-            best = (
-                min(of, key=lambda g: of[g].mean())
-                if quantity(metric).better == "lower"
-                else max(of, key=lambda g: of[g].mean())
-            )
-            where = f"{plan.titles[ordered[0], f'model {model}']}, {plan.titles[ordered[0], f'dataset {dataset}']}"
-            yield Finding(claim, where, f"{ends}: {found.text()}; the best is {letter} = {values[best]}", found.verdict)
+    lines: dict[tuple[str, str, str, str, float], dict[float, str]] = {}  # -> a grid for each value
+    for cell in plan.cells:
+        apart = plan.grids[cell.grid]
+        value = apart.varied[1] if apart.varied and symbol(apart.varied[0]) == letter else None
+        if isinstance(value, int | float) and kind_of(plan, cell) == "dnis":
+            line = (apart.name, cell.dataset, cell.model, cell.method, cell.compression_rate)
+            lines.setdefault(line, {})[float(value)] = cell.grid
+    for (_, dataset, model, method, rate), grids in lines.items():
+        *others, last = sorted(grids)
+        at_value = {value: (Place(grid, dataset, model), method, rate) for value, grid in grids.items()}
+        for metric in results.metrics(at_value[last][0]) if others else []:
+            means = {value: results.of(*at_value[value], metric).mean() for value in others}
+            best = (max if quantity(metric).better == "higher" else min)(means, key=lambda value: means[value])
+            for other in dict.fromkeys([others[0], best]):
+                name = f"{letter} = {other:g}" + (", the best of the others" if other == best else "")
+                yield results.compare(
+                    claim, at_value[last], at_value[other], metric, of=f"{letter} = {last:g}", against=name
+                )
 
 
 def rarer_blocks_get_less(results: Results) -> Iterator[Finding]:
-    claim = "Blocks of rarer features end with a smaller α"
     searches: dict[Place, dict[str, pd.Series]] = {}
     for cell in dnis_cells(results.plan):
         searches.setdefault(place_of(cell), {})[cell.search.id] = pd.Series(selection_of(cell).mean(axis=1))
     for place, of_seeds in searches.items():
-        means = pd.concat(of_seeds.values(), axis=1).mean(axis=1)
-        if len(means) < 3:
-            continue
-        text = f"mean α {means.iloc[0]:.2f} in the first block, {means.iloc[-1]:.2f} in the last"
-        yield Finding(claim, place.title(results.plan), *_ranked(means.index.to_series(), means, text, falling=True))
+        means = pd.concat(list(of_seeds.values()), axis=1)
+        ranks = [-_rank(means.index.to_series(), column) for _, column in means.items()]
+        ends = means.mean(axis=1)
+        claim = "Blocks of rarer features end with a smaller α"
+        measured = f"mean α {ends.iloc[-1]:.2f} in the last of {len(ends)} blocks"
+        yield _ranked(results, claim, place, measured, f"{ends.iloc[0]:.2f} in the first", ranks)
 
 
 def frequent_features_keep_more(results: Results) -> Iterator[Finding]:
-    claim = "Frequent features keep more dimensions"
-    cells = {place_of(cell): cell for cell in reversed(dnis_pruned(results.plan))}
-    for place, cell in reversed(cells.items()):
-        if cell.compression_rate == 1:
-            continue
-        frequency, size = (pd.Series(each) for each in frequency_and_size(cell))
-        upper = frequency >= frequency.quantile(0.9)
-        lower = frequency <= frequency.quantile(0.1)
-        text = (
-            f"{size[upper].mean():.1f} dimensions for the most frequent tenth, {size[lower].mean():.1f} for the rarest (seed {cell.seed}, "
-            f"CR = {rate_name(cell.compression_rate)})"
-        )
-        yield Finding(claim, place.title(results.plan), *_ranked(frequency, size, text, falling=False))
+    seen: dict[Place, list[tuple[float, float, float]]] = {}
+    rates: dict[Place, float] = {}
+    for cell in dnis_pruned(results.plan):
+        if cell.compression_rate > 1:
+            frequency, size = (pd.Series(each) for each in frequency_and_size(cell))
+            tenths = (
+                size[frequency >= frequency.quantile(0.9)].mean(),
+                size[frequency <= frequency.quantile(0.1)].mean(),
+            )
+            seen.setdefault(place_of(cell), []).append((*tenths, _rank(frequency, size)))
+            rates[place_of(cell)] = cell.compression_rate
+    for place, of_seeds in seen.items():
+        upper, lower, _ = (sum(each) / len(of_seeds) for each in zip(*of_seeds, strict=True))
+        claim = f"Frequent features keep more dimensions (CR = {rate_name(rates[place])})"
+        measured, against = f"{upper:.1f} dimensions for the most frequent tenth", f"{lower:.1f} for the rarest"
+        yield _ranked(results, claim, place, measured, against, [rank for *_, rank in of_seeds])
 
 
-def _ranked(x: pd.Series, y: pd.Series, text: str, falling: bool) -> tuple[str, str]:
-    """Whether y falls (or rises) with x by Spearman's rank correlation, beyond chance and by more than a little."""
-    if y.nunique() < 2:
-        return f"{text}: all alike", FAILS
-    found = stats.spearmanr(x, y)
-    rank = float(found.statistic)
-    text += f"; rank correlation {rank:.2f}"
-    if found.pvalue >= LEVEL:
-        return text, NOISE
-    return text, HOLDS if abs(rank) >= 0.3 and (rank < 0) == falling else FAILS
+def _rank(x: pd.Series, y: pd.Series) -> float:
+    """Spearman's rank correlation; 0 where all are alike."""
+    alike = (x == x.iloc[0]).all() or (y == y.iloc[0]).all()
+    return 0.0 if alike else float(stats.spearmanr(x, y).statistic)
+
+
+def _ranked(results: Results, claim: str, place: Place, measured: str, against: str, ranks: list[float]) -> Finding:
+    """It holds if the rank correlation is strong enough at every seed."""
+    verdict = HOLDS if min(ranks) >= RANK else FAILS if max(ranks) <= -RANK else UNDECIDED
+    if len(ranks) == 1:
+        verdict = ONE_SEED[verdict]
+    listed = ", ".join(f"{rank:.2f}" for rank in ranks)
+    of = f"rank correlation with frequency {listed}"
+    return Finding(claim, place.title(results.plan), of, measured, against, float("nan"), verdict)
 
 
 def network_pruning(results: Results) -> Iterator[Finding]:
-    claim = "DNIS does better than network pruning at every pruning rate"
     for place, methods in results.places.items():
-        full = results.methods(place, "full")[:1]
-        for dnis in results.methods(place, "dnis")[:1] if full else []:
-            rates = [rate for rate in methods[dnis] if rate > 1 and rate in methods[full[0]]]
-            for metric in results.metrics(place) if rates else []:
-                found = {
-                    rate: Comparison(
-                        results.of(place, dnis, rate, metric), results.of(place, full[0], rate, metric), metric
-                    )
-                    for rate in rates
-                }
-                values = [
-                    f"{each.value()} against {figure(metric, each.b.mean())} at CR = {rate_name(rate)}"
-                    for rate, each in found.items()
-                ]
-                text = f"{quantity(metric).title} {', '.join(values)}"
-                verdict = joint({rate: each.verdict for rate, each in found.items()})
-                yield Finding(claim, place.title(results.plan), text, verdict)
+        dnis, full = results.dnis(place), next(iter(results.methods(place, "full")), None)
+        for rate in methods[dnis] if dnis and full else []:
+            for metric in results.metrics(place) if rate > 1 and rate in methods[str(full)] else []:
+                claim = "At every pruning rate, DNIS beats network pruning"
+                yield results.compare(claim, (place, str(dnis), rate), (place, str(full), rate), metric)
+
+
+# --- what the paper leaves out --------------------------------------------------------------------------------
 
 
 def tuned_uniform(results: Results) -> Iterator[Finding]:
-    claim = "Not in the paper: DNIS, unpruned, does better than one dimension for all with a tuned L2 penalty"
+    """DNIS on its own grid's and other terms of training against a uniform dimension that is tuned together with its L2 penalty."""
     for place in results.places:
-        for uniform in results.methods(place, "uniform_tuned")[:1]:
-            for other, there in _dnis_of(results, place):
-                for metric in results.metrics(place):
-                    found = Comparison(
-                        results.of(there, other, 1, metric), results.of(place, uniform, 1, metric), metric
-                    )
-                    terms = f", {results.plan.grids[there.grid].title}" if there.grid != place.grid else ""
-                    text = f"{results.name(there, other)}{terms}: {found.text()}"
-                    yield Finding(claim, place.title(results.plan), text, found.verdict)
+        for uniform in results.unpruned(place, "uniform_tuned"):
+            seen: set[str] = set()
+            for there in [there for there in results.places if _alike(results, place, there)]:
+                dnis = results.dnis(there)
+                searches = {c.search.id for c in results.plan.compared if place_of(c) == there and c.method == dnis}
+                if dnis and 1 in results.places[there][dnis] and not searches & seen:
+                    seen |= searches
+                    for metric in results.metrics(place):
+                        claim = "Not in the paper: unpruned, DNIS beats one dimension for all with a tuned L2 penalty"
+                        yield results.compare(claim, (there, dnis, 1), (place, *uniform), metric)
 
 
-def _dnis_of(results: Results, place: Place) -> Iterator[tuple[str, Place]]:
-    """The first DNIS method, unpruned, in each grid that has this data set and model, each search once."""
-    seen = set()
-    for cell in results.plan.compared:
-        same = (cell.dataset, cell.model) == (place.dataset, place.model) and kind_of(results.plan, cell) == "dnis"
-        if (
-            same
-            and cell.compression_rate == 1
-            and cell.seed == results.plan.study.seeds[0]
-            and cell.search.id not in seen
-        ):
-            seen.add(cell.search.id)
-            yield cell.method, place_of(cell)
+def _alike(results: Results, a: Place, b: Place) -> bool:
+    """Whether two places have the same data, split alike, and the same model: all but the terms of training."""
+    one, other = (results.plan.grids[place.grid].params for place in (a, b))
+    same = (a.dataset, a.model) == (b.dataset, b.model)
+    return (
+        same and one.datasets[a.dataset] == other.datasets[a.dataset] and one.models[a.model] == other.models[a.model]
+    )
+
+
+def same_size(results: Results) -> Iterator[Finding]:
+    """DNIS at every compression rate against the best other method with no more weights."""
+    for place, methods in results.places.items():
+        dnis = results.dnis(place)
+        others = [
+            (method, rate)
+            for method, rates in methods.items()
+            for rate in rates
+            if "dnis" not in results.kinds[place.grid, method] and results.kinds[place.grid, method] not in CONTROLS
+        ]
+        for rate in methods[dnis] if dnis else []:
+            most = SAME_SIZE * results.of(place, str(dnis), rate, "nonzeros").mean()
+            smaller = [each for each in others if results.of(place, *each, "nonzeros").mean() <= most]
+            for metric in results.metrics(place) if smaller else []:
+                best = results.best(place, smaller, metric)
+                claim = "Not in the paper: DNIS beats the best other method of its size or smaller"
+                yield results.compare(claim, (place, str(dnis), rate), (place, *best), metric, sizes=True)

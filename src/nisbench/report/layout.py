@@ -1,5 +1,6 @@
 """How tables show what they show: figures, names of rows, marks; in Markdown and LaTeX."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,11 @@ def quantity(metric: str) -> Quantity:
     return QUANTITIES[metric.removeprefix(topk.FULL)]
 
 
+def label(metric: str) -> str:
+    """A metric's title where no heading says what was ranked."""
+    return quantity(metric).title + (" among all items" if metric.startswith(topk.FULL) else "")
+
+
 def figure(metric: str, value: float) -> str:
     return NONE if pd.isna(value) else quantity(metric).shown(value)
 
@@ -93,31 +99,43 @@ def row_names(plan: StudyPlan, grid: str, keys: list[tuple[str, float]]) -> dict
 
 
 def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
-    """The figures of one column by the rows' keys: mean, deviation over several seeds, the paper's in brackets; the best in bold."""
+    """The figures of one column by the rows' keys: mean, and deviation over several seeds; the best in bold."""
     shown = {}
     for key, row in chosen.iterrows():
         text = figure(metric, row["mean"])
         if row["seeds"] > 1 and quantity(metric).better:
             text += f" ± {figure(metric, row['std'])}"
-        if row["best"]:
-            text = f"**{text}**"
-        if pd.notna(row["paper"]):
-            text += f" [{figure(metric, row['paper'])}]"
-        shown[key] = text
+        shown[key] = f"**{text}**" if row["best"] else text
     return shown
 
 
+def body(plan: StudyPlan, table: pd.DataFrame, metrics: list[str]) -> list[list[str]]:
+    """Rows of one model under one grid's settings: name, a column per metric, and below it, where it has any, the paper's figures."""
+    by_key = table.set_index(["method", "cr"])
+    columns = {metric: cells(by_key[by_key["metric"] == metric], metric) for metric in metrics}
+    rows = []
+    for key, name in row_names(plan, table["grid"].iloc[0], list(dict.fromkeys(by_key.index))).items():
+        rows.append([name, *(column[key] for column in columns.values())])
+        paper = by_key.loc[[key]].set_index("metric")["paper"].reindex(metrics)
+        if paper[[metric for metric in metrics if quantity(metric).better]].notna().any():
+            rows.append(["*paper*", *(figure(metric, paper[metric]) for metric in metrics)])
+    return rows
+
+
 def how_to_read(seeds: int) -> str:
-    """What marks, deviations and brackets mean."""
+    """What marks, deviations and the rows of the paper mean, in all tables alike."""
     if seeds == 1:
-        noise = "One seed, so that nothing can be told apart from noise and nothing is marked."
+        noise = "One seed, so that no difference can be told apart from noise and nothing is in bold."
     else:
         noise = (
-            f"Mean ± standard deviation over {seeds} seeds. **Bold**: the best and all that a paired t-test over the seeds does not tell "
-            "apart from it at 5 % (two-sided, adjusted for the number of rows by Benjamini and Hochberg); nothing is bold where that is "
-            "all. With so few seeds the test finds large differences only."
+            f"Mean ± standard deviation over {seeds} seeds. **Bold**: the best, and all that a paired t-test over the seeds does not tell "
+            "apart from it at 5 % (two-sided, adjusted by Benjamini and Hochberg for the number of rows); nothing is in bold where that is "
+            f"all. With {seeds} seeds the test finds large differences only, and says nothing about another split or other users."
         )
-    return f"{noise} [In brackets]: as printed in {PAPER}, where it has this cell."
+    return (
+        f"{noise} *paper*: as printed in {PAPER}, where it has this data set, model and method. A compression rate (CR) is the number of weights that "
+        "the search allowed over the number kept; a weight that is 0 already counts as pruned. Without a CR nothing is pruned."
+    )
 
 
 def terms(training: Training) -> str:
@@ -126,7 +144,7 @@ def terms(training: Training) -> str:
     listed = ", ".join(
         f"`{name}: {value:g}`" if isinstance(value, float) else f"`{name}: {value}`" for name, value in settings.items()
     )
-    return f"Trained under {listed}, all methods alike, save what a method's own settings and a trial's name say (an L2, a warm start, a controller's patience)."
+    return f"All methods trained under {listed}, except where a method's own settings say otherwise (an L2, a warm start, a controller's patience)."
 
 
 # --- sheets ---------------------------------------------------------------------------------------------------
@@ -137,8 +155,7 @@ class Part:
     """One table of a sheet."""
 
     heading: str
-    heads: list[tuple[str, str]]
-    """Of each column: the group it belongs to, or "", and its own name."""
+    heads: list[str]
     rows: list[list[str]]
     note: str = ""
 
@@ -149,7 +166,7 @@ class Sheet:
 
     title: str
     parts: list[Part]
-    notes: list[str]
+    note: str
     data: pd.DataFrame
     pictures: tuple[tuple[str, str], ...] = ()
     """Description and file."""
@@ -158,24 +175,21 @@ class Sheet:
         """As a section whose title is a heading of that level."""
         texts = [f"{'#' * level} {self.title}"]
         for part in self.parts:
-            heads = [f"{group}: {name}" if group else name for group, name in part.heads]
             texts += [f"{'#' * (level + 1)} {part.heading}"] if part.heading else []
-            texts += [markdown(part.rows, heads), *([part.note] if part.note else [])]
+            texts += [markdown(part.rows, part.heads), *([part.note] if part.note else [])]
         texts += [f"![{title}]({file})" for title, file in self.pictures]
-        return "\n\n".join([*texts, *self.notes]) + "\n"
+        return "\n\n".join([*texts, self.note]) + "\n"
 
-    def latex(self, label: str) -> str:
-        """A table environment for each part, of the packages booktabs and graphicx."""
+    def latex(self, label: str, note: str) -> str:
+        """A table environment for each part, of the packages booktabs and graphicx; `note` stands below the last."""
         texts = ["% needs \\usepackage{booktabs, graphicx}"]
         for i, part in enumerate(self.parts):
-            names = [(_latex(group), _latex(name)) for group, name in part.heads]
-            grouped_heads = any(group for group, _ in names)
-            heads = pd.MultiIndex.from_tuples(names) if grouped_heads else pd.Index([name for _, name in names])
-            frame = pd.DataFrame([[_latex(cell) for cell in row] for row in part.rows], columns=heads)
-            body = frame.to_latex(
-                index=False, escape=False, multicolumn_format="c", column_format="l" + "r" * (len(part.heads) - 1)
+            frame = pd.DataFrame(
+                [[_latex(cell) for cell in row] for row in part.rows], columns=[_latex(h) for h in part.heads]
             )
-            caption = ". ".join(filter(None, [self.title, part.heading]))
+            body = frame.to_latex(index=False, escape=False, column_format="l" + "r" * (len(part.heads) - 1))
+            caption = ". ".join(filter(None, [self.title.partition(": ")[2] or self.title, part.heading]))
+            last = i == len(self.parts) - 1
             texts.append(
                 "\n".join(
                     [
@@ -185,12 +199,12 @@ class Sheet:
                         f"\\label{{tab:{label}{f'-{i + 1}' if len(self.parts) > 1 else ''}}}",
                         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
                         f"{body.strip()}}}",
+                        *([f"\\par\\smallskip\\footnotesize {_latex(f'{self.note} {note}')}"] if last else []),
                         "\\end{table}",
                     ]
                 )
             )
-        notes = [f"% {_latex(line)}" for note in self.notes for line in note.splitlines()]
-        return "\n\n".join(texts) + "\n\n" + "\n".join(notes) + "\n"
+        return "\n\n".join(texts) + "\n"
 
 
 def markdown(rows: list[list[Any]], heads: list[str], align: str = "right") -> str:
@@ -203,13 +217,17 @@ def markdown(rows: list[list[Any]], heads: list[str], align: str = "right") -> s
 _LATEX = {
     "\\": r"\textbackslash{}",
     "±": r"$\pm$",
-    "≥": r"$\geq$",
+    "α": r"$\alpha$",
+    "<": r"$<$",
+    ">": r"$>$",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 def _latex(text: str) -> str:
-    """Markdown of one line as LaTeX: bold, and characters that mean something there."""
-    parts = "".join(_LATEX.get(character, character) for character in text).split("**")
-    return "".join(f"\\textbf{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
+    """Markdown of one line as LaTeX: bold, emphasis, code, and characters that mean something there."""
+    text = "".join(_LATEX.get(character, character) for character in text)
+    for mark, command in ((r"\*\*", "textbf"), (r"\*", "emph"), ("`", "texttt")):
+        text = re.sub(f"{mark}(.+?){mark}", rf"\\{command}{{\1}}", text)
+    return text

@@ -1,5 +1,6 @@
 """What DNIS learns: the soft selection of each feature block, and the dimensions that pruning leaves."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from nisbench.report.pictures import Drawn
 from nisbench.report.places import Place, at, dnis_cells, place_of
 from nisbench.runs import rate_name
 from nisbench.studies import Cell, StudyPlan
+
+ENOUGH = 5
+"""Features of a bin from which a mean is shown."""
 
 
 def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
@@ -40,14 +44,15 @@ def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
             showmeans=True,
             patch_artist=True,
             widths=0.6,
-            boxprops={"facecolor": (*pictures.COLOURS[0], 0.35), "edgecolor": pictures.COLOURS[0]},
+            boxprops={"facecolor": "#b3d1e8", "edgecolor": pictures.COLOURS[0]},
             medianprops={"color": "black"},
             meanprops={"marker": "o", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 3.5},
         )  # fmt: skip
         axis.set_ylim(-0.03, 1.03)
         axis.set_title(place.title(plan))
         axis.set_xlabel("feature block (1: most frequent)")
-        axis.set_ylabel("α")
+        axis.set_ylabel("soft selection α")
+        axis.set_axisbelow(True)
     picture.tight_layout()
     caption = (
         "The soft selection α after the search, per block of features from the most to the least frequent: median, middle half, mean "
@@ -83,21 +88,21 @@ def figure3b(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
     for axis, (place, cells) in zip(axes, places.items(), strict=True):
         frequency, size = (np.concatenate(each) for each in zip(*map(frequency_and_size, cells), strict=True))
         across = np.unique(np.geomspace(frequency.min(), frequency.max() + 1, 25).round())
-        along = np.unique(np.linspace(0, size.max() + 1, min(size.max() + 1, 32) + 1).round())
+        width = max(1, math.ceil((size.max() + 1) / 40))  # of a bin, in dimensions
+        along = np.arange(-0.5, size.max() + width, width)
         counts, _, _ = np.histogram2d(frequency, size, [across, along])
-        drawn = axis.pcolormesh(
-            across, along, np.where(counts.T > 0, counts.T, np.nan), norm=LogNorm(), cmap="cividis_r"
-        )
+        shown = np.where(counts.T > 0, counts.T, np.nan)
+        drawn = axis.pcolormesh(across, along, shown, norm=LogNorm(), cmap="Blues", rasterized=True)
         picture.colorbar(drawn, ax=axis, label="features")
-        means = pd.Series(size).groupby(np.digitize(frequency, across)).mean()
+        of_bin = pd.Series(size).groupby(np.digitize(frequency, across))
+        means = of_bin.mean()[of_bin.size() >= ENOUGH]
         middles = np.sqrt(across[:-1] * across[1:])
-        axis.plot(middles[means.index - 1], means, color="black", marker="o", markersize=3, label="mean")
-        axis.plot(middles[means.index - 1], means, color="white", linewidth=0.5)
+        axis.plot(middles[means.index - 1], means, color="black", marker="o", markersize=3)
         axis.set_xscale("log")
         axis.grid(visible=False)
         axis.set_title(f"{place.title(plan)}, CR = {rate_name(cells[0].compression_rate)}")
         axis.set_xlabel("frequency in train")
-        axis.set_ylabel("dimensions left")
+        axis.set_ylabel(f"dimensions left, of {DimensionScheme.load(Path(cells[0].prune.path('scheme'))).k}")
         table = pd.DataFrame(
             [
                 {"cr": cells[0].compression_rate, "frequency_from": across[i], "frequency_below": across[i + 1],
@@ -108,19 +113,20 @@ def figure3b(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         tables.append(pd.concat([pd.DataFrame([vars(place)] * len(table)), table], axis=1))
     picture.tight_layout()
     caption = (
-        "Features by their frequency in train and the number of dimensions that pruning leaves them; the line is the mean at each "
-        f"frequency.{' All seeds together.' if len(plan.study.seeds) > 1 else ''} Features that do not occur in train are left out."
+        "Features by their frequency in train and the number of dimensions that pruning leaves them; the line is the mean of "
+        f"each bin of at least {ENOUGH} features.{' All seeds together.' if len(plan.study.seeds) > 1 else ''} Features that do not occur in train are left out."
     )
     return pd.concat(tables, ignore_index=True), picture, caption
 
 
 def dnis_pruned(plan: StudyPlan) -> list[Cell]:
-    """DNIS's cells at one compression rate per place: the least of at least 2, or else the largest there is."""
-    rates: dict[tuple[Place, str], set[float]] = {}
-    for cell in dnis_cells(plan):
-        rates.setdefault((place_of(cell), cell.method), set()).add(cell.compression_rate)
-    chosen = {key: min((rate for rate in found if rate >= 2), default=max(found)) for key, found in rates.items()}
-    return [cell for cell in dnis_cells(plan) if cell.compression_rate == chosen[place_of(cell), cell.method]]
+    """DNIS's pruned cells at one compression rate per place: the least of at least 2, or else the largest there is."""
+    cells = list(dnis_cells(plan, pruned=True))
+    rates: dict[Place, set[float]] = {}
+    for cell in cells:
+        rates.setdefault(place_of(cell), set()).add(cell.compression_rate)
+    chosen = {place: min((rate for rate in found if rate >= 2), default=max(found)) for place, found in rates.items()}
+    return [cell for cell in cells if cell.compression_rate == chosen[place_of(cell)]]
 
 
 def frequency_and_size(cell: Cell) -> tuple[np.ndarray, np.ndarray]:

@@ -5,34 +5,51 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
 
 from nisbench.console import duration
 from nisbench.params.settings import Figure
 from nisbench.report import claims
+from nisbench.report.claims import Finding
 from nisbench.report.figures import TITLES
-from nisbench.report.layout import PAPER, Sheet, markdown, terms
+from nisbench.report.layout import PAPER, Sheet, how_to_read, markdown, terms
+from nisbench.report.places import kind_of
 from nisbench.report.results import read_run
 from nisbench.runs import Step, rate_name
 from nisbench.studies import StudyPlan
 
 
-def text(plan: StudyPlan, results: pd.DataFrame, sheets: dict[Any, Sheet], captions: dict[Figure, str]) -> str:
+def text(plan: StudyPlan, findings: list[Finding], sheets: dict[Any, Sheet], captions: dict[Figure, str]) -> str:
     """The page, in Markdown."""
     searches = {cell.search.id: cell.search for cell in plan.cells}
     runs = {step_id: read_run(step) for step_id, step in searches.items()}
-    found = claims.section(plan, results)
     parts = [f"# {plan.study.title}", _head(plan, runs)]
-    if found:
-        parts += ["## What it says of the paper's claims", _about_claims(plan), found]
-    parts += [sheet.markdown(level=2).strip() for sheet in sheets.values()]
+    if plan.study.note:
+        parts.append(plan.study.note.strip())
+    if findings:
+        parts += ["## The paper's claims, checked", ABOUT_CLAIMS, claims.scorecard(findings)]
+        parts.append(_folded(f"All {len(findings)} comparisons", claims.details(findings)))
+    if sheets:
+        parts += [sheet.markdown(level=2).strip() for sheet in sheets.values()]
+        parts += ["### How to read the tables", how_to_read(len(plan.study.seeds))]
     for figure in plan.study.figures:
-        caption = f"{captions[figure]} ([SVG]({figure}.svg), [data]({figure}.csv))"
-        parts += [f"## {TITLES[figure]}", f"![{TITLES[figure]}]({figure}.png)", caption]
+        caption = captions[figure]
+        parts += [
+            f"## {TITLES[figure]}",
+            f"![{caption}]({figure}.png)",
+            f"{caption} ([SVG]({figure}.svg), [data]({figure}.csv))",
+        ]
     parts += ["## Settings", _settings(plan), "## Runs", _runs(plan, searches, runs), "## To repeat it", _repeat(plan)]
     return "\n\n".join(parts) + "\n"
+
+
+ABOUT_CLAIMS = (
+    "How many comparisons speak for each claim and how many against it. A comparison of two methods is decided by a paired t-test over the seeds "
+    "(two-sided, 5 %, each by itself); one of ranks by a correlation of at least 0.3 at every seed. With one seed it points one way or the other, "
+    "and decides nothing. The tests cover initial weights and the order of batches, not another split, other users or other data. All of it "
+    "is in [claims.csv](claims.csv)."
+)
 
 
 STYLE = """
@@ -40,12 +57,13 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1f2328; background: #fff; m
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 13px }
 th, td { border: 1px solid #d0d7de; padding: 0.25rem 0.6rem } th { background: #f6f8fa }
 img { max-width: 100% } code, pre { font-size: 12px } pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
-@media print { body { max-width: none; margin: 0 } table { font-size: 9px; display: table } details { display: none } h2 { break-after: avoid } img { break-inside: avoid } }
+@media print { body { max-width: none; margin: 0 } table { font-size: 8px; display: table } h2 { break-after: avoid } img { break-inside: avoid } }
 """
 
 
 def html(plan: StudyPlan, page: str) -> str:
     """The page as one HTML file, the figures in it."""
+    page = page.replace("<details>", "<details open>")
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(page)
     for figure in (*plan.study.figures, *(["recovery"] if "recovery" in plan.study.tables else [])):
         picture = base64.b64encode(Path(plan.folder, f"{figure}.svg").read_bytes()).decode()
@@ -61,22 +79,13 @@ def _head(plan: StudyPlan, runs: dict[str, Any]) -> str:
         f"{run['machine']['device']}, torch {run['machine']['packages']['torch']}": None for run in runs.values()
     }
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    sets = len({cell.dataset for cell in plan.cells})
     return (
-        f"{len(runs)} searches with {trials} trials on {len({c.dataset for c in plan.cells})} data sets, "
+        f"{len(runs)} searches with {trials} trials on {sets} data set{'s' * (sets > 1)}, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {duration(sum(run['seconds'] for run in runs.values()))} of training, "
-        f"on {when}, on {'; '.join(machines)}. Made by `snakemake --cores all {plan.name}` from "
-        f"[params/studies](../../params/studies), without a word written by hand. Validation chose every trial, epoch and selection; the "
-        f"test set was read once per result. Every figure below is also in [summary.csv](summary.csv). *The paper*: {PAPER}."
+        f"on {when}, on {'; '.join(machines)}. Generated by `snakemake --cores all {plan.name}`, with the settings below; every number of the tables is also in "
+        f"[summary.csv](summary.csv). Validation chose every trial, epoch and selection; the test set was read once per result. *The paper* is {PAPER}."
     )
-
-
-def _about_claims(plan: StudyPlan) -> str:
-    tested = (
-        "By paired t-tests over the seeds (two-sided, 5 %, each claim by itself)."
-        if len(plan.study.seeds) > 1
-        else "One seed: nothing can be told apart from noise here."
-    )
-    return f"{tested} A claim about other data than these is neither confirmed nor refuted by them."
 
 
 def _settings(plan: StudyPlan) -> str:
@@ -87,9 +96,11 @@ def _settings(plan: StudyPlan) -> str:
         varied = ", ".join(f"{key} = {', '.join(map(str, values))}" for key, values in (grid.vary or {}).items())
         rows.append([f"`{name}`", ", ".join(grid.datasets), ", ".join(grid.models), methods, varied])
     lines = [markdown(rows, ["Grid", "Data sets", "Models", "Methods (compression rates)", "Varied"], align="left")]
+    told = set()
     for name, apart in plan.grids.items():
-        if apart.varied:
+        if apart.varied and apart.name in told:
             continue
+        told.add(apart.name)
         used = [cell for cell in plan.cells if cell.grid == name]
         sections = {
             kind: {
@@ -100,10 +111,14 @@ def _settings(plan: StudyPlan) -> str:
         }
         for dataset in sections["datasets"].values():
             dataset.pop("url", None)  # which may be a path of the machine that ran this
+        sections["tasks"] = {
+            task: apart.params.tasks[task].model_dump(mode="json")
+            for task in {d["task"]: None for d in sections["datasets"].values()}
+        }
         dump = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
         lines.append(
             _folded(
-                f"Settings of {apart.title or 'the grids that nothing sets apart'}",
+                f"Settings of {f'`{apart.name}`' if name else 'the other grids'}{', the first of its values' if apart.varied else ''}",
                 f"{terms(apart.params.training)}\n\n```yaml\n{dump}```",
             )
         )
@@ -111,34 +126,35 @@ def _settings(plan: StudyPlan) -> str:
 
 
 def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, Any]) -> str:
-    """A row per search, with the ids of the results that were measured on test."""
-    measured: dict[str, list[str]] = {}
-    for cell in plan.cells:
-        name = plan.titles[cell.grid, f"method {cell.method}"]
-        entry = f"`{cell.prune.id}` ({name}, CR {rate_name(cell.compression_rate)})"
-        if entry not in measured.setdefault(cell.search.id, []):
-            measured[cell.search.id].append(entry)
-    grids = {cell.search.id: cell.grid for cell in reversed(plan.cells)}
+    """A row per search."""
+    cells = {cell.search.id: cell for cell in reversed(plan.cells)}
+    several = len({machine_of(run) for run in runs.values()}) > 1
     rows = []
     for step_id, step in searches.items():
-        run = runs[step_id]
-        best, machine = run["trials"][run["best_trial"]], run["machine"]
+        run, cell = runs[step_id], cells[step_id]
+        best = run["trials"][run["best_trial"]]
+        learns = "†" if kind_of(plan, cell) in {"dnis", "nis"} else ""
         rows.append(
             [
-                " ".join(filter(None, [step.dataset, grids[step_id], step.label])),
+                plan.heading(cell.grid, step.dataset),
+                plan.titles[cell.grid, f"model {cell.model}"],
+                plan.titles[cell.grid, f"method {cell.method}"],
+                str(cell.seed),
                 f"`{step_id}`",
                 trials_of(run),
                 best["name"],
-                f"{best['validation_loss']:.4f}",
+                f"{best['validation_loss']:.4f}{learns}",
                 str(best.get("best_epoch", "")),
                 duration(run["seconds"]),
                 f"{run['peak_memory_mib']:.0f} MiB",
-                f"{machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, torch {machine['packages']['torch']}",
-                ", ".join(measured[step_id]),
+                *([machine_of(run)] if several else []),
             ]
         )
     heads = [
-        "Search",
+        "Data set",
+        "Model",
+        "Method",
+        "Seed",
         "id",
         "Trials",
         "Chosen",
@@ -146,12 +162,26 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, Any]) -> s
         "Best epoch",
         "Time",
         "Peak memory",
-        "Machine",
-        "Measured on test by",
     ]
-    table = markdown(rows, heads)
-    note = f"`nisbench show ID` prints a run's settings. Where the runs are, `{plan.manifest.name}` holds them all."
-    return f"{_folded(f'All {len(rows)} searches', table)}\n\n{note}"
+    table = markdown(rows, [*heads, "Machine"] if several else heads, align="left")
+    notes = (
+        "† its search learns from the validation instances, so that this is lower than its test loss by more than others' are. "
+        f"`nisbench show ID` prints a run's settings; where the runs are, `{plan.manifest.name}` beside this page records every one."
+    )
+    return f"{_folded(f'All {len(rows)} searches', table)}\n\n{notes}"
+
+
+def machine_of(run: dict[str, Any]) -> str:
+    machine = run["machine"]
+    threads = (
+        f", {machine['threads']} thread{'s' * (machine['threads'] > 1)} per search"
+        if machine["device"].startswith("CPU")
+        else ""
+    )
+    versions = (
+        f"nisbench {machine['packages']['nisbench']}, torch {machine['packages']['torch']}, Python {machine['python']}"
+    )
+    return f"{machine['device']}{threads} ({versions})"
 
 
 def trials_of(search: dict[str, Any]) -> str:
@@ -163,9 +193,9 @@ def trials_of(search: dict[str, Any]) -> str:
 def _repeat(plan: StudyPlan) -> str:
     return (
         f"```sh\nmake .venv/ready && source .venv/bin/activate\nnisbench plan {plan.name}              # what it takes here, before it begins\n"
-        f"snakemake --cores all {plan.name}     # killed or stopped, it goes on where it was\n"
+        f"snakemake --cores all {plan.name}     # if interrupted, the same command resumes\n"
         f"snakemake --report {plan.name}.html {plan.name}   # one file to send: all of this, with the curves of each search\n```\n\n"
-        "On a CPU of the same kind and with the same versions the same seed gives the same figures, times and memory apart."
+        "On a CPU of the same kind and with the same versions the same seed gives the same numbers, except times and memory."
     )
 
 

@@ -1,7 +1,7 @@
 """How figures look, and how they become files: the same data, the same bytes."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
@@ -29,26 +29,40 @@ STYLE = {
     "lines.linewidth": 1.5,
     "lines.markersize": 5.5,
 }
-# Colours that the colour-blind tell apart; in grey, markers and strokes do.
+# Colours that the colour-blind tell apart; in grey, markers do.
 COLOURS = sns.color_palette("colorblind")
-MARKERS = "osD^vPX<>hp*"
-DASHES = ("-", "--", "-.", ":")
+LOOKS = {
+    "dnis": (COLOURS[0], "o"),
+    "full": (COLOURS[1], "s"),
+    "grid": (COLOURS[2], "D"),
+    "random": (COLOURS[3], "^"),
+    "mde": (COLOURS[4], "v"),
+    "mde_projected": (COLOURS[5], "<"),
+    "nis": (COLOURS[6], "P"),
+    "uniform_tuned": ("black", "*"),
+    "oracle": (COLOURS[9], "h"),
+    "no_embeddings": (COLOURS[7], "p"),
+}
+OTHER_MARKERS = "X>d8H"
+"""Of a kind's second method, third and so on."""
 
 
 def use_style() -> None:
     sns.set_theme(style="whitegrid", palette="colorblind", rc=STYLE)
 
 
-def looks(names: Iterable[str]) -> dict[str, dict[str, object]]:
-    """For each name a colour, a marker and a stroke of its own, as matplotlib takes them."""
-    return {
-        name: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": DASHES[i % len(DASHES)],
-        }
-        for i, name in enumerate(dict.fromkeys(names))
-    }
+def looks(kinds: Mapping[str, str]) -> dict[str, dict[str, object]]:
+    """How to draw each name, given the kind of its method: a kind has a colour in all figures, its first method a marker."""
+    seen: dict[str, int] = {}
+    found: dict[str, dict[str, object]] = {}
+    for name, kind in kinds.items():
+        colour, marker = LOOKS[kind.removeprefix("variant of ")]
+        nth = seen[kind] = seen.get(kind, -1) + 1
+        marker = OTHER_MARKERS[(nth - 1) % len(OTHER_MARKERS)] if nth else marker
+        found[name] = {"color": colour, "marker": marker, "markeredgecolor": "black", "markeredgewidth": 0.5}
+        if nth % 2:
+            found[name]["markerfacecolor"] = "white"
+    return found
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

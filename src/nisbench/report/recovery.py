@@ -11,7 +11,7 @@ from nisbench.embedding import DimensionScheme
 from nisbench.files import write_text
 from nisbench.params.settings import Planted
 from nisbench.report import pictures
-from nisbench.report.layout import KEYS, NONE, QUANTITIES, Part, Sheet, cells, grouped, how_to_read, row_names, terms
+from nisbench.report.layout import KEYS, NONE, QUANTITIES, Part, Sheet, cells, grouped, row_names, terms
 from nisbench.runs import rate_name
 from nisbench.studies import Cell, StudyPlan
 
@@ -43,10 +43,10 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
             )
         heads = ["Search method", "Spearman", "Mean dimension", *(QUANTITIES[name].title for name in metrics)]
         heading = f"{plan.titles[grid, f'model {model}']}, {plan.heading(grid, dataset)}"
-        parts.append(Part(heading, [("", head) for head in heads], body, terms(plan.grids[grid].params.training)))
+        parts.append(Part(heading, heads, body, terms(plan.grids[grid].params.training)))
     picture(plan, cells_of_planted)
     drawn = (("Found against planted dimensions", "recovery.png"),)
-    return Sheet("Recovery of planted dimensions", parts, [_reading(plan)], found, drawn)
+    return Sheet("Recovery of planted dimensions", parts, READING, found, drawn)
 
 
 def dimensions(cell: Cell) -> pd.DataFrame:
@@ -119,9 +119,8 @@ def _spread(values: pd.Series) -> str:
     return f"{values['mean']:.2f}" + (f" ± {values['std']:.2f}" if values["count"] > 1 else "")
 
 
-def _reading(plan: StudyPlan) -> str:
-    return (
-        "*Spearman*: rank correlation, over the features that occur in train, of the number of dimensions that a feature is left "
-        "with and the number that was planted in it; a dash where all have the same. *Mean dimension*: over the same features. The "
-        f"oracle was given the planted dimensions. Quality is measured on the test instances. {how_to_read(len(plan.study.seeds))}"
-    )
+READING = (
+    "*Spearman*: rank correlation, over the features that occur in train, of the number of dimensions that a feature is left "
+    "with and the number that was planted in it; a dash where all have the same. *Mean dimension*: over the same features. The "
+    "oracle was given the planted dimensions. Quality is measured on the test instances."
+)

@@ -25,8 +25,8 @@ def paired(a: pd.Series, b: pd.Series) -> float:
     largest = np.abs(difference).max()
     if largest <= ROUNDING * max(a.abs().max(), b.abs().max()):
         return 1.0
-    if np.ptp(difference) <= ROUNDING * largest:  # the same difference at every seed: t is infinite
-        return 0.0
+    if np.ptp(difference) <= ROUNDING * largest:  # the same at every seed, as metrics that count can be: t is infinite
+        return float(2.0 ** (1 - len(difference)))  # by their signs
     return float(stats.ttest_1samp(difference, 0).pvalue)
 
 
@@ -34,7 +34,7 @@ def against_best(values: pd.DataFrame, better: Better) -> pd.Series:
     """For each row of `values` (methods, seeds): the p-value of its difference from the row with the best mean.
 
     Adjusted for their number by Benjamini and Hochberg (1995), so that of the rows told apart from the best at most 5 % are expected to be so by chance. The best row has 1;
-    all have NaN where there is one seed only.
+    all have NaN where there is one seed only. That row is the best of these very values, so a few more may be.
     """
     means = values.mean(axis=1)
     best = means.idxmin() if better == "lower" else means.idxmax()
