@@ -12,7 +12,7 @@ IN_ENVIRONMENT = PATH="$(CURDIR)/$(ENVIRONMENT)/bin:$$PATH"
 demo: $(READY)
 	@$(IN_ENVIRONMENT) snakemake --cores all --quiet rules reason -- demo
 	@for table in results/demo/table*.md; do cat $$table; echo; done
-	@echo "These tables, as Markdown and CSV, and summary.csv are in results/demo/."
+	@echo "All of this on one page, with figures: results/demo/README.md (results/demo/page.html in a browser)."
 
 test: lint
 	@$(IN_ENVIRONMENT) python -m pytest

@@ -32,6 +32,10 @@ RANK = 0.3
 """A weaker rank correlation than this decides nothing."""
 
 
+Entry = tuple[Place, str, float]
+"""A method at a compression rate."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One comparison: of what, where, and what it says."""
@@ -73,26 +77,39 @@ class Results:
     def methods(self, place: Place, *kinds: str) -> list[str]:
         return [method for method in self.places[place] if self.kinds[place.grid, method] in kinds]
 
-    def unpruned(self, place: Place, *kinds: str) -> list[tuple[str, float]]:
-        return [(method, 1.0) for method in self.methods(place, *kinds) if 1 in self.places[place][method]]
+    def unpruned(self, place: Place, *kinds: str) -> list[Entry]:
+        return [(place, method, 1.0) for method in self.methods(place, *kinds) if 1 in self.places[place][method]]
 
     def dnis(self, place: Place) -> str | None:
         """The DNIS method that claims are about where there are several: the first."""
         return next(iter(self.methods(place, "dnis")), None)
 
-    def best(self, place: Place, among: list[tuple[str, float]], metric: str) -> tuple[str, float]:
-        """The method and compression rate with the best mean."""
-        means = {key: self.of(place, *key, metric).mean() for key in among}
-        return (max if quantity(metric).better == "higher" else min)(means, key=lambda key: means[key])
+    def best(self, among: list[Entry], metric: str) -> Entry:
+        """The one with the best mean."""
+        means = {entry: self.of(*entry, metric).mean() for entry in among}
+        return (max if quantity(metric).better == "higher" else min)(means, key=lambda entry: means[entry])
+
+    def other_tables(self, place: Place) -> list[Entry]:
+        """What grids that vary K have of this data set and model, on the same terms of training otherwise."""
+        terms = self.plan.grids[place.grid].params.training
+        found = {}
+        for cell in self.plan.cells:
+            apart = self.plan.grids[cell.grid]
+            same_k = apart.params.training.model_copy(update={"base_dimension": terms.base_dimension})
+            varies_k = apart.varied and symbol(apart.varied[0]) == "K"
+            if varies_k and (cell.dataset, cell.model) == (place.dataset, place.model) and same_k == terms:
+                found[place_of(cell), cell.method, cell.compression_rate] = None
+        return list(found)
 
     def name(self, place: Place, method: str, rate: float) -> str:
         title = self.plan.titles[place.grid, f"method {method}"]
+        grid = self.plan.grids[place.grid]
+        title += f", {grid.title}" if grid.varied else ""
         return title if rate == 1 else f"{title} (CR = {rate_name(rate)})"
 
     def compare(
-        self, claim: str, a: tuple[Place, str, float], b: tuple[Place, str, float], metric: str,
-        of: str = "", against: str = "", sizes: bool = False,
-    ) -> Finding:  # fmt: skip
+        self, claim: str, a: Entry, b: Entry, metric: str, of: str = "", against: str = "", sizes: bool = False
+    ) -> Finding:
         """That `a` is better than `b`, by a paired test over the seeds; of times, shorter is better."""
         ours, others = self.of(*a, metric), self.of(*b, metric)
         assert len(ours) == len(others) == len(self.plan.study.seeds), f"{a} and {b} are not in the study at all seeds"
@@ -171,8 +188,7 @@ def unpruned_beats_baselines(results: Results) -> Iterator[Finding]:
     claim = "Unpruned, DNIS beats the best of Grid Search, Random Search and MDE"
     for place, dnis, baselines in _against_baselines(results):
         for metric in results.metrics(place) if 1 in results.places[place][dnis] else []:
-            best = results.best(place, baselines, metric)
-            yield results.compare(claim, (place, dnis, 1), (place, *best), metric)
+            yield results.compare(claim, (place, dnis, 1), results.best(baselines, metric), metric)
 
 
 def pruned_beats_baselines(results: Results) -> Iterator[Finding]:
@@ -180,19 +196,17 @@ def pruned_beats_baselines(results: Results) -> Iterator[Finding]:
         for rate in [rate for rate in PRUNED[results.task(place)] if rate in results.places[place][dnis]]:
             for metric in results.metrics(place):
                 claim = f"Pruned at CR = {rate_name(rate)}, DNIS still beats the best of them"
-                best = results.best(place, baselines, metric)
-                yield results.compare(claim, (place, dnis, rate), (place, *best), metric)
+                yield results.compare(claim, (place, dnis, rate), results.best(baselines, metric), metric)
 
 
 def search_is_faster(results: Results) -> Iterator[Finding]:
     for place, dnis, baselines in _against_baselines(results):
-        fastest = results.best(place, baselines, "hours")
         claim = "DNIS's whole search takes less time than the fastest of theirs"
         first = results.places[place][dnis][0]
-        yield results.compare(claim, (place, dnis, first), (place, *fastest), "hours", of="DNIS")
+        yield results.compare(claim, (place, dnis, first), results.best(baselines, "hours"), "hours", of="DNIS")
 
 
-def _against_baselines(results: Results) -> Iterator[tuple[Place, str, list[tuple[str, float]]]]:
+def _against_baselines(results: Results) -> Iterator[tuple[Place, str, list[Entry]]]:
     """The places with DNIS and unpruned baselines, on the tasks on which the paper compares them."""
     for place in results.places:
         dnis, baselines = results.dnis(place), results.unpruned(place, *BASELINES)
@@ -224,7 +238,7 @@ def _nis(results: Results) -> Iterator[tuple[Place, dict[float, tuple[str | None
     for place in results.places:
         entries = results.plan.grids[place.grid].params.methods
         budgets: dict[float, tuple[str | None, str | None]] = {}
-        for method, _ in results.unpruned(place, "nis"):
+        for _, method, _ in results.unpruned(place, "nis"):
             settings = entries[method]
             assert settings.kind == "nis"
             single, multi = budgets.get(settings.budget, (None, None))
@@ -257,10 +271,9 @@ def _more_is_better(results: Results, letter: str, claim: str) -> Iterator[Findi
         *others, last = sorted(grids)
         at_value = {value: (Place(grid, dataset, model), method, rate) for value, grid in grids.items()}
         for metric in results.metrics(at_value[last][0]) if others else []:
-            means = {value: results.of(*at_value[value], metric).mean() for value in others}
-            best = (max if quantity(metric).better == "higher" else min)(means, key=lambda value: means[value])
-            for other in dict.fromkeys([others[0], best]):
-                name = f"{letter} = {other:g}" + (", the best of the others" if other == best else "")
+            best = results.best([at_value[value] for value in others], metric)
+            for other in dict.fromkeys([others[0], next(value for value in others if at_value[value] == best)]):
+                name = f"{letter} = {other:g}" + (", the best of the others" if at_value[other] == best else "")
                 yield results.compare(
                     claim, at_value[last], at_value[other], metric, of=f"{letter} = {last:g}", against=name
                 )
@@ -338,32 +351,44 @@ def tuned_uniform(results: Results) -> Iterator[Finding]:
                     seen |= searches
                     for metric in results.metrics(place):
                         claim = "Not in the paper: unpruned, DNIS beats one dimension for all with a tuned L2 penalty"
-                        yield results.compare(claim, (there, dnis, 1), (place, *uniform), metric)
+                        yield results.compare(claim, (there, dnis, 1), uniform, metric)
 
 
-def _alike(results: Results, a: Place, b: Place) -> bool:
-    """Whether two places have the same data, split alike, and the same model: all but the terms of training."""
+def _alike(results: Results, a: Place, b: Place, training: bool = False) -> bool:
+    """Whether two places have the same data, split alike, the same model and, if asked for, the same terms of training."""
     one, other = (results.plan.grids[place.grid].params for place in (a, b))
-    same = (a.dataset, a.model) == (b.dataset, b.model)
     return (
-        same and one.datasets[a.dataset] == other.datasets[a.dataset] and one.models[a.model] == other.models[a.model]
+        (a.dataset, a.model) == (b.dataset, b.model)
+        and one.datasets[a.dataset] == other.datasets[a.dataset]
+        and one.models[a.model] == other.models[a.model]
+        and (not training or one.training == other.training)
     )
 
 
 def same_size(results: Results) -> Iterator[Finding]:
-    """DNIS at every compression rate against the best other method with no more weights."""
-    for place, methods in results.places.items():
-        dnis = results.dnis(place)
-        others = [
-            (method, rate)
-            for method, rates in methods.items()
-            for rate in rates
-            if "dnis" not in results.kinds[place.grid, method] and results.kinds[place.grid, method] not in CONTROLS
+    """DNIS at every compression rate against the best other method with no more weights that was trained on the same terms."""
+    seen: set[Place] = set()
+    for place in results.places:
+        alike = [
+            there for there in results.places if there not in seen and _alike(results, place, there, training=True)
         ]
-        for rate in methods[dnis] if dnis else []:
-            most = SAME_SIZE * results.of(place, str(dnis), rate, "nonzeros").mean()
-            smaller = [each for each in others if results.of(place, *each, "nonzeros").mean() <= most]
-            for metric in results.metrics(place) if smaller else []:
-                best = results.best(place, smaller, metric)
+        seen.update(alike)
+        entries = {
+            (f"{there.grid} {method}", rate): (there, method, rate)
+            for there, method, rate in results.other_tables(place)
+        }
+        for there in alike:
+            for method, rates in results.places[there].items():
+                for rate in rates:  # of places that have the same, the first one's
+                    entries.setdefault((method, rate), (there, method, rate))
+        kinds = {entry: results.kinds[entry[0].grid, entry[1]] for entry in entries.values()}
+        weights = {entry: results.of(*entry, "nonzeros").mean() for entry in kinds}
+        for dnis in [entry for entry, kind in kinds.items() if kind == "dnis" and entry[0] in alike]:
+            others = [
+                entry
+                for entry, kind in kinds.items()
+                if "dnis" not in kind and kind not in CONTROLS and weights[entry] <= SAME_SIZE * weights[dnis]
+            ]
+            for metric in results.metrics(place) if others else []:
                 claim = "Not in the paper: DNIS beats the best other method of its size or smaller"
-                yield results.compare(claim, (place, str(dnis), rate), (place, *best), metric, sizes=True)
+                yield results.compare(claim, dnis, results.best(others, metric), metric, sizes=True)

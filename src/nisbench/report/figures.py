@@ -123,7 +123,9 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
             handles[series] = _line(axis, ordered["weights"], ordered, {**looks[series], "linewidth": 0.8}, series)
         bottom, top = _window(group, lower)
         axis.set_ylim(bottom, top)
-        for row in group[(group["cr"] != 1) & group["mean"].between(bottom, top)].itertuples():
+        inside = group[group["mean"].between(bottom, top)]
+        axis.set_xlim(0.8 * inside["weights"].min(), 1.25 * inside["weights"].max())
+        for row in inside[inside["cr"] != 1].itertuples():
             axis.annotate(
                 rate_name(row.cr), (row.weights, row.mean), xytext=(5, 4), textcoords="offset points", fontsize=7
             )
@@ -160,16 +162,17 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
         searches[key]
         for key in chosen[["grid", "dataset", "model", "method", "seed"]].itertuples(index=False, name=None)
     ]
+    own = pd.Series([search.id for search in of], index=chosen.index)  # what several grids have is the first one's
     chosen = chosen.assign(split=[search.needs["split"].id for search in of], series=_names(plan, chosen))
-    places = chosen.groupby(["dataset", "model", "split", "series"], sort=False)["grid"]
-    first = places.transform("first")  # the plain name; a search on other terms says which
+    chosen = chosen.assign(grid=chosen.groupby(own, sort=False)["grid"].transform("first"))
+    first = chosen.groupby(["dataset", "model", "split", "series"], sort=False)["grid"].transform("first")
     terms = [
         f"{series}{K_VARIED}"
         if plan.grids[grid].varied
         else f"{series}, {plan.grids[grid].title}"
-        if grid != own
+        if grid != plain
         else series
-        for series, grid, own in chosen[["series", "grid"]].assign(own=first).itertuples(index=False)
+        for series, grid, plain in zip(chosen["series"], chosen["grid"], first, strict=True)
     ]
     chosen = chosen.assign(series=terms)
     kinds = dict(zip(chosen["series"], chosen["kind"], strict=True))

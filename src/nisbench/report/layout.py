@@ -37,8 +37,13 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
+def _three_digits(value: float) -> str:
+    """Whole numbers as they are, as the paper prints them."""
+    return f"{value:.0f}" if value >= 10 and value == round(value) else f"{value:#.3g}".rstrip(".")
+
+
 QUANTITIES = {
-    "params_mib": Quantity("Params (M)", "{:.3g}".format),
+    "params_mib": Quantity("Params (M)", _three_digits),
     "nonzeros": Quantity("#Params", "{:,.0f}".format),
     "hours": Quantity("Time cost", lambda value: duration(value * 3600)),
     "peak_memory_mib": Quantity("Memory", "{:,.0f} MiB".format),

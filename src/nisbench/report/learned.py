@@ -49,6 +49,8 @@ def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
             meanprops={"marker": "o", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 3.5},
         )  # fmt: skip
         axis.set_ylim(-0.03, 1.03)
+        for i, tick in enumerate(axis.get_xticklabels()):
+            tick.set_visible(len(of_place) <= 12 or i % 3 == 0)
         axis.set_title(place.title(plan))
         axis.set_xlabel("feature block (1: most frequent)")
         axis.set_ylabel("soft selection α")

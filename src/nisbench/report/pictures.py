@@ -38,13 +38,13 @@ LOOKS = {
     "random": (COLOURS[3], "^"),
     "mde": (COLOURS[4], "v"),
     "mde_projected": (COLOURS[5], "<"),
-    "nis": (COLOURS[6], "P"),
+    "nis": (COLOURS[7], "P"),
     "uniform_tuned": ("black", "*"),
     "oracle": (COLOURS[9], "h"),
-    "no_embeddings": (COLOURS[7], "p"),
+    "no_embeddings": (COLOURS[6], "p"),
 }
 OTHER_MARKERS = "X>d8H"
-"""Of a kind's second method, third and so on."""
+"""Of a kind's third and fourth method, and so on: every second one is hollow."""
 
 
 def use_style() -> None:
@@ -58,10 +58,10 @@ def looks(kinds: Mapping[str, str]) -> dict[str, dict[str, object]]:
     for name, kind in kinds.items():
         colour, marker = LOOKS[kind.removeprefix("variant of ")]
         nth = seen[kind] = seen.get(kind, -1) + 1
-        marker = OTHER_MARKERS[(nth - 1) % len(OTHER_MARKERS)] if nth else marker
-        found[name] = {"color": colour, "marker": marker, "markeredgecolor": "black", "markeredgewidth": 0.5}
+        marker = OTHER_MARKERS[(nth // 2 - 1) % len(OTHER_MARKERS)] if nth > 1 else marker
+        found[name] = {"color": colour, "marker": marker, "markeredgewidth": 0.5, "markeredgecolor": "black"}
         if nth % 2:
-            found[name]["markerfacecolor"] = "white"
+            found[name] |= {"markerfacecolor": "white", "markeredgewidth": 1.2, "markeredgecolor": colour}
     return found
 
 
