@@ -92,7 +92,7 @@ class Results:
     def other_tables(self, place: Place) -> list[Entry]:
         """What grids that vary K have of this data set and model, on the same terms of training otherwise."""
         terms = self.plan.grids[place.grid].params.training
-        found = {}
+        found: dict[Entry, None] = {}
         for cell in self.plan.cells:
             apart = self.plan.grids[cell.grid]
             same_k = apart.params.training.model_copy(update={"base_dimension": terms.base_dimension})
