@@ -203,28 +203,27 @@ def test_latex_escapes_what_means_something_and_says_how_to_read_it(study):
 
 
 @pytest.mark.parametrize(
-    ("others", "expected"),
+    ("rows_of_seeds", "expected"),
     [
-        ([[1.1, 1.2, 1.3], [5.0, 5.1, 5.21]], [True, True, False]),  # the second differs by chance, the third does not
-        ([[1.1, 0.9, 1.5], [0.9, 1.6, 1.2]], [False, False, False]),  # nothing is told apart: nothing is marked
-        ([[5.0, 5.2, 5.1], [5.0, 5.2, 5.1]], [True, False, False]),
-        ([[1.0, 1.1, 1.3], [5.0, 5.1, 5.31]], [True, True, False]),  # equal to the best
+        ([[1.0, 1.3, 1.1], [1.1, 1.2, 1.3], [5.0, 5.1, 5.21]], [True, True, False]),  # the second differs by chance
+        ([[1.0, 1.1, 1.3], [1.1, 0.9, 1.5], [0.9, 1.6, 1.2]], [False, False, False]),  # nothing is told apart
+        ([[1.0, 1.31, 1.1], [5.0, 5.2, 5.1], [5.0, 5.2, 5.1]], [True, False, False]),
+        ([[1.0, 1.1, 1.3], [1.0, 1.1, 1.3], [5.0, 5.1, 5.31]], [True, True, False]),  # equal to the best
+        ([[1.0, 1.1, 1.3], [2.0, 2.1, 2.31], [9.0, 1.2, 20.0]], [True, False, False]),  # far worse, and not surely so
     ],
 )
-def test_what_is_not_told_apart_from_the_best_is_marked_alike(others, expected):
-    first = [1.0, 1.3, 1.1] if others[0][0] == 1.1 else [1.0, 1.1, 1.3]
-    if others[0] == [5.0, 5.2, 5.1]:
-        first = [1.0, 1.31, 1.1]
-    values = pd.DataFrame([first, *others])
-    assert list(significance.marked(significance.against_best(values, "lower"))) == expected
-    assert list(significance.marked(significance.against_best(-values, "higher"))) == expected
+def test_what_is_marked_is_better_than_all_that_is_told_apart_from_the_best(rows_of_seeds, expected):
+    values = pd.DataFrame(rows_of_seeds)
+    for sign, better in ((1, "lower"), (-1, "higher")):
+        p = significance.against_best(sign * values, better)
+        assert list(significance.marked(sign * values.mean(axis=1), p, better)) == expected
 
 
 def test_one_seed_tells_nothing():
     values = pd.DataFrame([[1.0], [2.0]])
     p = significance.against_best(values, "lower")
     assert p.isna().all()
-    assert not significance.marked(p).any()
+    assert not significance.marked(values.mean(axis=1), p, "lower").any()
 
 
 def test_p_values_are_scipy_s_adjusted_for_their_number():

@@ -157,14 +157,14 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
     searches = {(cell.grid, cell.dataset, cell.model, cell.method, cell.seed): cell.search for cell in plan.cells}
     chosen = pd.concat([_shown(plan, results), _shown(plan, results, varied="K")])
     chosen = chosen[(chosen["nonzeros"] > 0) & (chosen["metric"] == chosen["headline"])]
-    chosen = chosen.drop_duplicates("run_id")
     of = [
         searches[key]
         for key in chosen[["grid", "dataset", "model", "method", "seed"]].itertuples(index=False, name=None)
     ]
-    own = pd.Series([search.id for search in of], index=chosen.index)  # what several grids have is the first one's
-    chosen = chosen.assign(split=[search.needs["split"].id for search in of], series=_names(plan, chosen))
-    chosen = chosen.assign(grid=chosen.groupby(own, sort=False)["grid"].transform("first"))
+    chosen = chosen.assign(search=[search.id for search in of], split=[search.needs["split"].id for search in of])
+    same = chosen["run_id"].where(chosen["cr"] != 1, chosen["search"])  # unpruned, methods may differ in name only
+    chosen = chosen[~same.duplicated()].assign(series=lambda kept: _names(plan, kept))
+    chosen = chosen.assign(grid=chosen.groupby("search", sort=False)["grid"].transform("first"))
     first = chosen.groupby(["dataset", "model", "split", "series"], sort=False)["grid"].transform("first")
     terms = [
         f"{series}{K_VARIED}"

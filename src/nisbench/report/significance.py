@@ -49,7 +49,10 @@ def against_best(values: pd.DataFrame, better: Better) -> pd.Series:
     return pd.Series([adjusted.get(key, alone) for key in values.index], index=values.index)
 
 
-def marked(p: pd.Series) -> pd.Series:
-    """Which rows to mark as best: all that are not told apart from the best one, unless that is all there are."""
-    near = p >= LEVEL
-    return near & (not near.all())
+def marked(means: pd.Series, p: pd.Series, better: Better) -> pd.Series:
+    """Which rows to mark as best: those that are better than all that is told apart from the best one; none if nothing is."""
+    worse = means[p < LEVEL]
+    if worse.empty:
+        return pd.Series(data=False, index=means.index)
+    found: pd.Series = means < worse.min() if better == "lower" else means > worse.max()
+    return found
