@@ -39,9 +39,9 @@ def test_every_command_s_help_teaches(call):
 
 def test_the_plan_lists_a_study_s_steps_with_their_ids(call, config):
     listed = call("plan", "demo").output
-    for step in plan(ROOT, config).study("demo").steps.values():
-        assert step.id in listed
-    assert "0 of 40 steps are done" in listed
+    steps = plan(ROOT, config).study("demo").steps
+    assert all(step in listed for step in steps)
+    assert f"0 of {len(steps)} steps are done" in listed
 
 
 def test_show_tells_a_step_s_settings(call, config):
@@ -59,7 +59,8 @@ def test_steps_run_by_hand_in_order(call, config):
     assert f"nisbench prepare {split.needs['prepare'].id}" in str(early.exception)
     for step in (split.needs["prepare"], split, cell.prune.needs["search"].needs["block"]):
         assert call(step.name, step.id, "--log", "logs/x.log").exit_code == 0
-    assert "3 of 40 steps are done" in call("plan", "demo").output
+    steps = plan(ROOT, config).study("demo").steps
+    assert f"3 of {len(steps)} steps are done" in call("plan", "demo").output
 
 
 def test_each_step_is_handed_its_own_files(call, config, monkeypatch):

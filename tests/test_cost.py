@@ -21,7 +21,7 @@ def test_a_study_s_searches_are_timed_once(tmp_path, monkeypatch):
     assert unknown == []
     assert {(row.method, row.trials) for row in found} == {
         ("grid_search", 6), ("uniform_tuned", 6), ("random_search", 6), ("mde", 4), ("dnis", 1), ("network_pruning", 1),
-        ("nis_se", 2), ("nis_me", 2),
+        ("nis_se", 2), ("nis_me", 2), ("full_table", 1),
     }  # fmt: skip
     assert all(row.seconds > 0 and row.memory_mib > 0 and row.assumed for row in found)
     monkeypatch.setattr(steps, "cost", None)  # what was measured is kept

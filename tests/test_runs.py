@@ -66,8 +66,11 @@ def test_a_seed_more_is_its_searches_and_prunings_only(changed):
 def test_a_value_more_that_a_grid_varies_is_its_searches_and_prunings_only(changed):
     text = "studies: {movielens_1m: {grids: {base_dimension: {vary: {training.base_dimension: [8, 64, 99]}}}}}"
     seeds = (1, 2, 3)
-    expected = [f"prune movielens_1m mf-dnis-seed{seed}-cr1" for seed in seeds]
-    assert changed(text) == [*expected, *(f"search movielens_1m mf-dnis-seed{seed}" for seed in seeds)]
+    expected = {f"prune movielens_1m mf-{method}-seed{seed}-cr1" for method in ("dnis", "full_table") for seed in seeds}
+    expected |= {
+        f"search movielens_1m mf-{method}-seed{seed}" for method in ("dnis", "network_pruning") for seed in seeds
+    }
+    assert set(changed(text)) == expected
 
 
 def test_the_split_s_seed_changes_all_but_download_and_preparation(changed):
