@@ -20,7 +20,7 @@ def test_a_study_s_searches_are_timed_once(tmp_path, monkeypatch):
     found, unknown = estimate.of_study(study, lambda _step: False, CPU, lambda _text: None)
     assert unknown == []
     assert {(row.method, row.trials) for row in found} == {
-        ("grid_search", 6), ("uniform_tuned", 6), ("random_search", 6), ("mde", 4), ("dnis", 1), ("network_pruning", 1),
+        ("grid_search", 6), ("uniform_tuned", 6), ("random_search", 6), ("mde", 4), ("dnis", 1),
         ("nis_se", 2), ("nis_me", 2), ("full_table", 1),
     }  # fmt: skip
     assert all(row.seconds > 0 and row.memory_mib > 0 and row.assumed for row in found)
