@@ -97,7 +97,7 @@ class Results:
             apart = self.plan.grids[cell.grid]
             same_k = apart.params.training.model_copy(update={"base_dimension": terms.base_dimension})
             varies_k = apart.varied and symbol(apart.varied[0]) == "K"
-            if varies_k and (cell.dataset, cell.model) == (place.dataset, place.model) and same_k == terms:
+            if varies_k and same_k == terms and _alike(self, place, place_of(cell)):
                 found[place_of(cell), cell.method, cell.compression_rate] = None
         return list(found)
 

@@ -16,6 +16,7 @@ from nisbench.report.figures import TITLES
 from nisbench.report.layout import PAPER, Sheet, how_to_read, markdown, terms
 from nisbench.report.places import kind_of
 from nisbench.report.results import read_run
+from nisbench.report.significance import LEVEL
 from nisbench.runs import Step, rate_name
 from nisbench.studies import StudyPlan
 
@@ -46,7 +47,7 @@ def text(plan: StudyPlan, findings: list[Finding], sheets: dict[Any, Sheet], cap
 
 ABOUT_CLAIMS = (
     "How many comparisons speak for each claim and how many against it. A comparison of two methods is decided by a paired t-test over the seeds "
-    "(two-sided, 5 %, each by itself); one of ranks by a correlation of at least 0.3 at every seed. With one seed it points one way or the other, "
+    f"(two-sided, {100 * LEVEL:.0f} %, each by itself); one of ranks by a correlation of at least {claims.RANK} at every seed. With one seed it points one way or the other, "
     "and decides nothing. The tests cover initial weights and the order of batches, not another split, other users or other data. All of it "
     "is in [claims.csv](claims.csv)."
 )
@@ -166,7 +167,7 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, Any]) -> s
     table = markdown(rows, [*heads, "Machine"] if several else heads, align="left")
     notes = (
         "† its search learns from the validation instances, so that this is lower than its test loss by more than others' are. "
-        f"`nisbench show ID` prints a run's settings; where the runs are, `{plan.manifest.name}` beside this page records every one."
+        "`nisbench show ID` prints a run's settings; where the runs are, `runs-<id>.json` beside this page records every one."
     )
     return f"{_folded(f'All {len(rows)} searches', table)}\n\n{notes}"
 
