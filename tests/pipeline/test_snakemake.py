@@ -31,7 +31,6 @@ COLUMNS = [
     "nonzeros",
     "size_mib",
     "seconds",
-    "peak_memory_mib",
     "run_id",
 ]
 
@@ -53,11 +52,12 @@ def test_the_study_runs_and_its_tables_are_there(done, first_jobs):
     assert (mse["nonzeros"] <= mse["weights"] / mse["cr"]).all()
     text = (results / "table2.md").read_text()
     assert "DNIS (CR = 2)" in text
-    assert f"**{mse['value'].min():.4f}**" in text
+    assert f"{mse['value'].min():.4f}" in text
+    assert "**" not in text.partition("MSE on the test")[0]  # one seed tells nothing apart
     assert (results / "table1.md").read_text().count("3,000") == 2
     auc = summary[summary["metric"] == "auc"]["value"]
     assert auc.between(0.4, 1).all()
-    assert f"**{auc.max():.4f}**" in (results / "table3.md").read_text()
+    assert f"{auc.max():.4f}" in (results / "table3.md").read_text()
     topk = summary[summary["task"] == "topk"]
     assert set(topk["grid"]) == {"topk"}
     assert set(topk["k"]) == {4}
