@@ -175,6 +175,15 @@ def test_titles_and_reference_change_the_tables_only(tmp_path):
     assert before.steps.keys() == after.steps.keys()
 
 
+def test_a_grid_cannot_vary_what_its_runs_do_not_depend_on(tmp_path):
+    path = tmp_path / "over.yaml"
+    path.write_text(
+        "studies: {demo: {grids: {topk: {vary: {methods.dnis.learning_rate: [0.01, 0.02]}}}, tables: [table2]}}"
+    )
+    with pytest.raises(NisbenchError, match=r"topk.vary: methods.dnis.learning_rate changes nothing for neumf_topk on"):
+        plan(ROOT, load(ROOT, [path]))
+
+
 def test_an_id_s_beginning_is_enough_and_a_strange_one_is_explained(config):
     whole = plan(ROOT, config)
     step = whole.studies["demo"].cells[0].prune

@@ -1,7 +1,7 @@
 """A study's plan: which steps fill the cells of its grids, and which files its report consists of."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -189,6 +189,8 @@ def plan(root: Path, config: Config | None = None) -> Plan:
             raise NisbenchError(
                 f"Two different runs share the id {step.id}: {other.title()} and {step.title()}. Rename one of them."
             )
+    for study in studies.values():
+        _check_variants(study)
     return Plan(config, studies, steps)
 
 
@@ -233,20 +235,19 @@ def plan_study(name: str, config: Config) -> StudyPlan:
                     prune_step(search, f"{model}-{method}-seed{seed}", params.methods[method], rate, params),
                 )
                 cells[apart, dataset, model, method, rate, seed] = cell  # grids may overlap
-    _check_variants(name, grids, cells.values())
     return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()), grids, titles)
 
 
-def _check_variants(study: str, grids: Mapping[str, GridPlan], cells: Iterable[Cell]) -> None:
+def _check_variants(study: StudyPlan) -> None:
     """Raise `NisbenchError` if a grid varies what some of its runs do not depend on."""
     seen: dict[tuple[str, str], Cell] = {}
-    for cell in cells:
-        grid = grids[cell.grid]
+    for cell in study.cells:
+        grid = study.grids[cell.grid]
         other = seen.setdefault((grid.name, cell.prune.id), cell)
         if grid.varied and other.grid != cell.grid:
             raise NisbenchError(
-                f"studies.{study}.grids.{grid.name}.vary: {grid.varied[0]} changes nothing for {cell.model} on {cell.dataset} with "
-                f"{cell.method}. Take these into a grid of their own."
+                f"studies.{study.name}.grids.{grid.name}.vary: {grid.varied[0]} changes nothing for {cell.model} on "
+                f"{cell.dataset} with {cell.method}. Take these into a grid of their own."
             )
 
 
