@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nisbench import cli, console
+from nisbench import cli, console, records
 from nisbench.console import duration
 from nisbench.data import blocks
 from nisbench.errors import NisbenchError
@@ -68,9 +68,13 @@ def test_each_step_is_handed_its_own_files(call, config, monkeypatch):
     cell = plan(ROOT, config).study("demo").cells[0]
     prune, search, block = cell.prune, cell.prune.needs["search"], cell.prune.needs["search"].needs["block"]
     for step in (search, block, search.needs["split"], block.needs["prepare"]):
-        for path in map(Path, step.paths()):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+        Path(step.folder).mkdir(parents=True, exist_ok=True)
+        for file in step.files:
+            Path(step.path(file)).touch()
+        records.write(step)
+    for file in prune.files:
+        Path(prune.folder).mkdir(parents=True, exist_ok=True)
+        Path(prune.path(file)).touch()
     split = {part: str(search.needs["split"].path(part)) for part in ("train", "validation", "test")}
     handed = {}
     for module, step in ((trials, search), (pruning, prune), (blocks, block)):
@@ -118,7 +122,7 @@ def test_a_step_that_another_process_has_done_meanwhile_is_not_done_again(call, 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("by the other")
     assert call("prepare", prepare.id).exit_code == 0
-    assert [Path(path).read_text() for path in prepare.paths()] == ["by the other"] * 2
+    assert {Path(path).read_text() for path in prepare.paths()} == {"by the other"}
 
 
 def test_a_step_clears_away_what_a_killed_one_left(call, config):
@@ -128,7 +132,7 @@ def test_a_step_clears_away_what_a_killed_one_left(call, config):
     (folder / ".download-x" / "archive").touch()
     (folder / ".instances.parquet.y.part").touch()
     assert call("prepare", prepare.id).exit_code == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["instances.parquet", "vocabulary.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["instances.parquet", "step.json", "vocabulary.parquet"]
 
 
 @pytest.mark.parametrize(

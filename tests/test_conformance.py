@@ -113,7 +113,7 @@ def prune_settings(settings, rate):
 
 def search(settings, data, folder):
     files = {f"{name}_file": data[name] for name in ("train", "validation", "features")}
-    trials.run(settings, **files, folder=folder, device=CPU, about={"id": "x"})
+    trials.run(settings, **files, folder=folder, device=CPU)
     return json.loads((folder / "run.json").read_text())
 
 
@@ -183,7 +183,6 @@ def test_conformance(task, model, method, data_of, tmp_path, monkeypatch):
             parts={part: data[part] for part in split.PARTS},
             folder=folder,
             device=CPU,
-            about={"id": "y"},
         )
         pruned = json.loads((folder / "run.json").read_text())
         scheme = DimensionScheme.load(folder / "scheme.safetensors")
@@ -226,7 +225,7 @@ def test_controls_without_embeddings(task, data_of, tmp_path):
         assert search(settings, data, folder)["weights"] == 0
         pruning.run(
             prune_settings(settings, 1.0), weights_file=folder / "weights.safetensors", search_file=folder / "run.json",
-            parts={part: data[part] for part in split.PARTS}, folder=folder / "p", device=CPU, about={},
+            parts={part: data[part] for part in split.PARTS}, folder=folder / "p", device=CPU,
         )  # fmt: skip
         run = json.loads((folder / "p" / "run.json").read_text())
         assert run["nonzeros"] == 0

@@ -94,7 +94,7 @@ def settings(config, mf):
     def build(**update):
         plain = {
             "task": config.params.tasks["rating"], "model": mf, "prune_by": "scaled", "rounds": 0,
-            "compression_rate": 2.0, "seed": 1, "training": None, "device": "cpu",
+            "compression_rate": 2.0, "seed": 1, "training": None, "deterministic": False, "device": "cpu",
         }  # fmt: skip
         return PruneSettings(**plain | update)
 
@@ -145,7 +145,7 @@ def trained(planted, config, mf, tmp_path):
         "validation_file": parts["validation"],
         "features_file": tmp_path / "features",
     }
-    trials.run(searched, **files, folder=tmp_path / "search", device=torch.device("cpu"), about={})
+    trials.run(searched, **files, folder=tmp_path / "search", device=torch.device("cpu"))
     return tmp_path / "search", parts, training
 
 
@@ -153,7 +153,7 @@ def pruned(settings, trained, folder):
     search, parts, _ = trained
     pruning.run(
         settings, weights_file=search / "weights.safetensors", search_file=search / "run.json", parts=parts,
-        folder=folder, device=torch.device("cpu"), about={},
+        folder=folder, device=torch.device("cpu"),
     )  # fmt: skip
     return json.loads((folder / "run.json").read_text()), DimensionScheme.load(folder / "scheme.safetensors")
 

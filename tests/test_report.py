@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from scipy import stats
 
+from nisbench import records
 from nisbench.data import parquet
 from nisbench.embedding import DimensionScheme
 from nisbench.errors import NisbenchError
@@ -27,6 +28,7 @@ MACHINE = {
     "device": "CPU",
     "threads": 2,
     "python": "3",
+    "system": "Linux",
     "packages": {"torch": "2", "nisbench": "0"},
     "time": "2026-01-02T03:04:05Z",
 }
@@ -58,12 +60,14 @@ def study(tmp_path, monkeypatch):
             parquet.write_table(Path(block.path("features")), pa.table(features))
         for cell in found.cells:
             search = cell.search
-            trial = {"name": "only", "validation_loss": 0.4, "best_epoch": 2, "losses": [0.5, 0.4], "at_once": 1}
             hours = (1 if cell.method == "dnis" else 2) + noise(cell)
-            write(search, {"id": search.id, "trials": [trial], "best_trial": 0, "seconds": 3600.0 * hours,
-                           "peak_memory_mib": 500.0, "machine": MACHINE})  # fmt: skip
+            trial = {"name": "only", "validation_loss": 0.4, "best_epoch": 2, "losses": [0.5, 0.4], "at_once": 1,
+                     "seconds": 3600.0 * hours, "peak_memory_mib": 500.0, "weights": 100, "failed": None}  # fmt: skip
+            Path(search.folder).mkdir(parents=True, exist_ok=True)
             save_file({"embedding.selection": torch.tensor([[1.0, 1.0, 0.8], [0.5, 0.0, 0.1], [0.4, 0.0, 0.0]])},
                       search.path("weights"))  # fmt: skip
+            write(search, {"trials": [trial], "best_trial": 0, "weights": 100, "failed": None,
+                           "seconds": 3600.0 * hours, "peak_memory_mib": 500.0, "machine": MACHINE})  # fmt: skip
             k = cell.settings.training.base_dimension
             mse = MSE.get(cell.method, 0.6) + 0.15 * (cell.compression_rate - 1) + 0.1 * (64 - k) / 64 + noise(cell)
             metrics = {
@@ -75,20 +79,22 @@ def study(tmp_path, monkeypatch):
                     for name in topk.NAMES
                 },
             }[cell.settings.task.kind]
-            write(cell.prune, {"id": cell.prune.id, "metrics": metrics, "weights": 100,
-                               "nonzeros": int(100 / cell.compression_rate), "size_mib": 12.0,
-                               "projection_weights": 0, "rounds": []})  # fmt: skip
             sizes = [3, 2, 1, 1, 3]
             dense = np.array([[1.0] * size + [0.0] * (3 - size) for size in sizes], dtype=np.float32)
             DimensionScheme.from_dense(dense).save(Path(cell.prune.path("scheme")))
+            write(cell.prune, {"metrics": metrics, "weights": 100, "nonzeros": int(100 / cell.compression_rate),
+                               "size_mib": 12.0, "projection_weights": 0, "rounds": [], "threshold": 0.1,
+                               "coo_bytes": 1, "csr_bytes": 1, "features": {"count": 5}, "test_instances": 9,
+                               "seconds": 1.0, "machine": MACHINE, "failed": None})  # fmt: skip
         return found
 
-    def write(step, run):
-        path = Path(step.path("run"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run))
-
     return fake
+
+
+def write(step, run):
+    """A step's result and its record, as if it had been run just now."""
+    Path(step.path("run")).write_text(json.dumps(run))
+    records.write(step)
 
 
 def rows(markdown):
@@ -418,10 +424,16 @@ def test_a_missing_or_broken_run_is_named(study):
     step = study().cells[0].prune
     path = Path(step.path("run"))
     path.write_text("{")
+    with pytest.raises(NisbenchError, match=rf"run.json is damaged .* nisbench verify --remove {step.id}"):
+        read_run(step)
+    records.write(step)
     with pytest.raises(NisbenchError, match="not readable as JSON"):
         read_run(step)
     path.unlink()
-    with pytest.raises(NisbenchError, match="prune movielens_20m mf-grid_search-seed1-cr1 was not run"):
+    with pytest.raises(NisbenchError, match="run.json is missing, but it was written"):
+        read_run(step)
+    Path(step.record).unlink()
+    with pytest.raises(NisbenchError, match=f"step.json is missing. Make it with: nisbench prune {step.id}"):
         read_run(step)
 
 

@@ -4,14 +4,16 @@ import os
 import runpy
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 from filelock import FileLock, Timeout
 
-from nisbench import console
+from nisbench import console, records
 from nisbench.errors import NisbenchError
 from nisbench.params.settings import BlockSettings
 from nisbench.runs import (
@@ -22,7 +24,6 @@ from nisbench.runs import (
     SplitSettings,
     Step,
     StepName,
-    hashed_form,
 )
 from nisbench.studies import Plan
 from nisbench.studies import plan as resolve_plan
@@ -85,19 +86,19 @@ def download(step_id: Id, log: Log = None) -> None:
     """Fetch a data set's archive and check its MD5 sum."""
     from nisbench.data import download as fetching
 
-    step = ready("download", step_id, log)
-    settings = cast(DownloadSettings, step.settings)
-    fetching.run(settings.url, settings.md5, Path(step.path("archive")))
+    with doing("download", step_id, log) as step:
+        settings = cast(DownloadSettings, step.settings)
+        fetching.run(settings.url, settings.md5, Path(step.path("archive")))
 
 
 @app.command()
 def prepare(step_id: Id, log: Log = None) -> None:
     """Turn an archive into instances, or generate them: instances.parquet and vocabulary.parquet."""
-    step = ready("prepare", step_id, log)
-    dataset = cast(PrepareSettings, step.settings).dataset
-    archive = Path(step.needs["download"].path("archive")) if "download" in step.needs else None
-    preparation = import_module(f"nisbench.data.{dataset.format}")
-    preparation.run(dataset, archive, Path(step.path("instances")), Path(step.path("vocabulary")))
+    with doing("prepare", step_id, log) as step:
+        dataset = cast(PrepareSettings, step.settings).dataset
+        archive = Path(step.needs["download"].path("archive")) if "download" in step.needs else None
+        preparation = import_module(f"nisbench.data.{dataset.format}")
+        preparation.run(dataset, archive, Path(step.path("instances")), Path(step.path("vocabulary")))
 
 
 @app.command()
@@ -105,9 +106,9 @@ def split(step_id: Id, log: Log = None) -> None:
     """Divide instances into train, validation and test."""
     from nisbench.data import split as splitting
 
-    step = ready("split", step_id, log)
-    targets = {part: Path(step.path(part)) for part in step.files}
-    splitting.run(cast(SplitSettings, step.settings).split, Path(step.needs["prepare"].path("instances")), targets)
+    with doing("split", step_id, log) as step:
+        targets = {part: Path(step.path(part)) for part in step.files}
+        splitting.run(cast(SplitSettings, step.settings).split, Path(step.needs["prepare"].path("instances")), targets)
 
 
 @app.command()
@@ -115,13 +116,13 @@ def block(step_id: Id, log: Log = None) -> None:
     """Count each feature's frequency in train and put features into blocks: features.parquet."""
     from nisbench.data import blocks
 
-    step = ready("block", step_id, log)
-    blocks.run(
-        cast(BlockSettings, step.settings),
-        vocabulary_file=Path(step.needs["prepare"].path("vocabulary")),
-        train_file=Path(step.needs["split"].path("train")),
-        features_file=Path(step.path("features")),
-    )
+    with doing("block", step_id, log) as step:
+        blocks.run(
+            cast(BlockSettings, step.settings),
+            vocabulary_file=Path(step.needs["prepare"].path("vocabulary")),
+            train_file=Path(step.needs["split"].path("train")),
+            features_file=Path(step.path("features")),
+        )
 
 
 @app.command()
@@ -133,18 +134,17 @@ def search(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
     from nisbench import machine
     from nisbench.search import trials
 
-    step = ready("search", step_id, log)
-    settings = cast(SearchSettings, step.settings)
-    with machine.device(settings.training.device, threads) as device:
-        trials.run(
-            settings,
-            train_file=Path(step.needs["split"].path("train")),
-            validation_file=Path(step.needs["split"].path("validation")),
-            features_file=Path(step.needs["block"].path("features")),
-            folder=Path(step.folder),
-            device=device,
-            about=about(step),
-        )
+    with doing("search", step_id, log) as step:
+        settings = cast(SearchSettings, step.settings)
+        with machine.device(settings.training.device, threads, settings.training.deterministic) as device:
+            trials.run(
+                settings,
+                train_file=Path(step.needs["split"].path("train")),
+                validation_file=Path(step.needs["split"].path("validation")),
+                features_file=Path(step.needs["block"].path("features")),
+                folder=Path(step.folder),
+                device=device,
+            )
 
 
 @app.command()
@@ -153,18 +153,17 @@ def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
     from nisbench import machine
     from nisbench.search import pruning
 
-    step = ready("prune", step_id, log)
-    settings = cast(PruneSettings, step.settings)
-    with machine.device(settings.device, threads) as device:
-        pruning.run(
-            settings,
-            weights_file=Path(step.needs["search"].path("weights")),
-            search_file=Path(step.needs["search"].path("run")),
-            parts={part: Path(step.needs["split"].path(part)) for part in step.needs["split"].files},
-            folder=Path(step.folder),
-            device=device,
-            about=about(step),
-        )
+    with doing("prune", step_id, log) as step:
+        settings = cast(PruneSettings, step.settings)
+        with machine.device(settings.device, threads, settings.deterministic) as device:
+            pruning.run(
+                settings,
+                weights_file=Path(step.needs["search"].path("weights")),
+                search_file=Path(step.needs["search"].path("run")),
+                parts={part: Path(step.needs["split"].path(part)) for part in step.needs["split"].files},
+                folder=Path(step.folder),
+                device=device,
+            )
 
 
 @app.command()
@@ -240,20 +239,21 @@ def current_plan() -> Plan:
     return resolve_plan(Path())
 
 
-def ready(name: StepName, step_id: str, log: Path | None) -> Step:
-    """The step to run, once all files it reads are seen to be there."""
+@contextmanager
+def doing(name: StepName, step_id: str, log: Path | None) -> Iterator[Step]:
+    """The step to run, once all files it reads are seen to be there and whole; done when the block ends well."""
     console.set_up(log)
     step = current_plan().step(step_id, name)
-    if _hold(step) and all(Path(path).exists() for path in step.paths()):
+    if _hold(step) and records.done(step):
         console.log.info("that process has done it")
         raise typer.Exit
+    Path(step.record).unlink(missing_ok=True)  # what it says is about to become untrue
     for left in [*Path(step.folder).glob(".*.part"), *Path(step.folder).glob(".download-*")]:  # by a killed process
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     for needed in step.needs.values():
-        for path in needed.paths():
-            if not Path(path).exists():
-                raise NisbenchError(f"{path} is missing. Make it with: nisbench {needed.name} {needed.id}")
-    return step
+        records.check(needed)
+    yield step
+    records.write(step)
 
 
 def _hold(step: Step) -> bool:
@@ -272,15 +272,3 @@ def _hold(step: Step) -> bool:
         waited = True
     _held.append(lock)
     return waited
-
-
-def about(step: Step) -> dict[str, Any]:
-    """The head of a result file: what was computed, from what."""
-    return {
-        "id": step.id,
-        "step": step.name,
-        "dataset": step.dataset,
-        "label": step.label,
-        "settings": hashed_form(step),
-        "needs": {name: needed.id for name, needed in step.needs.items()},
-    }

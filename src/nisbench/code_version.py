@@ -18,6 +18,7 @@ RESULT_FREE = (
     "nisbench.console",
     "nisbench.machine",
     "nisbench.files",
+    "nisbench.records",
 )
 """Modules that cannot change a number: parameters enter the ids by value, and the others report, place and lock."""
 

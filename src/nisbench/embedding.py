@@ -210,5 +210,5 @@ class DimensionScheme:
             with safe_open(path, framework="numpy") as file:
                 k = json.loads(file.metadata()["nisbench"])["k"]
                 return cls(k, *(file.get_tensor(name) for name in ("offsets", "dimensions", "values")))
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise NisbenchError(f"{path}: not a readable dimension scheme: {error}") from error

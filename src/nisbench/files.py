@@ -1,8 +1,12 @@
 """Files that are either whole or not there."""
 
+import errno
 import hashlib
 import json
+import math
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +19,16 @@ from nisbench.errors import NisbenchError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there if the block ends well, delete it if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path beside `path`; move it there if the block ends well, delete it if not.
+
+    Raises `NisbenchError` if there is no room for it, or no permission.
+    """
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
@@ -28,8 +36,37 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())  # else a power cut may leave the name without the content
         temporary.replace(path)
+    except NisbenchError:
+        raise
+    except Exception as error:
+        number = _number(error)
+        if number not in NOT_WRITTEN:
+            raise
+        raise NisbenchError(_not_written(path, number)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITTEN = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; libraries in other languages only name it in their text."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    named = re.search(r"(?:errno|os error) (\d+)", str(error), re.IGNORECASE)
+    return int(named[1]) if named else None
+
+
+def _not_written(path: Path, number: int | None) -> str:
+    problem = f"{path}: cannot be written: {os.strerror(number or 0).lower()}. No part of it was kept."
+    if number not in NO_ROOM:
+        return f"{problem} Give yourself the right to write there, and run the same command again."
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    left = shutil.disk_usage(there).free / 2**20
+    return f"{problem} {left:,.0f} MiB are free there. Free some, or lift the limit, and run the same command: it goes on from what is done."
 
 
 def md5_sum(path: Path) -> str:
@@ -60,7 +97,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """Raises `NisbenchError` if the file is no JSON, or holds what no file of ours does: NaN, infinity."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise NisbenchError(f"{path}: not readable as JSON: {error}. Delete it and run again.") from error
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:30]} is not finite")
+    return number

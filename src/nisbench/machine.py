@@ -24,8 +24,10 @@ RECORDED_PACKAGES = ("nisbench", "numba", "numpy", "pyarrow", "scipy", "torch")
 
 
 @contextmanager
-def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
+def device(setting: str, threads: int | None = None, deterministic: bool = False) -> Iterator[torch.device]:
     """The torch device that `setting` (auto, cpu, cuda, cuda:INDEX) means, with torch held to `threads`.
+
+    With `deterministic`, a GPU sums in one order only; torch refuses what has none.
 
     Snakemake does not say which GPU a job may use. On a machine of several, each job therefore locks one until it is
     done, and waits while all are taken. Only those that CUDA_VISIBLE_DEVICES lets through are there to be locked.
@@ -37,6 +39,9 @@ def device(setting: str, threads: int | None = None) -> Iterator[torch.device]:
     if not wanted:
         yield torch.device("cpu")
         return
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(deterministic)
     with _one_of(wanted) as index:
         torch.cuda.set_device(index)
         yield torch.device("cuda", index)

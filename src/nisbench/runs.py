@@ -80,6 +80,7 @@ class PruneSettings(Settings):
     seed: int
     training: Training | None
     """Of what is left, after each round."""
+    deterministic: bool
     device: Annotated[str, Field(exclude=True)]
 
 
@@ -107,10 +108,15 @@ class Step:
             "label": self.label,
             "settings": hashed_form(self),
             "needs": {name: step.id for name, step in self.needs.items()},
-            "code": code_version(self.modules),
+            "code": self.code,
         }
         digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
         object.__setattr__(self, "id", digest[:ID_LENGTH])
+
+    @property
+    def code(self) -> str:
+        """The version of the code that computes it."""
+        return code_version(self.modules)
 
     @property
     def folder(self) -> PurePosixPath:
@@ -122,8 +128,14 @@ class Step:
     def path(self, file: str) -> PurePosixPath:
         return self.folder / self.files[file]
 
+    @property
+    def record(self) -> PurePosixPath:
+        """What is written last, once all else is whole; see `nisbench.records`."""
+        return self.folder / "step.json"
+
     def paths(self) -> list[str]:
-        return [str(self.path(file)) for file in self.files]
+        """All that is there once the step is done."""
+        return [*(str(self.path(file)) for file in self.files), str(self.record)]
 
     def title(self) -> str:
         return f"{self.name} {self.dataset} {self.label}".strip()
@@ -230,6 +242,7 @@ def prune_step(search: Step, label: str, method: AnyMethod, rate: float, params:
         compression_rate=rate,
         seed=search.settings.seed,
         training=search.settings.training if rounds else None,
+        deterministic=params.training.deterministic,
         device=params.training.device,
     )
     return Step(

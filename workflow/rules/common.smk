@@ -3,7 +3,7 @@
 
 def made_by(step, *files):
     """Files made by another step. Their times say nothing (`ancient`): the id in the path does."""
-    return ancient([str(step.path(file)) for file in files])
+    return ancient([*(str(step.path(file)) for file in files), str(step.record)])
 
 
 def archive_of(wildcards):

@@ -4,6 +4,7 @@
 rule download:
     output:
         "data/{dataset}/download-{id}/archive",
+        "data/{dataset}/download-{id}/step.json",
     log:
         "logs/download/{dataset}-{id}.log",
     message:
@@ -18,6 +19,7 @@ rule prepare:
     output:
         "data/{dataset}/prepare-{id}/instances.parquet",
         "data/{dataset}/prepare-{id}/vocabulary.parquet",
+        "data/{dataset}/prepare-{id}/step.json",
     log:
         "logs/prepare/{dataset}-{id}.log",
     benchmark:
@@ -37,6 +39,7 @@ rule split:
         "data/{dataset}/split-{id}/train.parquet",
         "data/{dataset}/split-{id}/validation.parquet",
         "data/{dataset}/split-{id}/test.parquet",
+        "data/{dataset}/split-{id}/step.json",
     log:
         "logs/split/{dataset}-{id}.log",
     message:
@@ -55,6 +58,7 @@ rule block:
         ),
     output:
         "data/{dataset}/block-{id}/features.parquet",
+        "data/{dataset}/block-{id}/step.json",
     log:
         "logs/block/{dataset}-{id}.log",
     message:

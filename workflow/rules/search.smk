@@ -20,6 +20,7 @@ rule search:
     output:
         "results/runs/{dataset}/search/{label}-{id}/run.json",
         "results/runs/{dataset}/search/{label}-{id}/weights.safetensors",
+        "results/runs/{dataset}/search/{label}-{id}/step.json",
     log:
         "logs/search/{dataset}-{label}-{id}.log",
     benchmark:
@@ -47,6 +48,7 @@ rule prune:
     output:
         "results/runs/{dataset}/prune/{label}-{id}/run.json",
         "results/runs/{dataset}/prune/{label}-{id}/scheme.safetensors",
+        "results/runs/{dataset}/prune/{label}-{id}/step.json",
     log:
         "logs/prune/{dataset}-{label}-{id}.log",
     threads: 1

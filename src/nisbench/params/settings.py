@@ -456,6 +456,8 @@ class Training(Settings):
     """Epochs without a lower validation loss after which a trial stops."""
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), UNHASHED]
     """auto, cpu, cuda or cuda:INDEX."""
+    deterministic: bool
+    """On a GPU: whether the same run gives the same bytes, which takes longer; else sums differ in their last digits. On a CPU it always does."""
     trials_at_once: Annotated[PositiveInt, UNHASHED]
     """Trials of a search that train together, at most, where that is faster; their results are the same to rounding."""
     checkpoint_seconds: Annotated[float, Field(ge=0), UNHASHED]

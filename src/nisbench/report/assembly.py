@@ -8,7 +8,7 @@ from nisbench.files import write_json, write_text
 from nisbench.params.settings import Figure, Table
 from nisbench.report import claims, curves, figures, page, pictures, recovery, tables
 from nisbench.report.layout import how_to_read
-from nisbench.report.results import metrics, provenance, summary
+from nisbench.report.results import complete, metrics, provenance, summary
 from nisbench.studies import StudyPlan, report_files
 
 TABLES = {
@@ -34,18 +34,19 @@ def run(plan: StudyPlan) -> None:
         write_text(folder / f"{name}.tex", sheet.latex(f"{plan.name}-{name}", reading))
         write_text(folder / f"{name}.csv", sheet.data.to_csv(index=False))
     captions = {}
+    compared = complete(plan, results)
     for figure in plan.study.figures:
         log.info("%s", folder / f"{figure}.svg")
-        data, picture, captions[figure] = figures.MAKERS[figure](plan, results)
+        data, picture, captions[figure] = figures.MAKERS[figure](*compared)
         write_text(folder / f"{figure}.csv", data.to_csv(index=False))
         pictures.save(picture, folder, figure)
     curves.draw(plan)
-    findings = claims.findings(plan, results)
+    findings = claims.findings(*compared)
     write_text(folder / "claims.csv", claims.table(findings).to_csv(index=False))
     write_text(folder / "summary.csv", results.to_csv(index=False))
     write_json(folder / "metrics.json", metrics(results))
     log.info("%s", folder / "README.md")
-    text = page.text(plan, findings, sheets, captions)
+    text = page.text(plan, results, findings, sheets, captions)
     write_text(folder / "README.md", text)
     write_text(folder / "page.html", page.html(plan, text))
     _remove_old(plan, folder)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
@@ -16,6 +17,7 @@ from nisbench.runs import rate_name
 from nisbench.studies import StudyPlan
 
 NONE = "-"
+FAILED = "failed"
 PAPER = "arXiv 2006.04466"
 KEYS = ["grid", "dataset", "model", "method", "cr"]
 
@@ -74,21 +76,24 @@ def grouped(results: pd.DataFrame) -> pd.DataFrame:
     """
     rows, tested = [], []
     for (grid, dataset, model, metric), group in results.groupby(["grid", "dataset", "model", "metric"], sort=False):
-        values = group.pivot_table(index=["method", "cr"], columns="seed", values="value", sort=False)
+        values = group.pivot(index=["method", "cr"], columns="seed", values="value")  # noqa: PD010 - keeps what is missing
+        values = values.loc[list(dict.fromkeys(zip(group["method"], group["cr"], strict=True)))]
         better = quantity(str(metric)).better
         p = against_best(values, better) if better else pd.Series(float("nan"), index=values.index)
         paper = group.groupby(["method", "cr"], sort=False)["paper_value"].first()
         keys: list[tuple[str, float]] = list(values.index)
         for (method, rate), of_seeds in zip(keys, values.to_numpy(), strict=True):
             place = (grid, dataset, model, method, rate)
-            spread = of_seeds.std(ddof=1) if len(of_seeds) > 1 else float("nan")
-            rows.append((*place, metric, of_seeds.mean(), spread, len(of_seeds), paper[method, rate]))
+            there = of_seeds[~np.isnan(of_seeds)]
+            spread = there.std(ddof=1) if len(there) > 1 else float("nan")
+            mean = there.mean() if len(there) else float("nan")
+            rows.append((*place, metric, mean, spread, len(of_seeds), len(of_seeds) - len(there), paper[method, rate]))
         tested.append(
             pd.DataFrame({"p": p, "best": marked(values.mean(axis=1), p, better) if better else False}).reset_index(
                 drop=True
             )
         )
-    table = pd.DataFrame(rows, columns=[*KEYS, "metric", "mean", "std", "seeds", "paper"])
+    table = pd.DataFrame(rows, columns=[*KEYS, "metric", "mean", "std", "seeds", "failed", "paper"])
     return table.join(pd.concat(tested, ignore_index=True)) if rows else table.assign(p=[], best=[])
 
 
@@ -111,9 +116,11 @@ def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
     """The figures of one column by the rows' keys: mean, and deviation over several seeds; the best in bold."""
     shown = {}
     for key, row in chosen.iterrows():
-        text = figure(metric, row["mean"])
-        if row["seeds"] > 1 and quantity(metric).better:
+        text = FAILED if row["failed"] == row["seeds"] else figure(metric, row["mean"])
+        if row["seeds"] - row["failed"] > 1 and quantity(metric).better:
             text += f" ± {figure(metric, row['std'])}"
+        if 0 < row["failed"] < row["seeds"]:
+            text += f" ({row['failed']:.0f} of {row['seeds']:.0f} {FAILED})"
         shown[key] = f"**{text}**" if row["best"] else text
     return shown
 
@@ -149,7 +156,9 @@ def how_to_read(seeds: int) -> str:
 
 def terms(training: Training) -> str:
     """A sentence with the settings that all methods of a grid were trained under."""
-    settings = training.model_dump(mode="json", exclude={"device", "trials_at_once", "checkpoint_seconds"})
+    settings = training.model_dump(
+        mode="json", exclude={"device", "deterministic", "trials_at_once", "checkpoint_seconds"}
+    )
     listed = ", ".join(
         f"`{name}: {value:g}`" if isinstance(value, float) else f"`{name}: {value}`" for name, value in settings.items()
     )

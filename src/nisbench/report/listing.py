@@ -7,14 +7,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nisbench import records
 from nisbench.files import write_json
+from nisbench.records import done
 from nisbench.report.results import read_run
 from nisbench.runs import STAGES, STEPS, Step, hashed_form
 from nisbench.studies import Plan, StudyPlan
-
-
-def done(step: Step) -> bool:
-    return all(Path(path).exists() for path in step.paths())
 
 
 def show(studies: list[StudyPlan]) -> None:
@@ -48,8 +46,14 @@ def show_step(step: Step) -> None:
         "needs": {name: f"{needed.id} ({needed.folder})" for name, needed in step.needs.items()},
         "files": {path: Path(path).exists() for path in step.paths()},
     }
-    if "run" in step.files and Path(step.path("run")).exists():
-        known |= {"result": {k: v for k, v in read_run(step).items() if k not in known}}
+    if Path(step.record).exists():
+        known |= {
+            "record": records.read(Path(step.record)).model_dump(
+                mode="json", include={"code", "commit", "time", "files", "adopted"}
+            )
+        }
+    if "run" in step.files and records.done(step):
+        known |= {"result": read_run(step)}
     print(json.dumps(known, indent=2))
 
 

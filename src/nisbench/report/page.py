@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
 
@@ -13,21 +14,29 @@ from nisbench.params.settings import Figure
 from nisbench.report import claims
 from nisbench.report.claims import Finding
 from nisbench.report.figures import TITLES
-from nisbench.report.layout import PAPER, Sheet, how_to_read, markdown, terms
+from nisbench.report.layout import FAILED, NONE, PAPER, Sheet, how_to_read, markdown, terms
 from nisbench.report.places import kind_of
-from nisbench.report.results import read_run
+from nisbench.report.results import code_of, read_run
 from nisbench.report.significance import LEVEL
 from nisbench.runs import Step, rate_name
 from nisbench.studies import StudyPlan
 
 
-def text(plan: StudyPlan, findings: list[Finding], sheets: dict[Any, Sheet], captions: dict[Figure, str]) -> str:
+def text(
+    plan: StudyPlan,
+    results: pd.DataFrame,
+    findings: list[Finding],
+    sheets: dict[Any, Sheet],
+    captions: dict[Figure, str],
+) -> str:
     """The page, in Markdown."""
     searches = {cell.search.id: cell.search for cell in plan.cells}
     runs = {step_id: read_run(step) for step_id, step in searches.items()}
     parts = [f"# {plan.study.title}", _head(plan, runs)]
     if plan.study.note:
         parts.append(plan.study.note.strip())
+    if failures := _failures(plan, results, searches, runs):
+        parts.append(failures)
     if findings:
         parts += ["## The paper's claims, checked", ABOUT_CLAIMS, claims.scorecard(findings)]
         parts.append(_folded(f"All {len(findings)} comparisons", claims.details(findings)))
@@ -89,6 +98,27 @@ def _head(plan: StudyPlan, runs: dict[str, Any]) -> str:
     )
 
 
+def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step], runs: dict[str, Any]) -> str:
+    """Which runs and which trials diverged, at which step."""
+    lines = [
+        f"* {plan.heading(grid, dataset)}, {plan.titles[grid, f'model {model}']}, {plan.titles[grid, f'method {method}']}"
+        f"{'' if rate == 1 else f' (CR = {rate_name(rate)})'}, seed {seed}: {cause}"
+        for grid, dataset, model, method, rate, seed, cause in results[results["failed"].notna()][
+            ["grid", "dataset", "model", "method", "cr", "seed", "failed"]
+        ]
+        .drop_duplicates()
+        .itertuples(index=False)
+    ]
+    for step_id, run in runs.items():
+        of_search = [f"{trial['name']}: {trial['failed']}" for trial in run["trials"] if trial["failed"]]
+        if of_search and run["best_trial"] is not None:
+            step = searches[step_id]
+            count = f"{len(of_search)} of {len(run['trials'])} trials, the others stand: {'; '.join(of_search)}"
+            lines.append(f"* {step.dataset} {step.label}: {count}")
+    about = "**What failed.** Its loss ceased to be a number. It is marked in the tables, and takes no part in claims and figures:"
+    return "\n".join([about, "", *lines]) if lines else ""
+
+
 def _settings(plan: StudyPlan) -> str:
     """Which grids there are, on what terms, and what each method is told."""
     rows = []
@@ -133,7 +163,7 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, Any]) -> s
     rows = []
     for step_id, step in searches.items():
         run, cell = runs[step_id], cells[step_id]
-        best = run["trials"][run["best_trial"]]
+        best = None if run["best_trial"] is None else run["trials"][run["best_trial"]]
         learns = "†" if kind_of(plan, cell) in {"dnis", "nis"} else ""
         rows.append(
             [
@@ -143,11 +173,12 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, Any]) -> s
                 str(cell.seed),
                 f"`{step_id}`",
                 trials_of(run),
-                best["name"],
-                f"{best['validation_loss']:.4f}{learns}",
-                str(best.get("best_epoch", "")),
+                best["name"] if best else FAILED,
+                f"{best['validation_loss']:.4f}{learns}" if best else NONE,
+                str(best["best_epoch"]) if best else NONE,
                 duration(run["seconds"]),
                 f"{run['peak_memory_mib']:.0f} MiB",
+                f"{run['record'].commit or NONE} `{code_of(run['record'])}`",
                 *([machine_of(run)] if several else []),
             ]
         )
@@ -163,10 +194,12 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, Any]) -> s
         "Best epoch",
         "Time",
         "Peak memory",
+        "Code",
     ]
     table = markdown(rows, [*heads, "Machine"] if several else heads, align="left")
     notes = (
         "† its search learns from the validation instances, so that this is lower than its test loss by more than others' are. "
+        "*Code* is the commit that ran (+: with changes) and the version of the part of the code that this search uses; *adopted*: later code was seen to do alike. "
         "`nisbench show ID` prints a run's settings; where the runs are, `runs-<id>.json` beside this page records every one."
     )
     return f"{_folded(f'All {len(rows)} searches', table)}\n\n{notes}"
@@ -188,7 +221,9 @@ def machine_of(run: dict[str, Any]) -> str:
 def trials_of(search: dict[str, Any]) -> str:
     """How many trials a search had, and how many of them at most trained at once."""
     at_once = max(trial["at_once"] for trial in search["trials"])
-    return f"{len(search['trials'])}" + (f", up to {at_once} at once" if at_once > 1 else "")
+    failed = sum(trial["failed"] is not None for trial in search["trials"])
+    count = f"{len(search['trials'])}" + (f", up to {at_once} at once" if at_once > 1 else "")
+    return count + (f", {failed} failed" if failed else "")
 
 
 def _repeat(plan: StudyPlan) -> str:

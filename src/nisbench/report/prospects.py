@@ -12,7 +12,7 @@ from nisbench.console import duration
 from nisbench.cost import estimate
 from nisbench.cost.estimate import Estimate
 from nisbench.machine import provenance
-from nisbench.report.listing import done
+from nisbench.records import done
 from nisbench.studies import StudyPlan
 
 

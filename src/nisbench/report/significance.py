@@ -36,17 +36,22 @@ def against_best(values: pd.DataFrame, better: Better) -> pd.Series:
     Adjusted for their number by Benjamini and Hochberg (1995), so that of the rows told apart from the best at most 5 % are expected to be so by chance. The best row has 1;
     all have NaN where there is one seed only. That row is the best of these very values, so a few more may be.
     """
-    means = values.mean(axis=1)
+    means = values.mean(axis=1)[values.notna().all(axis=1)]  # a method that failed at a seed is not compared
+    if means.empty:
+        return pd.Series(float("nan"), index=values.index)
     best = means.idxmin() if better == "lower" else means.idxmax()
-    of_best = values[means.index == best].iloc[0]
-    raw = pd.Series({key: paired(row, of_best) for key, row in values.iterrows() if key != best}, dtype=float)
+    of_best = values.loc[means.index][means.index == best].iloc[0]
+    raw = pd.Series(
+        {key: paired(row, of_best) for key, row in values.loc[means.index].iterrows() if key != best}, dtype=float
+    )
     if raw.isna().any():
         return pd.Series(float("nan"), index=values.index)
     adjusted: dict[Any, float] = (
         dict(zip(raw.index, stats.false_discovery_control(raw), strict=True)) if len(raw) else {}
     )
     alone = float("nan") if values.shape[1] < 2 else 1.0
-    return pd.Series([adjusted.get(key, alone) for key in values.index], index=values.index)
+    of_rows = adjusted | {best: alone}
+    return pd.Series([of_rows.get(key, float("nan")) for key in values.index], index=values.index)
 
 
 def marked(means: pd.Series, p: pd.Series, better: Better) -> pd.Series:

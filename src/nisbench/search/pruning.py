@@ -22,15 +22,16 @@ from nisbench.embedding import DimensionScheme, SelectedEmbedding, merged
 from nisbench.errors import NisbenchError
 from nisbench.evaluation import tasks
 from nisbench.evaluation.tasks import Task
-from nisbench.files import read_json, write_json
+from nisbench.files import write_json
 from nisbench.machine import provenance
 from nisbench.models.projection import Projection
 from nisbench.models.recommender import Recommender, Shape, build_model
 from nisbench.params.settings import AnyModel, FirstOrderModel
+from nisbench.records import read_search
 from nisbench.runs import PruneSettings
 from nisbench.seeds import derived
 from nisbench.training.checkpoints import load_tensors, save_tensors
-from nisbench.training.trainer import snapshot, train
+from nisbench.training.trainer import DivergenceError, snapshot, train
 
 
 def run(
@@ -40,15 +41,42 @@ def run(
     parts: dict[str, Path],
     folder: Path,
     device: torch.device,
-    about: dict[str, Any],
 ) -> None:
-    """Prune a search's result; leave ``scheme.safetensors`` and ``run.json``, headed by `about`, in `folder`.
+    """Prune a search's result; leave ``scheme.safetensors`` and ``run.json`` in `folder`.
 
     `parts` are the files of train, validation and test. Train and validation are read to train what is left, and by tasks that
-    must know all.
+    must know all. Where there is nothing to measure, because the search failed or what is left diverged, the scheme is empty and
+    ``run.json`` says why.
     """
+    search, started = read_search(search_file), time.perf_counter()
+    failed = search["failed"]
+    if not failed:
+        try:
+            failed = _prune_and_measure(settings, weights_file, search["weights"], parts, folder, device)
+        except DivergenceError as error:
+            failed = str(error)
+    if failed:
+        log.warning("there is nothing to measure: %s", failed)
+        DimensionScheme.from_dense(np.zeros((0, 1), dtype=np.float32)).save(folder / "scheme.safetensors")
+        nothing = {
+            "metrics": {}, "weights": 0, "nonzeros": 0, "projection_weights": 0, "threshold": 0.0, "coo_bytes": 0, "csr_bytes": 0,
+            "size_mib": 0.0, "features": {}, "test_instances": 0, "rounds": [], "seconds": time.perf_counter() - started,
+        }  # fmt: skip
+        write_json(folder / "run.json", {**nothing, "machine": provenance(device), "failed": failed})
+    shutil.rmtree(folder / "rounds", ignore_errors=True)
+
+
+def _prune_and_measure(
+    settings: PruneSettings,
+    weights_file: Path,
+    weights: int,
+    parts: dict[str, Path],
+    folder: Path,
+    device: torch.device,
+) -> str | None:
+    """`run` of a search that did not fail; its selection let so many `weights` exist. Returns why there is no result, if so."""
     tensors, about_weights = load_tensors(weights_file)
-    search, started = read_json(search_file), time.perf_counter()
+    started = time.perf_counter()
     task = tasks.build(settings.task, parts, device)
     result = Result(
         embeddings=merged(*(tensors[f"embedding.{name}"] for name in ("weight", "selection", "block"))).numpy(),
@@ -62,25 +90,22 @@ def run(
     if settings.rounds:
         known = {part: parts[part] for part in ("train", "validation")}
         unscaled = tensors["embedding.weight"].numpy()
-        result, threshold, rounds = in_rounds(
-            settings, result, unscaled, search["weights"], known, folder / "rounds", device
-        )
+        result, threshold, rounds = in_rounds(settings, result, unscaled, weights, known, folder / "rounds", device)
     else:
         magnitude = importance(settings, result.embeddings, tensors["embedding.weight"].numpy())
-        pruned, threshold = prune(result.embeddings, magnitude, search["weights"], settings.compression_rate)
+        pruned, threshold = prune(result.embeddings, magnitude, weights, settings.compression_rate)
         result = result.with_embeddings(pruned)
     scheme = DimensionScheme.from_dense(result.embeddings)
     test = instances.read(parts["test"], device)
     metrics = task.evaluate(result.served(scheme).to(device), test)
     if not all(map(math.isfinite, metrics.values())):
-        raise NisbenchError(f"{weights_file}: this model's predictions are no numbers: {metrics}")
+        return f"predictions are no numbers: {metrics}"
     scheme.save(folder / "scheme.safetensors")
     write_json(
         folder / "run.json",
         {
-            **about,
             "metrics": metrics,
-            "weights": search["weights"],
+            "weights": weights,
             "nonzeros": len(scheme.values),
             "projection_weights": sum(
                 t.numel() for name, t in result.model.items() if name.startswith("projection.weights")
@@ -92,9 +117,10 @@ def run(
             "rounds": rounds,
             "seconds": sum(each["seconds"] for each in rounds) or time.perf_counter() - started,
             "machine": provenance(device),
+            "failed": None,
         },
     )
-    shutil.rmtree(folder / "rounds", ignore_errors=True)
+    return None
 
 
 @dataclass(frozen=True)

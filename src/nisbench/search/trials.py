@@ -1,18 +1,20 @@
 """A search: train a recommender under each selection that a method proposes, and let validation pick one.
 
 Each trial is saved as it ends and its weights are kept while they are the best so far, so that a killed search goes on
-where it stopped. The test instances are not among what a search is given.
+where it stopped. A trial that diverges is taken down as failed, and the others go on. The test instances are not among what a
+search is given.
 """
 
+import math
 import shutil
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from nisbench.console import duration, log
@@ -33,7 +35,7 @@ from nisbench.search.proposal import Blocks, Proposal
 from nisbench.seeds import derived
 from nisbench.training.checkpoints import is_readable, load_tensors, save_tensors
 from nisbench.training.packed import train_packed
-from nisbench.training.trainer import Progress, snapshot, train
+from nisbench.training.trainer import DivergenceError, Progress, snapshot, train
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Trial:
     """What is kept of one trained selection."""
 
     name: str
-    validation_loss: float
+    validation_loss: float | None
+    """None where the trial failed."""
     best_epoch: int
     weights: int
     """Embedding weights that the selection lets exist."""
@@ -52,6 +55,12 @@ class Trial:
     """Validation loss after each epoch."""
     at_once: int = 1
     """Trials that were trained together, this one among them, each with an equal share of the seconds."""
+    failed: str | None = None
+    """Why the trial has no result: where its loss ceased to be a number."""
+
+    @property
+    def loss(self) -> float:
+        return math.inf if self.validation_loss is None else self.validation_loss
 
 
 def run(
@@ -61,26 +70,12 @@ def run(
     features_file: Path,
     folder: Path,
     device: torch.device,
-    about: dict[str, Any],
 ) -> None:
-    """Run a search's trials; leave ``run.json``, headed by `about`, and the best's ``weights.safetensors`` in `folder`."""
-    features = read_table(features_file)
-    sizes = field_sizes(train_file)
-    planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
-    block = features["block"].to_numpy()
-    if settings.method.kind == "dnis" and settings.method.blocks == "shuffled":
-        block = np.random.default_rng(derived(settings.seed, "method")).permutation(block)
-    search = Search(
-        settings=settings,
-        task=tasks.build(settings.task, {"train": train_file, "validation": validation_file}, device),
-        training=instances.read(train_file, device),
-        validation=instances.read(validation_file, device),
-        field_sizes=sizes,
-        block=torch.tensor(block),
-        blocks=Blocks.of(block, features["frequency"].to_numpy(), sizes, planted),
-        folder=folder / "trials",
-        device=device,
-    )
+    """Run a search's trials; leave ``run.json`` and the best's ``weights.safetensors`` in `folder`.
+
+    If all trials fail, the latter is empty, and the former says so.
+    """
+    search = prepare(settings, train_file, validation_file, features_file, folder / "trials", device)
     proposals, best = search.proposals(), None
     trials: list[Trial] = []
     for index, proposal in enumerate(proposals):  # which may grow on the way
@@ -89,34 +84,70 @@ def run(
             trial = replace(trials[twin], name=f"{proposal.name} (as trial {twin + 1})", seconds=0.0)
         else:
             trial = search.saved_trial(index, proposals) or search.train_from(index, proposals)
-        log.info(
-            "trial %d of %d: %s: validation loss %.5f, %s",
-            index + 1, len(proposals), trial.name, trial.validation_loss, duration(trial.seconds),
-        )  # fmt: skip
+        number = f"trial {index + 1} of {len(proposals)}"
+        if trial.failed:
+            log.warning("%s: %s: failed: %s", number, trial.name, trial.failed)
+        else:
+            log.info("%s: %s: validation loss %.5f, %s", number, trial.name, trial.loss, duration(trial.seconds))
         trials.append(trial)
-        if proposal.then:
+        if trial.failed:
+            search.weights_file(index).unlink(missing_ok=True)
+        elif proposal.then:
             proposals.append(proposal.then(search.ended_with(index)))
-        elif best is None or trial.validation_loss < trials[best].validation_loss:
+        elif best is None or trial.loss < trials[best].loss:
             if best is not None:
                 search.weights_file(best).unlink(missing_ok=True)
             best = index
         else:
             search.weights_file(index).unlink(missing_ok=True)
-    assert best is not None
-    log.info("best: %s", trials[best].name)
-
-    save_tensors(folder / "weights.safetensors", *load_tensors(search.weights_file(best)))
+    failed = None
+    if best is None:
+        failed = f"{trials[0].name}: {trials[0].failed}"
+        failed = failed if len(trials) == 1 else f"all {len(trials)} trials; the first, {failed}"
+        log.warning("the search has no result: %s", failed)
+        save_tensors(folder / "weights.safetensors", {}, {"failed": failed})
+    else:
+        log.info("best: %s", trials[best].name)
+        save_tensors(folder / "weights.safetensors", *load_tensors(search.weights_file(best)))
     result = {
-        **about,
         "best_trial": best,
-        "weights": trials[best].weights,
+        "weights": 0 if best is None else trials[best].weights,
         "seconds": sum(trial.seconds for trial in trials),
         "peak_memory_mib": max(trial.peak_memory_mib for trial in trials),
         "machine": provenance(device),
         "trials": [asdict(trial) for trial in trials],
+        "failed": failed,
     }
     write_json(folder / "run.json", result)
     shutil.rmtree(search.folder)
+
+
+def prepare(
+    settings: SearchSettings,
+    train_file: Path,
+    validation_file: Path,
+    features_file: Path,
+    folder: Path,
+    device: torch.device,
+) -> "Search":
+    """Read what a search's trials need. They are saved in `folder`."""
+    features = read_table(features_file)
+    sizes = field_sizes(train_file)
+    planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
+    block = features["block"].to_numpy()
+    if settings.method.kind == "dnis" and settings.method.blocks == "shuffled":
+        block = np.random.default_rng(derived(settings.seed, "method")).permutation(block)
+    return Search(
+        settings=settings,
+        task=tasks.build(settings.task, {"train": train_file, "validation": validation_file}, device),
+        training=instances.read(train_file, device),
+        validation=instances.read(validation_file, device),
+        field_sizes=sizes,
+        block=torch.tensor(block),
+        blocks=Blocks.of(block, features["frequency"].to_numpy(), sizes, planted),
+        folder=folder,
+        device=device,
+    )
 
 
 @dataclass(frozen=True)
@@ -140,20 +171,28 @@ class Search:
         proposals: list[Proposal] = method.propose(self.settings.method, self.blocks, k, seed)
         return proposals
 
-    def result_file(self, index: int) -> Path:
+    def results_file(self, index: int) -> Path:
+        """The results of the trials that were trained at once, this one the first of them; null for one to train by itself."""
         return self.folder / f"{index}.json"
 
     def weights_file(self, index: int) -> Path:
         return self.folder / f"{index}.safetensors"
 
+    def saved(self) -> dict[int, Trial | None]:
+        """What is known of the trials: results, and None of those that failed among others and are to be trained by themselves."""
+        known: dict[int, Trial | None] = {}
+        for path in sorted(self.folder.glob("*.json"), key=lambda path: path.stem):
+            known |= {i: trial or known.get(i) for i, trial in _read_trials(path).items()}
+        return known
+
     def saved_trial(self, index: int, proposals: list[Proposal]) -> Trial | None:
         """The trial as an interrupted search saved it, unless it may be needed and its weights are gone."""
-        saved = {int(path.stem): trial for path in self.folder.glob("*.json") if (trial := _read_trial(path))}
+        saved = {i: trial for i, trial in self.saved().items() if trial}
         if index not in saved:
             return None
         results = [i for i in saved if i >= len(proposals) or not proposals[i].then]
-        best = min(results, key=lambda i: (saved[i].validation_loss, i), default=None)
-        needed = index == best or proposals[index].then
+        best = min(results, key=lambda i: (saved[i].loss, i), default=None)
+        needed = (index == best or proposals[index].then) and not saved[index].failed
         return None if needed and not self.weights_file(index).exists() else saved[index]
 
     def ended_with(self, index: int) -> Tensor:
@@ -165,7 +204,9 @@ class Search:
     def train_from(self, index: int, proposals: list[Proposal]) -> Trial:
         """Train the trial, and with it those to come that may train along; they are found saved when they are asked for."""
         together = self.together(index, proposals)
-        return self.trial(index, proposals[index]) if len(together) == 1 else self.pack(together, proposals)
+        if len(together) > 1:
+            self.pack(together, proposals)
+        return self.saved_trial(index, proposals) or self.trial(index, proposals[index])
 
     def together(self, index: int, proposals: list[Proposal]) -> list[int]:
         """The trials to train at once, this one first: plain ones on the same terms, as many as there is room for."""
@@ -173,11 +214,11 @@ class Search:
         if not first.plain or settings.learning_rate_drop != 1:
             return [index]
         room = columns_at_once(self.device, len(self.block), settings.batch_size * len(self.field_sizes))
-        chosen = [index]
-        for i in range(index + 1, len(proposals)):
+        chosen, known = [index], self.saved()
+        for i in range(index + 1, len(proposals) if index not in known else 0):
             other = proposals[i]
             terms = (other.l2, other.patience) == (first.l2, first.patience)
-            if not (other.plain and terms) or twin_of(i, proposals) is not None or self.saved_trial(i, proposals):
+            if not (other.plain and terms) or twin_of(i, proposals) is not None or i in known:
                 continue
             columns = sum(self.columns(proposals[each]) for each in [*chosen, i])
             if len(chosen) == settings.trials_at_once or columns > room:
@@ -190,35 +231,45 @@ class Search:
         recommender, settings = self.recommender(proposal), self.training_of(proposal)
         warm, main = (self.checkpoint(index, phase) for phase in ("warm-start", "checkpoint"))
         data, seed, before = (self.training, self.validation, self.task), self.settings.seed, None
-        if proposal.warm_start_epochs and not is_readable(main):
-            few = settings.model_copy(update={"max_epochs": proposal.warm_start_epochs})
-            before = train(recommender, *data, few, seed, checkpoint=warm, title=f"{proposal.name}, warm start")
-        learner = proposal.learner(recommender, self.task) if proposal.learner else None
-        progress = train(
-            recommender, *data, settings, seed, learner=learner, before=before, checkpoint=main, title=proposal.name
-        )
-        trial = self.result(proposal, progress)
-        self.save_weights(index, recommender)
-        write_json(self.result_file(index), asdict(trial))
+        try:
+            if proposal.warm_start_epochs and not is_readable(main):
+                few = settings.model_copy(update={"max_epochs": proposal.warm_start_epochs})
+                before = train(recommender, *data, few, seed, checkpoint=warm, title=f"{proposal.name}, warm start")
+            learner = proposal.learner(recommender, self.task) if proposal.learner else None
+            progress = train(
+                recommender, *data, settings, seed, learner=learner, before=before, checkpoint=main, title=proposal.name
+            )
+        except DivergenceError as error:
+            trial = replace(self.result(proposal, error.progress), validation_loss=None, failed=error.cause)
+        else:
+            trial = self.result(proposal, progress)
+            self.save_weights(index, recommender)
+        write_json(self.results_file(index), {index: asdict(trial)})
         for checkpoint in (warm, main):
             checkpoint.unlink(missing_ok=True)
         return trial
 
-    def pack(self, indices: list[int], proposals: list[Proposal]) -> Trial:
-        """Train several trials at once, save the best one's weights and then all results; return the first one's."""
+    def pack(self, indices: list[int], proposals: list[Proposal]) -> None:
+        """Train several trials at once, save the best one's weights and then all results.
+
+        Those whose loss ceases to be a number are left to be trained by themselves: in a pack, one may spoil the next one's.
+        """
         chosen = [proposals[i] for i in indices]
         recommenders, titles = [self.recommender(each) for each in chosen], [each.name for each in chosen]
         log.info("training %d trials at once: %s", len(chosen), "; ".join(titles))
         checkpoint, settings = self.checkpoint(indices[0], "pack"), self.training_of(chosen[0])
         data = self.training, self.validation, self.task
         progress = train_packed(recommenders, titles, *data, settings, self.settings.seed, checkpoint)
-        results = [self.result(*each, at_once=len(chosen)) for each in zip(chosen, progress, strict=True)]
-        best = min(range(len(chosen)), key=lambda place: results[place].validation_loss)
-        self.save_weights(indices[best], recommenders[best])
-        for i, result in zip(indices, results, strict=True):
-            write_json(self.result_file(i), asdict(result))
+        results = {
+            i: self.result(proposal, each, at_once=len(chosen)) if each else None
+            for i, proposal, each in zip(indices, chosen, progress, strict=True)
+        }
+        losses = {i: result.loss for i, result in results.items() if result}
+        if losses:
+            best = min(losses, key=lambda i: losses[i])
+            self.save_weights(best, recommenders[indices.index(best)])
+        write_json(self.results_file(indices[0]), {i: result and asdict(result) for i, result in results.items()})
         checkpoint.unlink(missing_ok=True)
-        return results[0]
 
     def recommender(self, proposal: Proposal) -> Recommender:
         """The one to train, as it begins."""
@@ -291,9 +342,12 @@ def columns_at_once(device: torch.device, features: int, ids: int) -> int:
     return int(min(paying, memory // 4 // bytes_per_column))
 
 
-def _read_trial(path: Path) -> Trial | None:
+_TRIALS = TypeAdapter(dict[int, Trial | None])
+
+
+def _read_trials(path: Path) -> dict[int, Trial | None]:
     try:
-        return Trial(**read_json(path))
-    except (NisbenchError, TypeError):
-        log.warning("%s is damaged: this trial is trained again", path)
-        return None
+        return _TRIALS.validate_python(read_json(path))
+    except (NisbenchError, ValidationError):
+        log.warning("%s is damaged: its trials are trained again", path)
+        return {}

@@ -19,8 +19,8 @@ LARGE = 1 << 22
 class Optimizer(Protocol):
     """What the training loop asks of an optimizer."""
 
-    def step(self, batch: Instances, learning_rate: float) -> None:
-        """One step on a batch's loss."""
+    def step(self, batch: Instances, learning_rate: float) -> Tensor:
+        """One step on a batch's loss, which is returned: (), or (T,) of T recommenders."""
 
     def settle(self, batch: Instances | None = None) -> None:
         """Bring the recommender's weights up to date: those that a batch reads, or all."""
@@ -52,10 +52,12 @@ class AllRows:
         learned = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
         self.adam = Adam(learned, settings.l2)
 
-    def step(self, batch: Instances, learning_rate: float) -> None:
+    def step(self, batch: Instances, learning_rate: float) -> Tensor:
         self.adam.zero_grad()
-        torch.autograd.backward(self.task.loss(self.recommender(batch), batch.labels).sum())
+        loss = self.task.loss(self.recommender(batch), batch.labels)
+        torch.autograd.backward(loss.sum())
         self.adam.step(learning_rate)
+        return loss.detach()
 
     def settle(self, batch: Instances | None = None) -> None:
         """They always are."""
@@ -78,15 +80,17 @@ class BatchRows:
         self.others = Adam(others)
         self.place = torch.zeros_like(recommender.embedding.block)
 
-    def step(self, batch: Instances, learning_rate: float) -> None:
+    def step(self, batch: Instances, learning_rate: float) -> Tensor:
         rows, at = self._rows_of(batch.ids)
         weights = self.rows.read(rows)
         self.others.zero_grad()
         self.rows.learning_rate = learning_rate
         prediction = self.recommender.on_rows(batch, at, rows, dict(zip(self.tables, weights, strict=True)))
-        torch.autograd.backward(self.task.loss(prediction, batch.labels).sum())
+        loss = self.task.loss(prediction, batch.labels)
+        torch.autograd.backward(loss.sum())
         self.rows.step()
         self.others.step(learning_rate)
+        return loss.detach()
 
     def settle(self, batch: Instances | None = None) -> None:
         if batch is None:

@@ -5,7 +5,6 @@ stops where it would have stopped. Its columns then leave the table.
 """
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from nisbench.models.side_by_side import narrowed, pack, unpack
 from nisbench.params.settings import Training
 from nisbench.training import optimizers
 from nisbench.training.checkpoints import load_tensors, save_tensors
-from nisbench.training.trainer import SILENCE, Batches, Progress, run_epoch, snapshot
+from nisbench.training.trainer import SILENCE, Batches, Progress, divergence, run_epoch, snapshot
 
 
 def train_packed(
@@ -35,13 +34,16 @@ def train_packed(
     settings: Training,
     seed: int,
     checkpoint: Path | None = None,
-) -> list[Progress]:
-    """`trainer.train` for several recommenders, of one model and for the same features; an epoch's seconds are shared among them."""
+) -> list[Progress | None]:
+    """`trainer.train` for several recommenders, of one model and for the same features; an epoch's seconds are shared among them.
+
+    None for those whose loss ceased to be a number. That a result is one shows that none of the others spoilt it.
+    """
     if settings.learning_rate_drop != 1:
         raise ValueError("trials whose learning rates part cannot be packed")
     trials = Trials(recommenders, titles, settings)
     state = trials.load(checkpoint) if checkpoint else {}
-    running = [i for i, progress in enumerate(trials.progress) if trials.goes_on(progress)]
+    running = [i for i in range(len(recommenders)) if trials.goes_on(i)]
     packed = None
     saved = said = time.perf_counter()
     while running:
@@ -54,19 +56,19 @@ def train_packed(
         started = time.perf_counter()
         epoch = trials.progress[running[0]].epoch
         batches = Batches(training, validation, settings.batch_size, (seed, epoch))
-        run_epoch(packed, batches, task, optimizer, settings.learning_rate, None)
+        step_losses = run_epoch(packed, batches, task, optimizer, settings.learning_rate, None)
         unpack(packed, members)
-        for i in running:
-            trials.validate(i, task.validation_loss(recommenders[i], validation))
+        for i, losses in zip(running, step_losses.unbind(1), strict=True):
+            trials.validate(i, losses, task.validation_loss(recommenders[i], validation))
         now = time.perf_counter()
         for i in running:
             trials.progress[i].seconds += (now - started) / len(running)
 
         spoken = logging.INFO if now - said > SILENCE else logging.DEBUG
         said = now if spoken == logging.INFO else said
-        best = min(progress.best_loss for progress in trials.progress)
+        best = min(trials.progress[i].best_loss for i in running)
         log.log(spoken, "%d trials: epoch %d: best validation loss %.5f", len(running), epoch + 1, best)
-        stay = [place for place, i in enumerate(running) if trials.goes_on(trials.progress[i])]
+        stay = [place for place, i in enumerate(running) if trials.goes_on(i)]
         if len(stay) < len(running):
             state = narrowed(optimizer.state(), packed.widths, stay) if stay else {}
             running, packed = [running[place] for place in stay], None
@@ -76,7 +78,7 @@ def train_packed(
 
     for recommender, weights in zip(recommenders, trials.best, strict=True):
         recommender.load_state_dict(weights)
-    return trials.progress
+    return [None if i in trials.failed else progress for i, progress in enumerate(trials.progress)]
 
 
 class Trials:
@@ -86,23 +88,25 @@ class Trials:
         self.recommenders, self.titles, self.settings = recommenders, titles, settings
         self.progress = [Progress(settings.learning_rate) for _ in recommenders]
         self.best: list[dict[str, Any]] = [snapshot(recommender) for recommender in recommenders]
+        self.failed: set[int] = set()
 
-    def goes_on(self, progress: Progress) -> bool:
+    def goes_on(self, i: int) -> bool:
+        progress = self.progress[i]
         stale = progress.epoch - progress.best_epoch
-        return progress.epoch < self.settings.max_epochs and stale < self.settings.patience
+        return i not in self.failed and progress.epoch < self.settings.max_epochs and stale < self.settings.patience
 
-    def validate(self, i: int, loss: float) -> None:
-        """Take down a trial's validation loss after one more epoch."""
+    def validate(self, i: int, step_losses: Tensor, loss: float) -> None:
+        """Take down a trial's training and validation losses of one more epoch."""
         progress = self.progress[i]
         progress.epoch += 1
+        if cause := divergence(step_losses, loss, progress.epoch):
+            log.warning("%s: %s", self.titles[i], cause)
+            self.failed.add(i)
+            return
         progress.losses.append(loss)
         if loss < progress.best_loss:
             progress.best_epoch, progress.best_loss = progress.epoch, loss
             self.best[i] = snapshot(self.recommenders[i], self.best[i])
-        if not math.isfinite(loss):
-            raise NisbenchError(
-                f"{self.titles[i]}: the loss is {loss} after epoch {progress.epoch}; lower the learning rates"
-            )
 
     def save(self, path: Path, running: list[int], optimizer: dict[str, Tensor]) -> None:
         """Save all that the rest of the trials depends on."""
@@ -111,7 +115,8 @@ class Trials:
             tensors |= {f"best.{i}.{name}": tensor for name, tensor in best.items()}
         for i in running:
             tensors |= {f"now.{i}.{name}": tensor for name, tensor in self.recommenders[i].named_parameters()}
-        save_tensors(path, tensors, {"titles": list(self.titles), "progress": [asdict(each) for each in self.progress]})
+        about = {"progress": [asdict(each) for each in self.progress], "failed": sorted(self.failed)}
+        save_tensors(path, tensors, {"titles": list(self.titles), **about})
 
     def load(self, path: Path) -> dict[str, Tensor]:
         """Put the trials back to where `save` saved them, and return the optimizer's state; nothing if it did not, or not these."""
@@ -128,7 +133,7 @@ class Trials:
         def under(prefix: str) -> dict[str, Tensor]:
             return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-        self.progress = [Progress(**each) for each in about["progress"]]
+        self.progress, self.failed = [Progress(**each) for each in about["progress"]], set(about["failed"])
         for i, recommender in enumerate(self.recommenders):
             self.best[i] = under(f"best.{i}.")
             if now := under(f"now.{i}."):

@@ -26,6 +26,15 @@ from nisbench.training.checkpoints import load_checkpoint, save_checkpoint
 from nisbench.training.learner import SelectionLearner
 from nisbench.training.optimizers import Optimizer
 
+
+class DivergenceError(NisbenchError):
+    """A training whose loss ceased to be a number; `progress` is how far it was, `cause` where that was."""
+
+    def __init__(self, title: str, cause: str, progress: "Progress") -> None:
+        super().__init__(f"{title}: {cause}; lower the learning rates")
+        self.cause, self.progress = cause, progress
+
+
 SILENCE = 15  # seconds after which a running trial says how far it is
 
 
@@ -83,11 +92,14 @@ def train(
         if learner:
             learner.begin_epoch(recommender, progress.learning_rate)
         batches = Batches(training, validation, settings.batch_size, (seed, progress.epoch))
-        run_epoch(recommender, batches, task, optimizer, progress.learning_rate, learner)
+        step_losses = run_epoch(recommender, batches, task, optimizer, progress.learning_rate, learner)
         if learner:
             learner.settle(recommender)
         loss = task.validation_loss(recommender, validation)
         progress.epoch += 1
+        if cause := divergence(step_losses, loss, progress.epoch):
+            progress.seconds = already + time.perf_counter() - started
+            raise DivergenceError(title, cause, progress)
         progress.losses.append(loss)
         if loss < progress.best_loss:
             progress.best_epoch, progress.best_loss = progress.epoch, loss
@@ -96,8 +108,6 @@ def train(
             progress.learning_rate *= settings.learning_rate_drop
         now = time.perf_counter()
         progress.seconds = already + now - started
-        if not math.isfinite(loss):
-            raise NisbenchError(f"{title}: the loss is {loss} after epoch {progress.epoch}; lower the learning rates")
         spoken = logging.INFO if now - said > SILENCE else logging.DEBUG
         said = now if spoken == logging.INFO else said
         log.log(spoken, "%s: epoch %d: validation loss %.5f, %.1f s", title, progress.epoch, loss, progress.seconds)
@@ -127,8 +137,11 @@ def run_epoch(
     optimizer: Optimizer,
     learning_rate: float,
     learner: SelectionLearner | None,
-) -> None:
-    """One pass over the examples of the training instances; with a learner, each step is followed by one of its own on a validation batch."""
+) -> Tensor:
+    """One pass over the examples of the training instances; with a learner, each step is followed by one of its own on a validation batch.
+
+    Returns the training loss at each step, (steps,), on the device; of T recommenders (steps, T).
+    """
     seed, epoch = batches.seeds
     size, device = batches.size, batches.training.labels.device
     training = task.examples("train", batches.training, derived(seed, "training examples", epoch))
@@ -136,14 +149,27 @@ def run_epoch(
     if learner:
         validation = task.examples("validation", batches.validation, derived(seed, "validation examples", epoch))
         selection_order = shuffled(len(validation), len(training), batches.seeds, "validation batches", device)
+    losses = []
     for start in range(0, len(training), size):
         batch = training[order[start : start + size]]
-        optimizer.step(batch, learning_rate)
+        losses.append(optimizer.step(batch, learning_rate))
         if learner:
             held_out = validation[selection_order[start : start + size]]
             optimizer.settle(held_out)
             learner.step(recommender, held_out, batch)
     optimizer.settle()
+    return torch.stack(losses)
+
+
+def divergence(step_losses: Tensor, validation_loss: float, epoch: int) -> str | None:
+    """Where in an epoch the loss ceased to be a number, if it did."""
+    wrong = step_losses.isfinite().logical_not().nonzero()
+    if len(wrong):
+        step = int(wrong[0])
+        return (
+            f"the training loss is {step_losses[step].item()} at step {step + 1} of {len(step_losses)} of epoch {epoch}"
+        )
+    return None if math.isfinite(validation_loss) else f"the validation loss is {validation_loss} after epoch {epoch}"
 
 
 def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:
