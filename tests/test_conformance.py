@@ -107,7 +107,7 @@ def prune_settings(settings, rate):
     rounds = settings.method.rounds if rate > 1 else 0
     return PruneSettings(
         task=settings.task, model=settings.model, prune_by=settings.method.prune_by, rounds=rounds, compression_rate=rate,
-        seed=settings.seed, training=settings.training if rounds else None, device="cpu",
+        seed=settings.seed, training=settings.training if rounds else None, deterministic=False, device="cpu",
     )  # fmt: skip
 
 

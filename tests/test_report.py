@@ -399,7 +399,9 @@ def test_all_files_are_written_and_old_ones_go(study):
     html = (folder / "page.html").read_text()
     assert html.count('src="data:image/svg+xml;base64,') == len(found.study.figures)
     assert 'src="figure' not in html
-    assert page.trials_of({"trials": [{"at_once": 2}, {"at_once": 1}]}) == "2, up to 2 at once"
+    assert page.trials_of({"trials": [{"at_once": 2, "failed": None}, {"at_once": 1, "failed": "nan"}]}) == (
+        "2, up to 2 at once, 1 failed"
+    )
 
 
 def test_the_same_runs_give_the_same_bytes(study):
@@ -420,6 +422,35 @@ def test_summary_has_the_paper_s_figures_and_metrics_no_times(study):
     assert nested["movielens_20m"]["mf"]["mde"] == {"cr1": {"mse": 0.651, "nonzeros": 100.0, "params_mib": 12.0}}
 
 
+def test_runs_that_failed_are_marked_and_the_rest_is_compared(study):
+    """One seed of MDE failed, DNIS at every seed, and one trial of a Grid Search that stands."""
+    found = study(THREE_SEEDS)
+    nothing = {"metrics": {}, "weights": 0, "nonzeros": 0, "size_mib": 0.0, "failed": "the loss is nan at step 3"}
+    for cell in found.cells:
+        search = json.loads(Path(cell.search.path("run")).read_text())
+        if cell.method == "dnis" or (cell.method, cell.seed) == ("mde", 2):
+            search |= {"best_trial": None, "failed": nothing["failed"]}
+            search["trials"][0] |= {"validation_loss": None, "failed": nothing["failed"], "losses": []}
+            write(cell.search, search)
+            write(cell.prune, json.loads(Path(cell.prune.path("run")).read_text()) | nothing)
+        elif cell.method == "grid_search" and not search["trials"][1:]:
+            search["trials"].append(search["trials"][0] | {"name": "wide", "validation_loss": None, "failed": "inf"})
+            write(cell.search, search)
+    assembly.run(found)
+    body = part_of(tables.table2(found, summary(found)), "MF, MovieLens-20M")
+    assert body["DNIS (unpruned)"][-1] == "failed"
+    assert body["DNIS (unpruned)"][0] == "failed"
+    assert body["MDE"][-1].endswith(" (1 of 3 failed)")
+    assert "failed" not in body["Random Search"][-1]
+    assert [name for name, row in body.items() if "**" in row[-1]] == ["Random Search"]
+    text = Path("results/paper/README.md").read_text()
+    assert "* MovieLens-20M, MF, MDE, seed 2: the loss is nan at step 3" in text
+    assert "mf-grid_search-seed1: 1 of 2 trials, the others stand: wide: inf" in text
+    told = pd.read_csv("results/paper/claims.csv")
+    assert not told["of"].str.startswith("DNIS").any()
+    assert "dnis" not in json.loads(Path("results/paper/metrics.json").read_text())["movielens_20m"]["mf"]
+
+
 def test_a_missing_or_broken_run_is_named(study):
     step = study().cells[0].prune
     path = Path(step.path("run"))
@@ -430,7 +461,7 @@ def test_a_missing_or_broken_run_is_named(study):
     with pytest.raises(NisbenchError, match="not readable as JSON"):
         read_run(step)
     path.unlink()
-    with pytest.raises(NisbenchError, match="run.json is missing, but it was written"):
+    with pytest.raises(NisbenchError, match=r"run.json is missing, but it was written"):
         read_run(step)
     Path(step.record).unlink()
     with pytest.raises(NisbenchError, match=f"step.json is missing. Make it with: nisbench prune {step.id}"):

@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -15,13 +14,10 @@ from filelock import FileLock, Timeout
 
 from nisbench import console, records
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import BlockSettings
 from nisbench.runs import (
     DownloadSettings,
-    PrepareSettings,
     PruneSettings,
     SearchSettings,
-    SplitSettings,
     Step,
     StepName,
 )
@@ -94,35 +90,26 @@ def download(step_id: Id, log: Log = None) -> None:
 @app.command()
 def prepare(step_id: Id, log: Log = None) -> None:
     """Turn an archive into instances, or generate them: instances.parquet and vocabulary.parquet."""
-    with doing("prepare", step_id, log) as step:
-        dataset = cast(PrepareSettings, step.settings).dataset
-        archive = Path(step.needs["download"].path("archive")) if "download" in step.needs else None
-        preparation = import_module(f"nisbench.data.{dataset.format}")
-        preparation.run(dataset, archive, Path(step.path("instances")), Path(step.path("vocabulary")))
+    _make_data("prepare", step_id, log)
 
 
 @app.command()
 def split(step_id: Id, log: Log = None) -> None:
     """Divide instances into train, validation and test."""
-    from nisbench.data import split as splitting
-
-    with doing("split", step_id, log) as step:
-        targets = {part: Path(step.path(part)) for part in step.files}
-        splitting.run(cast(SplitSettings, step.settings).split, Path(step.needs["prepare"].path("instances")), targets)
+    _make_data("split", step_id, log)
 
 
 @app.command()
 def block(step_id: Id, log: Log = None) -> None:
     """Count each feature's frequency in train and put features into blocks: features.parquet."""
-    from nisbench.data import blocks
+    _make_data("block", step_id, log)
 
-    with doing("block", step_id, log) as step:
-        blocks.run(
-            cast(BlockSettings, step.settings),
-            vocabulary_file=Path(step.needs["prepare"].path("vocabulary")),
-            train_file=Path(step.needs["split"].path("train")),
-            features_file=Path(step.path("features")),
-        )
+
+def _make_data(name: StepName, step_id: str, log: Path | None) -> None:
+    from nisbench.data import steps
+
+    with doing(name, step_id, log) as step:
+        steps.make(step, {file: Path(step.path(file)) for file in step.files})
 
 
 @app.command()
@@ -212,6 +199,41 @@ def show(step_id: Id) -> None:
     from nisbench.report import listing
 
     listing.show_step(current_plan().step(step_id))
+
+
+@app.command()
+def verify(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[STUDY|ID]", help="Only this study's steps, or this one.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete what is damaged, so that it is made again.")] = False,
+) -> None:
+    """Read all files of the steps that are done, and compare them with the checksums that were taken when they were written."""
+    from nisbench.report import listing
+
+    console.set_up()
+    whole = current_plan()
+    if what is None:
+        steps = list(whole.steps.values())
+    else:
+        steps = list(whole.study(what).steps.values()) if what in whole.studies else [whole.step(what)]
+    sys.exit(listing.verify(steps, remove))
+
+
+@app.command()
+def adopt(
+    study: StudyName,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each compared search, train so many again.")] = 2,
+) -> None:
+    """After a change of code that changes no result: let a study's older runs count as today's, where golden losses agree.
+
+    Of each kind of run, today's code does some of the cheapest one's work again; only where it finds the very numbers that are
+    recorded do the runs of that kind get today's ids. Each keeps the name of the code that computed it.
+    """
+    from nisbench.report import adoption
+
+    console.set_up()
+    sys.exit(1 if adoption.run(current_plan().study(study), epochs) else 0)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -8,6 +8,7 @@ from nisbench.files import write_json, write_text
 from nisbench.params.settings import Figure, Table
 from nisbench.report import claims, curves, figures, page, pictures, recovery, tables
 from nisbench.report.layout import how_to_read
+from nisbench.report.pictures import NothingToShowError
 from nisbench.report.results import complete, metrics, provenance, summary
 from nisbench.studies import StudyPlan, report_files
 
@@ -26,18 +27,21 @@ def run(plan: StudyPlan) -> None:
     for old in folder.glob("runs-*.json"):  # what it says of the files beside it is true no longer
         old.unlink()
     results = summary(plan)
+    compared = complete(plan, results)
     sheets, reading = {}, how_to_read(len(plan.study.seeds))
     for name in plan.study.tables:
         log.info("%s", folder / f"{name}.md")
-        sheet = sheets[name] = TABLES[name](plan, results)
+        sheet = sheets[name] = TABLES[name](*(compared if name == "recovery" else (plan, results)))
         write_text(folder / f"{name}.md", f"{sheet.markdown()}\n{reading}\n")
         write_text(folder / f"{name}.tex", sheet.latex(f"{plan.name}-{name}", reading))
         write_text(folder / f"{name}.csv", sheet.data.to_csv(index=False))
     captions = {}
-    compared = complete(plan, results)
     for figure in plan.study.figures:
         log.info("%s", folder / f"{figure}.svg")
-        data, picture, captions[figure] = figures.MAKERS[figure](*compared)
+        try:
+            data, picture, captions[figure] = figures.MAKERS[figure](*compared)
+        except NothingToShowError:
+            data, picture, captions[figure] = pictures.nothing()
         write_text(folder / f"{figure}.csv", data.to_csv(index=False))
         pictures.save(picture, folder, figure)
     curves.draw(plan)

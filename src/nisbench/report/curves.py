@@ -34,5 +34,6 @@ def draw(plan: StudyPlan) -> None:
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.set_ylabel("validation loss")
-        axis.legend(loc="upper right", fontsize=6.5)
+        if axis.get_legend_handles_labels()[0]:  # none if all searches failed
+            axis.legend(loc="upper right", fontsize=6.5)
         pictures.save(figure, Path(plan.folder), name.removesuffix(".svg"), ["svg"])

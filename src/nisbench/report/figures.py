@@ -79,7 +79,7 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     chosen = _shown(plan, results)
     chosen = chosen[chosen["kind"].isin(["dnis", "full"])]
     both = chosen.groupby(["grid", "dataset", "model"])["kind"].transform("nunique") == 2
-    chosen = chosen[both].assign(pruned=1 - chosen["nonzeros"] / chosen["weights"], series=_names(plan, chosen[both]))
+    chosen = chosen.assign(pruned=1 - chosen["nonzeros"] / chosen["weights"], series=_names(plan, chosen))[both]
     keys = ["grid", "dataset", "model", "metric", "series", "cr"]
     data = chosen.groupby(keys, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
     data.insert(6, "pruned", chosen.groupby(keys, sort=False)["pruned"].mean().to_numpy())
@@ -209,7 +209,8 @@ def _shown(plan: StudyPlan, results: pd.DataFrame, varied: str | None = None) ->
     grids = [name for name, grid in plan.grids.items() if varied == (symbol(grid.varied[0]) if grid.varied else None)]
     kinds = {(cell.grid, cell.method): kind_of(plan, cell) for cell in plan.cells}
     chosen = results[results["grid"].isin(grids)]
-    chosen = chosen[[metric in HEADLINES[task] for metric, task in zip(chosen["metric"], chosen["task"], strict=True)]]
+    pairs = zip(chosen["metric"], chosen["task"], strict=True)
+    chosen = chosen[np.array([metric in HEADLINES[task] for metric, task in pairs], dtype=bool)]
     return chosen.assign(
         kind=[kinds[key] for key in zip(chosen["grid"], chosen["method"], strict=True)],
         headline=[HEADLINES[task][-1] for task in chosen["task"]],

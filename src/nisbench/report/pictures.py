@@ -65,8 +65,14 @@ def looks(kinds: Mapping[str, str]) -> dict[str, dict[str, object]]:
     return found
 
 
+class NothingToShowError(Exception):
+    """All runs that a figure is of failed."""
+
+
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels of that size in inches, in rows of so many at most."""
+    """A figure with so many panels of that size in inches, in rows of so many at most. Raises `NothingToShowError` if none."""
+    if count == 0:
+        raise NothingToShowError
     use_style()
     columns = min(columns, count)
     rows = math.ceil(count / columns)
@@ -74,6 +80,14 @@ def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     return figure, list(axes.flat[:count])
+
+
+def nothing() -> Drawn:
+    """In place of a figure of which there is nothing to show."""
+    figure, (axis,) = panels(1, 1, (3.6, 1.2))
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, "all runs that this is of failed", ha="center", va="center")
+    return pd.DataFrame(columns=["nothing"]), figure, "All runs that this is of failed."
 
 
 def save(figure: Figure, folder: Path, name: str, formats: Iterable[str] = ("png", "svg")) -> None:
