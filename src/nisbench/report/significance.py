@@ -55,9 +55,9 @@ def against_best(values: pd.DataFrame, better: Better) -> pd.Series:
 
 
 def marked(means: pd.Series, p: pd.Series, better: Better) -> pd.Series:
-    """Which rows to mark as best: those that are better than all that is told apart from the best one; none if nothing is."""
+    """Which rows to mark as best: those compared that are better than all that is told apart from the best one; none if nothing is."""
     worse = means[p < LEVEL]
     if worse.empty:
         return pd.Series(data=False, index=means.index)
     found: pd.Series = means < worse.min() if better == "lower" else means > worse.max()
-    return found
+    return found & p.notna()
