@@ -14,7 +14,7 @@ from typing import IO, Any, Self
 
 import pyarrow as pa
 
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, shortened
 
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, pa.ArrowException, EOFError, OSError, ValueError,
@@ -179,7 +179,3 @@ def numbered_lines(stream: io.BufferedReader, file: str) -> Iterator[tuple[int, 
 def shown_bytes(text: bytes) -> str:
     """A value from a file as error messages show it."""
     return repr(shortened(text.decode("utf-8", errors="backslashreplace")))
-
-
-def shortened(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[:length] + "..."
