@@ -17,6 +17,7 @@ Origins = dict[KeyPath, tuple[Path, int]]
 LARGEST_FILE = 1 << 18  # bytes; ours have a few thousand
 MOST_VALUES = 5000  # of a file; an alias counts as often as it is used
 MOST_HEIRS = 20
+LONGEST_NUMBER = 1000  # characters: 1:1:1 ... takes time that grows with its square
 LARGEST_NUMBER = 1 << 63
 
 
@@ -201,6 +202,8 @@ def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, orig
 
 def _scalar(loader: _Loader, node: yaml.Node, file: Path) -> Any:
     try:
+        if node.tag != loader.DEFAULT_SCALAR_TAG and len(node.value) > LONGEST_NUMBER:
+            raise ValueError("a huge number")  # noqa: TRY301
         value = loader.construct_object(node, deep=True)
         if isinstance(value, str):
             value.encode()  # YAML can spell characters that no file can hold
