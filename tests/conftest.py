@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from nisbench.data.instances import Instances
 from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
@@ -13,6 +14,8 @@ from nisbench.params.settings import MF, PlantedRatings
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "datasets"
+THOROUGH = "thorough"
+settings.register_profile(THOROUGH, max_examples=10_000, print_blob=True)
 
 
 @pytest.fixture(autouse=True)

@@ -113,7 +113,7 @@ def test_a_malformed_line_is_named(prepared, text, line, says):
     ("files", "update", "says"),
     [
         ({"ml-1m/ratings.dat": ""}, {}, "ml-1m/ratings.dat: Empty"),
-        ({"other.dat": DAT}, {}, "holds no 'ml-1m/ratings.dat'; it holds other.dat"),
+        ({"other.dat": DAT}, {}, "holds no 'ml-1m/ratings.dat'; it holds 'other.dat'"),
         ({"r.csv": CSV.replace("rating", "stars")}, {"ratings": "r.csv"}, "r.csv:1: expected the header"),
         ({"r.csv": CSV.split("\n", 1)[0] + "\n"}, {"ratings": "r.csv"}, "holds no ratings"),
         ({"r.csv": CSV, "m.csv": "movieId,title\n10,A\n"}, {"ratings": "r.csv", "movies": "m.csv"}, "such as 20"),

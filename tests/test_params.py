@@ -1,9 +1,13 @@
 """Parameters: what is valid loads, what is not says where and what would be right."""
 
+import json
+import time
+
 import pytest
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import OVERLAYS_VARIABLE, load
+from nisbench.params.tree import read_yaml
 from nisbench.studies import plan
 from tests.conftest import ROOT
 
@@ -63,7 +67,7 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("studies: {movielens_1m: {tables: [table3]}}", "over.yaml:1: studies.movielens_1m.tables.0", "for the task ctr, which"),
         ("training: {device: !!bool foo}", "over.yaml:1", "not a valid value"),
         ('training: {device: "a\\ud800"}', "over.yaml:1", "not a valid value"),
-        (f"training: {{max_epochs: -0x{'f' * 5000}}}", "over.yaml:1: training.max_epochs", "a huge number"),
+        (f"training: {{max_epochs: -0x{'f' * 5000}}}", "over.yaml:1", "a huge number"),
         ("datasets: {movielens_1m: {url: '~nobody-by-this-name/x.zip'}}", "over.yaml:1: datasets.movielens_1m.url", "home"),
         ('datasets: {movielens_1m: {url: "a\\0b"}}', "over.yaml:1: datasets.movielens_1m.url", "https address"),
         ("datasets: {movielens_1m: {split: {proportions: [8000000, 1, 1]}}}", "over.yaml:1", "less than or equal to 1000000"),
@@ -120,6 +124,112 @@ def test_what_is_wrong_is_one_error_naming_file_line_key_and_what_is_right(overl
     assert where in str(raised.value)
     assert says in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1 or not where.startswith("over.yaml")
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("training: !!python/object/apply:os.system [echo]", "over.yaml:1: the tag tag:yaml.org,2002:python/object/apply:os.system is not"),
+        ("a: !!python/object:os.system {}", "over.yaml:1: the tag tag:yaml.org,2002:python/object:os.system is not"),
+        ("a: !!python/name:os.system", "over.yaml:1: not valid YAML: could not determine a constructor"),
+        ("? !!python/object/apply:os.system [echo]\n: 1", "over.yaml:1: not valid YAML: could not determine a constructor"),
+        ("!!python/object:os.system {a: 1}", "over.yaml:1: the tag"),
+        ("a: !!set {x}", "over.yaml:1: the tag tag:yaml.org,2002:set is not read here; leave it out"),
+        (LAUGHS, "over.yaml: more than 5000 values, each alias counted"),
+        (LAUGHS.replace("[", "{p: ").replace("]", "}").replace(", ", ", q: ", 1), "over.yaml"),
+        (f"a: [{'1, ' * 5000}1]", "over.yaml: more than 5000 values"),
+        ("a: " + "[" * 5000, "over.yaml: nested too deeply"),
+        ("a: " + "{b: " * 5000, "over.yaml: nested too deeply"),
+        ("- " * 5000, "over.yaml: nested too deeply"),
+        (f"a: {'x' * (1 << 18)}", "over.yaml: has more than 262144 bytes"),
+        (f"a: {'1:' * 120_000}1", "over.yaml:1: not a valid value: a huge number"),
+        (f"a: 1{':1' * 120_000}.5", "over.yaml:1: not a valid value: a huge number"),
+        (f"a: 1{':1' * 300}.5", "over.yaml:1: not a valid value: int too large to convert to float"),
+        (f"a: {'9' * 900}", "over.yaml:1: not a valid value: a huge number"),
+        (f"{'x' * 1000}: 1\n{'x' * 1000}: 1", "over.yaml:2: the key xxxxx"),
+        (f"0x{'f' * 1000}: 1", "over.yaml:1: not a valid value: a huge number"),
+        (".nan: 1", "over.yaml:1: a key must be a name or a number"),
+    ],
+    ids=range(20),
+)  # fmt: skip
+def test_yaml_made_to_harm_is_refused_at_once(tmp_path, text, says):
+    path = tmp_path / "over.yaml"
+    path.write_text(text)
+    started = time.perf_counter()
+    with pytest.raises(NisbenchError) as raised:
+        read_yaml(path)
+    assert time.perf_counter() - started < 20
+    assert says in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+GRID = {"datasets": ["movielens_1m"], "models": ["mf"], "methods": {"dnis": [1]}}
+STUDY = {"title": "X", "grids": {"g": GRID}, "seeds": [1], "tables": []}
+
+
+BAD_NAMES = [
+    "../x",
+    "..",
+    ".",
+    "",
+    "a/b",
+    "/etc/x",
+    "a\\b",
+    "c:x",
+    "~",
+    "a b",
+    "a.b",
+    "A",
+    "-x",
+    "_x",
+    "1",
+    "\u00e4",
+    "a\n",
+    "a\0",
+    "x" * 49,
+]
+
+
+@pytest.mark.parametrize(
+    ("section", "entry"),
+    [("tasks", {"kind": "rating"}), ("datasets", {"like": "movielens_1m"}), ("models", {"like": "mf"}), ("methods", {"like": "dnis"}), ("studies", STUDY)],
+)  # fmt: skip
+def test_names_that_could_be_other_places_are_refused(overlay, section, entry):
+    """Names become folders and parts of file names."""
+    with pytest.raises(NisbenchError) as raised:
+        overlay(json.dumps({section: dict.fromkeys(BAD_NAMES, entry)}))
+    for name in BAD_NAMES:
+        assert f"over.yaml:1: {section}.{name}: string should " in str(raised.value)
+
+
+def test_a_grid_s_name_is_held_to_the_same(overlay):
+    with pytest.raises(NisbenchError, match=r"over.yaml:1: studies.x.grids...\/x: string should match pattern"):
+        overlay(json.dumps({"studies": {"x": STUDY | {"grids": {"../x": GRID}}}}))
+
+
+def test_more_runs_than_anyone_could_want_are_refused(overlay):
+    grids = {f"g{i}": GRID | {"vary": {"training.l2": [j / 100 for j in range(100)]}} for i in range(3)}
+    with pytest.raises(NisbenchError, match=r"over.yaml:1: studies.x: asks for 120000 runs; 100000 are the most"):
+        overlay(json.dumps({"studies": {"x": STUDY | {"grids": grids, "seeds": list(range(400))}}}))
+
+
+def test_of_many_problems_the_first_are_told(overlay):
+    with pytest.raises(NisbenchError) as raised:
+        overlay(json.dumps({f"x{i}" + "x" * 100: 1 for i in range(2000)}))
+    assert len(str(raised.value).splitlines()) == 21
+    assert str(raised.value).endswith("\nand more")
+    assert len(str(raised.value)) < 10_000
+
+
+def test_a_long_row_of_entries_each_like_the_next_is_refused(overlay):
+    models = {f"m{i}": {"like": f"m{i + 1}"} for i in range(1500)} | {"m1500": {"like": "mf"}}
+    with pytest.raises(NisbenchError, match="more than 20 entries, each like the next"):
+        overlay(json.dumps({"models": models}))
 
 
 def test_what_two_entries_share_is_told_once(overlay):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from nisbench import console
 from nisbench.data import parquet
-from nisbench.data.archives import Digested, numbered_lines, open_member, shown_bytes
+from nisbench.data.archives import LONGEST_LINE, Digested, numbered_lines, open_member, shown_bytes
 from nisbench.data.parquet import FieldKind
 from nisbench.errors import NisbenchError
 from nisbench.files import whole_file
@@ -204,7 +204,7 @@ def batches(log: Log, check: bool = False) -> Iterator[pa.Table]:
     digest = hashlib.md5(usedforsecurity=False)
     with open_member(log.archive, log.member) as opened, _arrow_errors(log):
         if log.header:
-            first = opened.readline()
+            first = opened.readline(LONGEST_LINE)
             digest.update(first)
             names = first.strip().decode(errors="replace").removeprefix("\ufeff")
             if names.split(log.delimiter) != COLUMNS:
@@ -233,7 +233,7 @@ def _arrow_errors(log: Log) -> Iterator[None]:
 def _malformed(log: Log, otherwise: str) -> NisbenchError:
     """The error that names the first malformed line. Slow; called once something is known to be wrong."""
     with open_member(log.archive, log.member) as stream:
-        for number, line in numbered_lines(stream):
+        for number, line in numbered_lines(stream, str(log)):
             problem = None if log.header and number == 1 else _problem(line, log.delimiter.encode())
             if problem:
                 return NisbenchError(f"{log}:{number}: {problem}")

@@ -90,7 +90,7 @@ def read_movies(archive: Path, member: str) -> np.ndarray:
     """The numbers of all movies in ``movies.csv``, ascending."""
     with open_member(archive, member) as stream:
         numbers = []
-        for number, line in numbered_lines(stream):
+        for number, line in numbered_lines(stream, f"{archive}: {member}"):
             first = line.split(b",", 1)[0]
             if not line or (number == 1 and first == b"movieId"):
                 continue
@@ -109,7 +109,7 @@ def _find_malformed(archive: Path, member: str, dat: bool) -> None:
     """Raise on the first line that is not a rating, naming it. Slow; called once something is known to be wrong."""
     separator = b"::" if dat else b","
     with open_member(archive, member) as stream:
-        for number, line in numbered_lines(stream):
+        for number, line in numbered_lines(stream, f"{archive}: {member}"):
             where = f"{archive}: {member}:{number}"
             if not line:
                 continue

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, shortened
 from nisbench.params.settings import (
     FORMAT_TASKS,
     MODEL_TASKS,
@@ -19,9 +20,12 @@ from nisbench.params.settings import (
     Planted,
     Study,
 )
-from nisbench.params.tree import KeyPath, Tree, dotted
+from nisbench.params.tree import KeyPath, Tree, dotted, short
 
 Problem = tuple[KeyPath, str]
+
+MOST_TOLD = 20  # problems
+MOST_RUNS = 100_000  # of a study
 
 RESERVED = {"all", "download", "prepare", "split", "block", "search", "prune", "runs", "plan", "trials"}
 RESERVED_PREFIXES = {"data", "search", "prune", "tables"}
@@ -48,7 +52,7 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
     try:
         params = Params.model_validate(tree.values)
     except ValidationError as error:
-        found = [_explain(details, tree) for details in error.errors(include_url=False)]
+        found = (_explain(details, tree) for details in error.errors(include_url=False))
         raise NisbenchError(_told(tree, found)) from None
     _raise_any(tree, _in_datasets(params))
     if study is None:
@@ -70,6 +74,8 @@ def _told(tree: Tree, found: Iterable[Problem]) -> str:
     """One line per problem. What an entry has from the one it is like is told of the latter only."""
     lines: dict[Any, str] = {}
     for path, text in found:
+        if len(lines) == MOST_TOLD:
+            return "\n".join([*lines.values(), "and more"])
         where = tree.where(path)
         lines.setdefault((where, path[:1], path[2:], text), f"{where}: {dotted(path)}: {text}")
     return "\n".join(lines.values())
@@ -119,7 +125,7 @@ def nearest(name: str, known: Collection[Any]) -> str:
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there is: {', '.join(names)}" if names else ""
+    return f"; there is: {shortened(', '.join(names), 500)}" if names else ""
 
 
 # --- names and combinations -----------------------------------------------------------------------------------
@@ -130,6 +136,12 @@ def _in_study(name: str, study: Study) -> Iterator[Problem]:
     if name in RESERVED or name.split("_", maxsplit=1)[0] in RESERVED_PREFIXES:
         yield at, "a study cannot have this name: a target or folder of the pipeline has it"
     yield from _twice(at, {("seeds",): study.seeds, ("tables",): study.tables, ("figures",): study.figures})
+    runs = sum(
+        len(grid.variants) * len(grid.datasets) * len(grid.models) * sum(map(len, grid.methods.values()))
+        for grid in study.grids.values()
+    ) * len(study.seeds)
+    if runs > MOST_RUNS:
+        yield at, f"asks for {runs} runs; {MOST_RUNS} are the most that one study may have"
 
 
 def _in_datasets(params: Params) -> Iterator[Problem]:
@@ -191,7 +203,7 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
 def _twice(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Problem]:
     for path, items in lists.items():
         for item in sorted({item for item in items if items.count(item) > 1}, key=repr):
-            yield (*at, *path), f"{item!r} is listed twice"
+            yield (*at, *path), f"{short(item)} is listed twice"
 
 
 def _tried(method: AnyMethod) -> dict[KeyPath, list[Any]]:
@@ -255,7 +267,7 @@ def _in_reference(params: Params) -> Iterator[Problem]:
 def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: Collection[str]) -> Iterator[Problem]:
     for key, name in used:
         if name not in known:
-            yield (*at, key), f"unknown {kind} {name!r}{nearest(name, known)}"
+            yield (*at, key), f"unknown {kind} {short(name)}{nearest(name, known)}"
 
 
 # --- pydantic's errors in our words ---------------------------------------------------------------------------
@@ -276,25 +288,17 @@ def _explain(error: ErrorDetails, tree: Tree) -> Problem:
     elif error["type"] == "union_tag_invalid":
         tag, context = error["ctx"]["tag"], error["ctx"]
         path = (*path, context["discriminator"].strip("'"))
-        text = f"there is no {tag!r}{nearest(tag, _QUOTED.findall(context['expected_tags']))}"
+        text = f"there is no {short(tag)}{nearest(tag, _QUOTED.findall(context['expected_tags']))}"
     elif error["type"] == "union_tag_not_found":
         path = (*path, error["ctx"]["discriminator"].strip("'"))
         text = "this key is missing, which says what kind of entry it is"
     else:
         text = error["msg"][0].lower() + error["msg"][1:]
         if not isinstance(error["input"], dict | list):
-            text += f", not {_short(error['input'])}"
+            text += f", not {short(error['input'])}"
         if error["type"] == "literal_error":
             text += nearest(str(error["input"]), _QUOTED.findall(error["msg"]))
     return path, text
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to print a number of thousands of digits
-        return "a huge number"
-    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def _key(cursor: Any, part: str | int) -> Any:
@@ -306,9 +310,14 @@ def _key(cursor: Any, part: str | int) -> Any:
     return None
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    return Params.model_json_schema()
+
+
 def _valid_keys(loc: tuple[str | int, ...]) -> list[str]:
     """The keys that settings at `loc` may have, read off the JSON schema of `Params`."""
-    schema = Params.model_json_schema()
+    schema = _schema()
     definitions = schema.get("$defs", {})
 
     def resolved(node: dict[str, Any]) -> dict[str, Any]:

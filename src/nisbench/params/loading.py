@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, shortened
 from nisbench.params.checks import check_report, validate
 from nisbench.params.settings import Params
-from nisbench.params.tree import KeyPath, Tree, dotted, read_yaml
+from nisbench.params.tree import KeyPath, Tree, dotted, read_yaml, short
 
 OVERLAYS_VARIABLE = "NISBENCH_PARAMS"
 
@@ -93,8 +93,8 @@ def _resolve(tree: Tree) -> None:
         if isinstance(url, str) and not url.lower().startswith(("https://", "http://")):
             path = ("datasets", name, "url")
             if not url or "\0" in url or re.match(r"[a-z]+:/", url.lower()):
-                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: an https address or a path, not {url!r}")
+                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: an https address or a path, not {short(url)}")
             try:
                 dataset["url"] = str((tree.origins[path][0].parent / Path(url).expanduser()).resolve())
             except (RuntimeError, OSError) as error:
-                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {error}") from error
+                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {shortened(str(error), 200)}") from error

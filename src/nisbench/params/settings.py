@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-"""Names become parts of paths: lower-case letters, digits and underscores."""
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)]
+"""Names become parts of paths: lower-case letters, digits and underscores; four of them fit into the name of one file."""
 
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 ArchiveMember = Annotated[str, StringConstraints(pattern=r"^[^/\\:][^\\:]*$")]
@@ -490,7 +490,10 @@ class Grid(Settings):
     overrides: dict[str, Any] | None = None
     """What this grid sets otherwise than its study: the same keys as params/, merged over them."""
     vary: (
-        Annotated[dict[str, Annotated[list[Varied], Field(min_length=1)]], Field(min_length=1, max_length=1)] | None
+        Annotated[
+            dict[str, Annotated[list[Varied], Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=1)
+        ]
+        | None
     ) = None
     """One key, such as training.base_dimension, and the values it is given one after another: what figures are of. Entries that are
     like the varied one keep the value they have."""

@@ -2,21 +2,29 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, shortened
 
 KeyPath = tuple[str | int | float, ...]
 Origins = dict[KeyPath, tuple[Path, int]]
 
+LARGEST_FILE = 1 << 18  # bytes; ours have a few thousand
+MOST_VALUES = 5000  # of a file; an alias counts as often as it is used
+MOST_HEIRS = 20
+LONGEST_NUMBER = 1000  # characters: 1:1:1 ... takes time that grows with its square
+LARGEST_NUMBER = 1 << 63
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number, as in YAML 1.2."""
+
+    values = 0  # made so far
 
 
 _Loader.add_implicit_resolver(
@@ -62,11 +70,11 @@ class Tree:
         place: Any = copy.values
         for i, part in enumerate(path):
             if not isinstance(place, dict):
-                problem = f"{dotted(path[:i])} is a value, in which there is no {part!r} to vary"
+                problem = f"{dotted(path[:i])} is a value, in which there is no {short(part)} to vary"
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
             if part not in place or path[0] in {"studies", "reference"}:
-                there = ", ".join(str(each) for each in place if each not in {"studies", "reference"})
-                problem = f"{dotted(path[:i]) or 'params/'} has no {part!r} to vary; it has: {there}"
+                there = shortened(", ".join(str(each) for each in place if each not in {"studies", "reference"}), 500)
+                problem = f"{dotted(path[:i]) or 'params/'} has no {short(part)} to vary; it has: {there}"
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
             if i < len(path) - 1:
                 place = place[part]
@@ -87,13 +95,21 @@ class Tree:
             return
         base = entry["like"]
         if base in (*heirs, name):
-            raise NisbenchError(f"{self.where(path)}: {dotted(path)}: {base!r} is in turn like this one")
+            raise NisbenchError(f"{self.where(path)}: {dotted(path)}: {short(base)} is in turn like this one")
+        if len(heirs) > MOST_HEIRS:
+            raise NisbenchError(
+                f"{self.where(path)}: {dotted(path)}: more than {MOST_HEIRS} entries, each like the next"
+            )
         if not isinstance(base, str) or base not in entries:
-            there = ", ".join(sorted(str(key) for key in entries if key != name))
-            raise NisbenchError(f"{self.where(path)}: {dotted(path)}: must name another entry: {there}; not {base!r}")
+            there = shortened(", ".join(sorted(str(key) for key in entries if key != name)), 500)
+            raise NisbenchError(
+                f"{self.where(path)}: {dotted(path)}: must name another entry: {there}; not {short(base)}"
+            )
         self._inherit(section, entries, base, (*heirs, name))
         inherited = Tree({section: {name: _copy(entries[base])}})
-        inherited.origins = {(section, name, *p[2:]): o for p, o in self.origins.items() if p[:2] == (section, base)}
+        for p in _paths(entries[base]):
+            if (section, base, *p) in self.origins:
+                inherited.origins[section, name, *p] = self.origins[section, base, *p]
         own = {key: value for key, value in entry.items() if key != "like"}
         inherited.merge(Tree({section: {name: own}}, self.origins))
         entries[name] = inherited.values[section][name]
@@ -108,11 +124,12 @@ class Tree:
             if isinstance(value, dict) and isinstance(base.get(key), dict):
                 self._merge(here, at, base[key], value, origins)
             else:
+                for p in _paths(base.get(key)):
+                    self.origins.pop((*here, *p), None)
                 base[key] = _copy(value)
-                self.origins = {p: o for p, o in self.origins.items() if p[: len(here)] != here}
-                self.origins |= {
-                    p[len(at) :]: o for p, o in origins.items() if p[: len(at) + len(here)] == (*at, *here)
-                }
+                for p in _paths(value):
+                    if (*at, *here, *p) in origins:
+                        self.origins[*here, *p] = origins[*at, *here, *p]
             if (*at, *here) in origins:
                 self.origins[here] = origins[*at, *here]
 
@@ -128,10 +145,14 @@ class Tree:
 def read_yaml(path: Path) -> Tree:
     """Read one parameter file, refusing repeated keys and remembering where each key stands."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         hint = f" (it was looked for in {Path.cwd()})" if isinstance(error, FileNotFoundError) else ""
         raise NisbenchError(f"{path}: cannot be read{hint}: {error}") from error
+    if len(content) > LARGEST_FILE:
+        raise NisbenchError(f"{shown(path)}: has more than {LARGEST_FILE} bytes: no file of parameters")
     tree = Tree()
     try:
         loader = _Loader(text)
@@ -143,7 +164,7 @@ def read_yaml(path: Path) -> Tree:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", error)).split())
+        problem = shortened(" ".join(str(getattr(error, "problem", error)).split()), 200)
         raise NisbenchError(f"{shown(path)}{line}: not valid YAML: {problem}") from error
     except RecursionError:
         raise NisbenchError(f"{shown(path)}: nested too deeply, or an alias that contains itself") from None
@@ -151,6 +172,15 @@ def read_yaml(path: Path) -> Tree:
 
 
 def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, origins: Origins) -> Any:
+    loader.values += 1
+    if loader.values > MOST_VALUES:
+        raise NisbenchError(f"{shown(file)}: more than {MOST_VALUES} values, each alias counted as often as it is used")
+    if isinstance(node, yaml.CollectionNode) and node.tag not in (
+        loader.DEFAULT_MAPPING_TAG,
+        loader.DEFAULT_SEQUENCE_TAG,
+    ):
+        line = node.start_mark.line + 1
+        raise NisbenchError(f"{shown(file)}:{line}: the tag {shortened(node.tag)} is not read here; leave it out")
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
@@ -158,7 +188,7 @@ def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, orig
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise NisbenchError(f"{shown(file)}:{line}: merge keys (<<) are not read here; write the keys out")
             key = _scalar(loader, key_node, file)
-            if not isinstance(key, str | int | float):
+            if not isinstance(key, str | int | float) or key != key:  # noqa: PLR0124 - as .nan is not
                 raise NisbenchError(f"{shown(file)}:{line}: a key must be a name or a number")
             if key in result:
                 raise NisbenchError(f"{shown(file)}:{line}: the key {dotted((*path, key))} is repeated")
@@ -172,12 +202,26 @@ def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, orig
 
 def _scalar(loader: _Loader, node: yaml.Node, file: Path) -> Any:
     try:
+        if node.tag != loader.DEFAULT_SCALAR_TAG and len(node.value) > LONGEST_NUMBER:
+            raise ValueError("a huge number")  # noqa: TRY301
         value = loader.construct_object(node, deep=True)
         if isinstance(value, str):
             value.encode()  # YAML can spell characters that no file can hold
-    except (ValueError, LookupError, AttributeError) as error:
-        raise NisbenchError(f"{shown(file)}:{node.start_mark.line + 1}: not a valid value: {error}") from error
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise ValueError("a huge number")  # noqa: TRY301
+    except (ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        problem = shortened(str(error), 200)
+        raise NisbenchError(f"{shown(file)}:{node.start_mark.line + 1}: not a valid value: {problem}") from error
     return value
+
+
+def _paths(value: Any) -> Iterator[KeyPath]:
+    """The key paths of a value and of all that is in it."""
+    yield ()
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        for path in _paths(item):
+            yield (key, *path)
 
 
 def _copy(value: Any) -> Any:
@@ -187,7 +231,12 @@ def _copy(value: Any) -> Any:
 
 
 def dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path)
+    return ".".join(shortened(str(part)) for part in path)
+
+
+def short(value: Any) -> str:
+    """A value as messages show it."""
+    return shortened(repr(value), 80)
 
 
 def shown(file: Path) -> str:

@@ -36,6 +36,8 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {}).get("nisbench", "{}"))
+            if not isinstance(about, dict):
+                raise ValueError("its metadata is not of nisbench")  # noqa: TRY004, TRY301
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise NisbenchError(f"{path}: not a readable file of weights: {error}. Delete it and run again.") from error

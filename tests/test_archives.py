@@ -1,0 +1,161 @@
+"""Archives made to harm: refused in one clear sentence, before much is unpacked."""
+
+import gzip
+import io
+import tarfile
+import zipfile
+
+import pytest
+
+from nisbench.data import archives
+from nisbench.data.archives import numbered_lines, open_member
+from nisbench.errors import NisbenchError
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Limits that are quickly reached."""
+    monkeypatch.setattr(archives, "MOST_BYTES", MIB)
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 20)
+
+
+@pytest.fixture
+def read(tmp_path):
+    """What `wanted` holds in an archive of these bytes."""
+
+    def read_wanted(data):
+        path = tmp_path / "archive"
+        path.write_bytes(data)
+        with open_member(path, "wanted") as stream:
+            return stream.read()
+
+    return read_wanted
+
+
+def zipped(*files, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(file := io.BytesIO(), "w", method) as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def tarred(*files, kind=tarfile.PAX_FORMAT):
+    """A tar.gz of these files; instead of data an entry may have what its header says."""
+    with tarfile.open(fileobj=(file := io.BytesIO()), mode="w", format=kind) as archive:
+        for name, data in files:
+            entry = tarfile.TarInfo(name)
+            if isinstance(data, dict):
+                for key, value in data.items():
+                    setattr(entry, key, value)
+                file.write(entry.tobuf(kind))
+                archive.offset = file.tell()
+            else:
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    return gzip.compress(file.getvalue(), 1)
+
+
+def sparse(real_size):
+    """A tar.gz of an old GNU sparse file: all of it but its last 512 bytes is a hole."""
+    entry = tarfile.TarInfo("wanted")
+    entry.type, entry.size = tarfile.GNUTYPE_SPARSE, 512
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (real_size - 512, 512)
+    header[483:495] = b"%011o\0" % real_size
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(header)[0]
+    return gzip.compress(bytes(header) + bytes(512) + bytes(1024), 1)
+
+
+BIG = bytes(2 * MIB)
+SAID = (2 * MIB).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (zipped(("wanted", BIG)), "'wanted' is said to have 2097152 bytes, but an archive of"),
+        (zipped(("wanted", BIG)).replace(SAID, (9).to_bytes(4, "little")), "not a readable archive: Bad CRC-32"),
+        (zipped(("wanted", BIG), method=zipfile.ZIP_BZIP2), "by a method other than deflate"),
+        (zipped(("wanted", BIG), method=zipfile.ZIP_LZMA), "by a method other than deflate"),
+        (tarred(("wanted", BIG)), "'wanted' is said to have 2097152 bytes, but an archive of"),
+        (tarred(("wanted", {"size": 1 << 50})), "'wanted' is said to have 1125899906842624 bytes"),
+        (tarred(("before", BIG), ("wanted", b"1")), "'before' is said to have 2097152 bytes"),
+        (tarred(*[(f"{i}", bytes(MIB // 4)) for i in range(5)], ("wanted", b"1")), "unpacks to more, but an archive of"),
+        (sparse(2 * MIB), "'wanted' is said to have 2097152 bytes"),
+        (tarred(("a", {"type": tarfile.XHDTYPE, "size": 65537}), ("wanted", b"1")), "a header of 65537 bytes"),
+        (tarred(("a", {"type": tarfile.GNUTYPE_LONGNAME, "size": -512}), kind=tarfile.GNU_FORMAT), "a header of -512"),
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_what_unpacks_to_far_more_than_its_size_is_refused(read, data, says):
+    with pytest.raises(NisbenchError, match=says):
+        read(data)
+
+
+def test_a_stream_is_counted_as_it_is_read(tmp_path):
+    """Whatever an archive claims, and in whatever pieces it is read."""
+    (tmp_path / "archive").write_bytes(bytes(100))
+    stream = io.BufferedReader(archives.Counted(io.BytesIO(bytes(300)), tmp_path / "archive", 200), 64)
+    assert len(stream.read(128)) == 128
+    with pytest.raises(NisbenchError, match="unpacks to more, but an archive of 100 bytes may hold 200 at most"):
+        stream.read(128)
+
+
+def test_as_much_as_an_archive_of_its_size_may_hold_is_read(read):
+    assert read(zipped(("wanted", bytes(MIB)))) == bytes(MIB)
+    assert read(tarred(("wanted", bytes(MIB - 8192)))) == bytes(MIB - 8192)
+    random = bytes(range(256)) * 4096 * 2
+    assert read(zipped(("wanted", random), method=zipfile.ZIP_STORED)) == random
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..\\x", "C:\\x", "C:x", "a/.."])
+def test_names_that_reach_outside_are_refused(read, pack, name):
+    with pytest.raises(NisbenchError, match="refused: it holds a file that would land outside its folder"):
+        read(pack((name, b"1"), ("wanted", b"1")))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_a_link_in_a_file_s_place_is_refused(read, kind):
+    """And not followed: /etc/passwd is there."""
+    with pytest.raises(NisbenchError, match="wanted is not a file but a folder, a link or the like"):
+        read(tarred(("wanted", {"type": kind, "linkname": "/etc/passwd"})))
+
+
+def test_links_beside_the_file_wanted_do_not_matter(read):
+    assert read(tarred(("a", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}), ("wanted", b"1"))) == b"1"
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_zip_that_holds_the_file_twice_is_refused(read):
+    with pytest.raises(NisbenchError, match="holds 2 'wanted'"):
+        read(zipped(("wanted", b"1"), ("wanted", b"2")))
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_names_are_not_shown_whole_nor_all(read, pack):
+    with pytest.raises(NisbenchError) as raised:
+        read(pack(*[(f"{i}" + "x" * 5000, b"1") for i in range(15)]))
+    assert "holds no 'wanted'; it holds '0xxx" in str(raised.value)
+    assert str(raised.value).endswith(" and 5 more")
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_too_many_files_are_refused(read, pack):
+    with pytest.raises(NisbenchError, match="refused: it holds more than 20 files"):
+        read(pack(*[(f"{i}", b"1") for i in range(21)], ("wanted", b"1")))
+
+
+def test_a_name_that_no_file_can_hold_is_shown_all_the_same(read):
+    with pytest.raises(NisbenchError, match="no 'wanted'; it holds") as raised:
+        read(tarred(("a\udcff\x01", b"1"), kind=tarfile.GNU_FORMAT))
+    assert str(raised.value).isprintable()
+
+
+def test_a_line_without_an_end_is_refused():
+    stream = io.BufferedReader(io.BytesIO(b"ab\n" + bytes(2 * MIB)))
+    with pytest.raises(NisbenchError, match=r"x\.csv:2: a line of more than 1048576 bytes"):
+        list(numbered_lines(stream, "x.csv"))

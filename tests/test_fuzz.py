@@ -1,0 +1,468 @@
+"""Files from elsewhere: whatever is in them, a parser returns or says what is wrong, soon and in little memory.
+
+In `make test` each parser is given a few hundred inputs, the same every time. More, and new ones each time:
+``pytest tests/test_fuzz.py --hypothesis-profile=thorough``.
+"""
+
+import functools
+import gzip
+import io
+import json
+import random
+import resource
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from nisbench.data import criteo, criteo_x1, instances, movielens
+from nisbench.data.archives import open_member
+from nisbench.errors import NisbenchError
+from nisbench.params import loading
+from nisbench.params.settings import Member
+from nisbench.studies import plan
+from nisbench.training.checkpoints import load_tensors, save_tensors
+from tests.conftest import ROOT, THOROUGH
+
+SLOWEST = 20_000  # milliseconds for one input, on a busy machine
+MOST_MEMORY = 1 << 20  # KiB, that all tests here together may add
+LONGEST_MESSAGE = 4000
+
+_common = {"deadline": SLOWEST, "database": None, "suppress_health_check": list(HealthCheck)}
+
+
+def inputs(few):
+    """So many inputs for a parser; in the thorough profile, as many as that says."""
+    if settings.get_current_profile_name() == THOROUGH:
+        return settings(**_common)
+    return settings(max_examples=few, derandomize=True, **_common)
+
+
+def returns_or_says_why(parser, *arguments):
+    """What `parser` returns, or None if it raises the one error that users are shown, and that in a fit form."""
+    try:
+        returned, said = parser(*arguments), None
+    except NisbenchError as error:
+        returned, said = None, str(error)
+    event("refused" if said else "returned")
+    if said is not None:
+        assert 0 < len(said.encode()) < LONGEST_MESSAGE
+    return returned
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_memory():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_MEMORY
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+# --- what files may hold --------------------------------------------------------------------------------------
+
+ODD_VALUES = [
+    b"", b" ", b"-0", b"-1", b"+5", b"0", b"00", b"2", b"1e999", b"-1e999", b"1e-400", b"1e38", b"4e38", b"nan", b"NaN", b"inf",
+    b"-Infinity", b"0x10", b"1_0", b"1.", b".5", b"1,5", b"2147483647", b"2147483648", b"4294967297", b"9223372036854775808",
+    b"9" * 30, b"9" * 5000, b"1" + b"0" * 400, b"x" * 70_000, b"null", b"NULL", b"N/A", b"true", b"\0", b"\0" * 9, b'"', b'"a', b'""', b"'",
+    b"\r", b"\n", b"\r\n", b"\\", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", "\u0663".encode(), "\u00bd".encode(),
+    "\u2028".encode(), "\u202e".encode(), b"::", b":", b",", b"\t", b"<unknown>", b"../../x", b"#", b"=1+1",
+]  # fmt: skip
+odd_values = st.sampled_from(ODD_VALUES) | st.binary(max_size=12)
+
+
+rarely = st.integers(0, 11).map(lambda drawn: drawn == 11)
+
+
+@st.composite
+def mutated(draw, data, most=3):
+    """These bytes with a few of them cut out, overwritten, put in, doubled or moved."""
+    data = bytearray(draw(data) if isinstance(data, st.SearchStrategy) else data)
+    for _ in range(draw(st.integers(0, most))):
+        start = draw(st.integers(0, len(data)))
+        end = min(len(data), start + draw(st.sampled_from([0, 1, 2, 4, 8, 100, 1 << 30])))
+        kind = draw(st.sampled_from(["cut", "write", "odd", "double", "flip"]))
+        if kind == "cut":
+            del data[start:end]
+        elif kind == "write":
+            new = draw(st.binary(max_size=8))
+            data[start : start + len(new)] = new
+        elif kind == "odd":
+            data[start:end] = draw(odd_values)
+        elif kind == "double":
+            data[start:start] = data[start:end] * draw(st.integers(1, 3))
+        elif data[start : start + 1]:
+            data[start] ^= 1 << draw(st.integers(0, 7))
+    return bytes(data)
+
+
+@st.composite
+def tables(draw, rows, separator, header=None):
+    """Lines of which most are well-formed, and in a few of which a value is odd, missing or one too many."""
+    lines = [
+        list(row) for row in draw(st.lists(st.sampled_from(rows), min_size=1, max_size=6, unique=not draw(rarely)))
+    ]
+    if header and not draw(rarely):
+        lines.insert(0, list(header))
+    for _ in range(draw(st.integers(0, 2))):
+        line = draw(st.sampled_from(lines))
+        column = draw(st.integers(0, len(line)))
+        kind = draw(st.sampled_from(["odd", "odd", "odd", "odd", "cut", "more"]))
+        line[column : column + (kind != "more")] = [] if kind == "cut" else [draw(odd_values)]
+    between = draw(st.sampled_from([b",", b"\t", b":", b"::", b";", b""])) if draw(rarely) else separator
+    end = draw(
+        st.sampled_from([b"\n", b"\r\n"]) if not draw(rarely) else st.sampled_from([b"\r", b"\n\n", b"\0\n", b"\n\r"])
+    )
+    start = draw(st.sampled_from([b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\0"])) if draw(rarely) else b""
+    data = start + end.join(between.join(line) for line in lines) + draw(st.sampled_from([end, b"", b"\x1a"]))
+    return draw(mutated(data, most=2)) if draw(rarely) else data
+
+
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def sound(outputs):
+    """Assert that files made of instances and vocabulary are what all later steps take them to be."""
+    loaded, tokens = instances.read(outputs[0], torch.device("cpu")), pq.read_metadata(outputs[1]).num_rows
+    assert len(loaded) > 0
+    assert 0 <= loaded.ids.min() <= loaded.ids.max() < tokens
+    assert torch.isfinite(loaded.labels).all()
+    assert loaded.values is None or torch.isfinite(loaded.values).all()
+
+
+def prepared(module, settings, folder, files):
+    """Have a format's module prepare an archive of these files; what it writes must be sound, and what it refuses not be there."""
+    outputs = [folder / "instances.parquet", folder / "vocabulary.parquet"]
+    for path in outputs:
+        path.unlink(missing_ok=True)
+
+    def prepare():
+        module.run(settings, zipped(folder / "data.zip", files), *outputs)
+        sound(outputs)
+
+    returns_or_says_why(prepare)
+    assert {path.name for path in folder.iterdir()} <= {"data.zip", *(path.name for path in outputs)}
+
+
+# --- MovieLens ------------------------------------------------------------------------------------------------
+
+_draw = random.Random(0)  # noqa: S311
+RATINGS = [
+    (b"%d" % user, b"%d" % movie, b"%g" % _draw.choice([0.5, 1, 3.5, 5]), b"%d" % _draw.randrange(-100, 1 << 31))
+    for user, movie in [(1, 1), (1, 2), (2, 1), (3, 7), (6040, 3952), (2**31 - 1, 2**31 - 1), (5, 2), (6, 7), (7, 1)]
+]
+MOVIES = [(b"%d" % movie, b'"Toy, Story (1995)"', b"A|B") for movie in (1, 2, 7, 3952, 2**31 - 1)]
+
+
+@pytest.fixture(scope="module")
+def ml_1m(config):
+    return config.params.datasets["movielens_1m"]
+
+
+@inputs(400)
+@given(data=tables(RATINGS, b"::") | st.binary(max_size=300))
+def test_any_ratings_dat(folder, ml_1m, data):
+    prepared(movielens, ml_1m, folder, {ml_1m.ratings: data})
+
+
+@inputs(400)
+@given(
+    ratings=tables(RATINGS, b",", header=[name.encode() for name in movielens.HEADER]) | st.binary(max_size=300),
+    movies=st.none() | st.just(b"\n".join(map(b",".join, MOVIES))) | tables(MOVIES, b",", (b"movieId", b"t", b"g")) | st.binary(max_size=300),
+)  # fmt: skip
+def test_any_ratings_csv_and_movies_csv(folder, ml_1m, ratings, movies):
+    names = {"ratings": "r.csv", "movies": None if movies is None else "m.csv"}
+    prepared(movielens, ml_1m.model_copy(update=names), folder, {"r.csv": ratings, "m.csv": movies or b""})
+
+
+# --- Criteo ---------------------------------------------------------------------------------------------------
+
+
+def clicks(numbers, tokens):
+    """Rows like a click log's, of which some lack some values."""
+    return [
+        (_draw.choice([b"0", b"1"]), *_draw.choices(numbers, k=13), *_draw.choices(tokens, k=26)) for _ in range(20)
+    ]
+
+
+CLICKS = clicks([b"0", b"-3", b"7", b"1382", b""], [b"68fd1e64", b"80e26c9b", b"fb936136", b""])
+CLICKS_X1 = clicks([b"0.05", b"0.004983", b"-0.001", b"1"], [b"1", b"2", b"2039572"])
+
+
+@inputs(150)
+@given(data=tables(CLICKS, b"\t") | st.binary(max_size=300), min_count=st.integers(1, 3))
+def test_any_criteo_train_txt(folder, config, data, min_count):
+    settings = config.params.datasets["criteo"].model_copy(update={"min_count": min_count})
+    prepared(criteo, settings, folder, {settings.member: data})
+
+
+@inputs(80)
+@given(
+    part=st.integers(0, 2),
+    data=tables(CLICKS_X1, b",", [c.encode() for c in criteo.COLUMNS]) | st.binary(max_size=300),
+)
+def test_any_csv_of_criteo_x1(folder, config, part, data):
+    good = b"".join(b",".join(row) + b"\n" for row in [[c.encode() for c in criteo.COLUMNS], *CLICKS_X1[:2]])
+    files = {name: data if i == part else good for i, name in enumerate(("train", "validation", "test"))}
+    members = {name: Member(path=name, md5=None) for name in files}
+    prepared(criteo_x1, config.params.datasets["criteo_x1"].model_copy(update=members), folder, files)
+
+
+# --- archives -------------------------------------------------------------------------------------------------
+
+RATINGS_DAT = b"\n".join(map(b"::".join, RATINGS)) * 20
+
+
+def zip_bytes(method):
+    with zipfile.ZipFile(file := io.BytesIO(), "w", method) as archive:
+        archive.writestr("a/", b"")
+        archive.writestr("ratings.dat", RATINGS_DAT)
+        archive.writestr("b/\u00e4.txt", b"b" * 100)
+    return file.getvalue()
+
+
+def tar_bytes(kind):
+    with tarfile.open(fileobj=(file := io.BytesIO()), mode="w", format=kind) as archive:
+        for name, size in [
+            ("./" + "a" * 80 + "/" + "b" * 90, 10),
+            ("b/\u00e4", 600),
+            ("ratings.dat", len(RATINGS_DAT)),
+        ]:
+            entry = tarfile.TarInfo(name)
+            entry.size = size
+            archive.addfile(entry, io.BytesIO(RATINGS_DAT[:size]))
+    return file.getvalue()
+
+
+ZIPS = [zip_bytes(method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)]
+TARS = [tar_bytes(kind) for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)]
+zips = st.sampled_from(ZIPS).flatmap(mutated)
+archives = {
+    "zip": zips,
+    "tar.gz": st.sampled_from([gzip.compress(data) for data in TARS]).flatmap(mutated),
+    "tar in a sound gz": st.sampled_from(TARS).flatmap(mutated).map(lambda data: gzip.compress(data, 1)),
+    "noise": st.sampled_from([b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08\0", b""]).flatmap(
+        lambda start: st.binary(max_size=300).map(lambda rest: start + rest)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", archives)
+@inputs(200)
+@given(data=st.data())
+def test_any_archive(folder, kind, data):
+    path = folder / "archive"
+    path.write_bytes(data.draw(archives[kind]))
+
+    def read():
+        with open_member(path, "ratings.dat") as stream:
+            return stream.read()
+
+    returns_or_says_why(read)
+    path.unlink()
+
+
+# --- parameters -----------------------------------------------------------------------------------------------
+
+PARAMETER_FILES = [path.relative_to(ROOT) for path in sorted((ROOT / "params").glob("*.yaml"))] + [
+    Path("params", "studies", "criteo.yaml")
+]
+ODD_YAML = [
+    "", "null", "~", "true", "-0", "0", "-1", "1e999", ".nan", ".inf", "-.inf", "0x" + "f" * 5000, "9" * 5000, "1:30:00.5", "1:1" + ":1" * 300 + ".5",
+    "2026-02-30", "2026-01-01 25:00:00", "[]", "{}", "[[]]", "{a: 1}", "[1, 1]", "'1'", '"\\ud800"', '"\\0"', "../x", "/etc/passwd", "a/b", "~root",
+    "~nobody-at-all/x", "ftp://x", "https://", "file:///x", "x" * 300, "x/" * 3000, "!!binary aGk=", "!!binary x", "!!set {a}", "!!omap [a: 1]", "!!int", "!!float x",
+    "!!timestamp x", "!!python/object/apply:os.system [ls]", "!x y", "&a 1", "*a", "&a [*a]", "<<: 1", "? [a]", "|", ">", "%", "@", "`", "- 1", "\t", ": :", "---",
+    "...", "{", "[" * 400, "datasets", "movielens_1m", "training.base_dimension", "\u0663", "\u202e", "\ufeff", "\x85", "like", "dnis", "{like: dnis}", "1" + "0" * 400 + ".0",
+    "1_000", "0o17", "0b1", "{1: 1, 1.0: 2, true: 3}", "{.nan: 1, null: 2}", "[a, b", "cuda:99999999999999999999", "published", "leave_one_out",
+]  # fmt: skip
+odd_yaml = st.sampled_from(ODD_YAML) | st.text(max_size=10) | st.integers().map(str) | st.floats().map(str)
+
+
+@st.composite
+def mutated_lines(draw, text):
+    """A parameter file in which lines are gone, doubled or moved, and keys and values are others."""
+    lines = text.splitlines()
+    for _ in range(draw(st.integers(1, 2))):
+        at = draw(st.integers(0, len(lines) - 1))
+        key, colon, value = lines[at].partition(":")
+        kind = draw(st.sampled_from(["value", "value", "value", "key", "cut", "copy", "inner", "indent"]))
+        if kind == "cut" and len(lines) > 1:
+            del lines[at]
+        elif kind == "copy":
+            lines.insert(draw(st.integers(0, len(lines))), lines[at])
+        elif kind == "key":
+            indent = key[: len(key) - len(key.lstrip())]
+            lines[at] = indent + draw(odd_yaml) + colon + value
+        elif kind == "inner":  # of a list or mapping in one line
+            parts = lines[at].replace("{", "{ ").replace("[", "[ ").split(" ")
+            parts[draw(st.integers(0, len(parts) - 1))] = draw(odd_yaml)
+            lines[at] = " ".join(parts)
+        elif kind == "indent":
+            lines[at] = lines[at][draw(st.integers(0, 4)) :]
+        else:
+            lines[at] = f"{key}: {draw(odd_yaml)}"
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory):
+    """The parameters with one study only, the smallest: quickly read."""
+    root = tmp_path_factory.mktemp("params")
+    (root / "params" / "studies").mkdir(parents=True)
+    for path in PARAMETER_FILES:
+        shutil.copy(ROOT / path, root / path)
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_files_are_read_once(params):
+    """What an input leaves as it was is not parsed anew for each."""
+    read = functools.cache(loading.read_yaml)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "read_yaml", lambda path: (read if is_own(params, path) else read.__wrapped__)(path))
+        yield
+
+
+@functools.cache
+def _text(path):
+    return path.read_bytes()
+
+
+def is_own(root, path):
+    return root in path.parents and path.read_bytes() == _text(ROOT / path.relative_to(root))
+
+
+def planned(root, overlays):
+    """Load the parameters and, where they load, plan their studies."""
+    return plan(root, loading.load(root, overlays))
+
+
+overlays = st.one_of(
+    st.binary(max_size=100),
+    st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.lists(odd_yaml, max_size=8).map(lambda parts: " ".join(parts).encode("utf-8", "surrogatepass")),
+    st.recursive(
+        odd_yaml, lambda inner: st.lists(inner).map(lambda items: f"[{', '.join(items)}]")
+        | st.dictionaries(odd_yaml | st.sampled_from(["datasets", "training", "methods", "studies", "criteo"]), inner).map(
+            lambda items: f"{{{', '.join(f'{key}: {value}' for key, value in items.items())}}}"),
+    ).map(lambda text: text.encode("utf-8", "surrogatepass")),
+)  # fmt: skip
+
+
+@inputs(250)
+@given(data=overlays)
+def test_any_overlay(folder, params, data):
+    path = folder / "over.yaml"
+    path.write_bytes(data)
+    returns_or_says_why(planned, params, [path])
+    path.unlink()
+
+
+@inputs(400)
+@given(data=st.data(), file=st.sampled_from(PARAMETER_FILES))
+def test_any_change_to_our_own_parameters(params, data, file):
+    """As the file itself, so that what it no longer says is missing."""
+    text = (ROOT / file).read_text()
+    try:
+        (params / file).write_bytes(data.draw(mutated_lines(text)))
+        returns_or_says_why(planned, params, [])
+    finally:
+        (params / file).write_text(text)
+
+
+# --- weights --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    tensors = {"a": torch.ones(3, 2), "b": torch.arange(4), "c": torch.tensor(True), "d": torch.ones(0, 3)}
+    save_tensors(path, tensors, {"trial": 1, "selection": [1.0, None]})
+    return path.read_bytes()
+
+
+DTYPES = [
+    "F32",
+    "F64",
+    "F16",
+    "BF16",
+    "I64",
+    "U64",
+    "U8",
+    "BOOL",
+    "F8_E4M3",
+    "F8_E8M0",
+    "F4",
+    "F6_E2M3",
+    "C64",
+    "X",
+    1,
+    None,
+]
+ODD_JSON = [
+    None,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    2**64,
+    1e999,
+    0.5,
+    "",
+    "x",
+    [],
+    {},
+    [0],
+    [0, 0],
+    [2**62, 2**62],
+    [0, 2**62, 2**62],
+    [1] * 100,
+    *DTYPES,
+]
+odd_json = st.sampled_from(ODD_JSON) | st.lists(st.integers(0, 30), max_size=3)
+odd_about = st.sampled_from(["", "{}", "[]", "1", "null", "NaN", "{", "[" * 5000, '"' + "x" * 5000, "9" * 5000, "\ud800", 1, None]) | st.text(max_size=20)  # fmt: skip
+
+
+@st.composite
+def weight_files(draw, whole):
+    """A file of weights with bytes changed anywhere, or with a sound frame around a header that says odd things."""
+    if not draw(st.integers(0, 2)):
+        return draw(mutated(whole))
+    size = int.from_bytes(whole[:8], "little")
+    header, body = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from([*header, "e"]))
+        if name == "__metadata__":
+            header[name] = draw(st.fixed_dictionaries({"nisbench": odd_about}) | odd_json)
+        elif isinstance(header.get(name), dict) and draw(st.integers(0, 4)):
+            header[name] = header[name] | {
+                draw(st.sampled_from(["dtype", "shape", "data_offsets", "x"])): draw(odd_json)
+            }
+        else:
+            header[name] = draw(odd_json)
+    text = draw(mutated(json.dumps(header).encode(), most=1))
+    return len(text).to_bytes(8, "little") + text + body
+
+
+@inputs(400)
+@given(data=st.data())
+def test_any_file_of_weights(folder, weights, data):
+    path = folder / "weights.safetensors"
+    path.write_bytes(data.draw(weight_files(weights) | st.binary(max_size=100)))
+    loaded = returns_or_says_why(load_tensors, path)
+    assert loaded is None or isinstance(loaded[1], dict)
+    path.unlink()
