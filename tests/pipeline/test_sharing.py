@@ -95,16 +95,21 @@ def test_who_clones_and_pulls_makes_only_the_report_and_what_they_change(version
         assert colleague.dvc_repro() == {"tables_demo": 1}
     else:
         assert colleague.dvc_repro() == OF_CHANGED_DNIS
-        assert colleague.snakemake("-n", "demo") == {}
+        assert left_to_do(colleague) == {}
     colleague.succeeded("git", "commit", "-qam", "DNIS learns faster")
     colleague.succeeded("dvc", "push", "--with-deps", "report@demo")
 
     versioned.succeeded("git", "pull", "-q", str(colleague.root))
     versioned.succeeded("dvc", "pull", "--with-deps", "report@demo")
     assert changed_stages(versioned) == ["plan"]
-    assert versioned.snakemake("-n", "demo") == {"tables_demo": 1}
+    assert left_to_do(versioned) == {"tables_demo": 1}
     (rate,) = json.loads(versioned.run("dvc", "params", "diff", "HEAD^", "--json").stdout).values()
     assert rate == {"methods.dnis.learning_rate": {"old": 0.01, "new": 0.02, "diff": 0.01}}
+
+
+def left_to_do(project):
+    """The jobs that Snakemake would run; it lists them before and after the plan."""
+    return jobs(project.succeeded("snakemake", "-n", "demo").rpartition("Job stats:")[2])
 
 
 def changed_stages(project):
