@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nisbench.params.loading import OVERLAYS_VARIABLE
 from tests.conftest import ROOT
@@ -135,3 +136,50 @@ def done(_done_once, tmp_path) -> Project:
     root = tmp_path / "project"
     shutil.copytree(_done_once[0].root, root)  # with other times: they must not matter
     return Project(root)
+
+
+@pytest.fixture(scope="session")
+def _versioned_once(_done_once, tmp_path_factory) -> Project:
+    root = tmp_path_factory.mktemp("versioned") / "project"
+    shutil.copytree(_done_once[0].root, root)
+    project = Project(root)
+    keep_only_demo(root)
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
+    project.succeeded("git", "init", "-q", "-b", "main")
+    identify(project)
+    project.succeeded("dvc", "init", "-q")
+    assert project.dvc_repro() == {"tables_demo": 1}  # what Snakemake ran counts; tables, DVC has made anew
+    project.succeeded("git", "add", "-A")
+    project.succeeded("git", "commit", "-qm", "demo")
+    return project
+
+
+@pytest.fixture
+def versioned(_versioned_once, tmp_path) -> Project:
+    """A project with its demo run, in git and DVC."""
+    root = tmp_path / "project"
+    shutil.copytree(_versioned_once.root, root)
+    return Project(root)
+
+
+def keep_only_demo(root: Path) -> None:
+    """Leave out the other studies and their data sets: what is left is quick to plan, and all of it was run."""
+    for study in (root / "params" / "studies").glob("*.yaml"):
+        if study.stem != "demo":
+            study.unlink()
+    pipeline = yaml.safe_load((root / "dvc.yaml").read_text())
+    for stage in pipeline["stages"].values():
+        if "foreach" in stage:
+            items = stage["foreach"]
+            kept = [name for name in items if name.startswith(("planted_", "demo"))]
+            stage["foreach"] = {name: items[name] for name in kept} if isinstance(items, dict) else kept
+    pipeline["metrics"] = ["results/demo/metrics.json"]
+    del pipeline["plots"]  # the tiny demo draws no figures
+    (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+
+
+def identify(project: Project) -> None:
+    """Say whose commits these are, as git asks."""
+    project.succeeded("git", "config", "user.email", "someone@example.org")
+    project.succeeded("git", "config", "user.name", "Someone")

@@ -2,23 +2,7 @@
 
 import json
 
-import pytest
-
 from tests.pipeline.test_snakemake import change_dnis
-
-
-@pytest.fixture
-def versioned(done):
-    """A project with its demo run, in git and DVC."""
-    (done.root / ".gitignore").write_text("/data/\n/results/runs/\n/results/plan/\n/logs/\n/.snakemake/\n")
-    done.succeeded("git", "init", "-q")
-    done.succeeded("git", "config", "user.email", "someone@example.org")
-    done.succeeded("git", "config", "user.name", "Someone")
-    done.succeeded("dvc", "init", "-q")
-    assert done.dvc_repro() == {}
-    done.succeeded("git", "add", "-A")
-    done.succeeded("git", "commit", "-qm", "demo")
-    return done
 
 
 def test_dvc_reruns_what_a_changed_parameter_asks_for_and_shows_it(versioned, tmp_path):
