@@ -47,6 +47,7 @@ wildcard_constraints:
     id=f"[0-9a-f]{{{ID_LENGTH}}}",
 
 
+include: "workflow/rules/lock.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/search.smk"

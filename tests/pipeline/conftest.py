@@ -59,13 +59,33 @@ class Project:
     root: Path
 
     def run(self, *command: str, overlays: str = "") -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        environment.pop(OVERLAYS_VARIABLE, None)
-        if overlays:
-            environment[OVERLAYS_VARIABLE] = overlays
         return subprocess.run(
-            command, cwd=self.root, env=environment, text=True, capture_output=True, check=False, timeout=600
+            command,
+            cwd=self.root,
+            env=environment(overlays),
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=600,
         )
+
+    def start(self, *command: str) -> "subprocess.Popen[bytes]":
+        """Start a command in a process group of its own; what it says goes to `said`."""
+        self.said.parent.mkdir(exist_ok=True)
+        with self.said.open("wb") as said:
+            return subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> Path:
+        return self.root / "logs" / "said.txt"
 
     def snakemake(self, *arguments: str, overlays: str = "") -> dict[str, int]:
         """Run Snakemake; how many jobs it ran of each rule that makes files."""
@@ -86,6 +106,12 @@ class Project:
         changed = change(path.read_text())
         assert changed != path.read_text()
         path.write_text(changed)
+
+
+def environment(overlays: str = "") -> dict[str, str]:
+    variables = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    variables.pop(OVERLAYS_VARIABLE, None)
+    return variables | ({OVERLAYS_VARIABLE: overlays} if overlays else {})
 
 
 def jobs(output: str) -> dict[str, int]:

@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+
+from tests.pipeline.conftest import jobs
 
 EVERYTHING = {"prepare": 3, "split": 3, "block": 3, "search": 6, "prune": 7, "tables_demo": 1}
 COLUMNS = [
@@ -86,23 +89,6 @@ def test_a_rule_written_otherwise_reruns_nothing(done):
     assert done.snakemake("demo") == {}
 
 
-def test_a_snakemake_killed_without_warning_goes_on(fresh):
-    """Killed during a search, its own job still at work: unlock, and the same command finishes."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["snakemake", "--cores", "2", "demo"]
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, cwd=fresh.root, env=environment, stderr=quiet, stdout=quiet)
-    while not list(fresh.root.glob("results/runs/*/search/*/trials/*.json")) and process.poll() is None:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    fresh.succeeded("snakemake", "--unlock")
-    counts = fresh.snakemake("demo")
-    assert counts["tables_demo"] == 1
-    assert fresh.snakemake("demo") == {}
-    assert len(list(fresh.root.glob("results/runs/*/prune/*/run.json"))) == 7
-
-
 def test_a_method_s_parameter_reruns_that_method_and_back_reruns_nothing(done):
     before = (done.root / "results/demo/summary.csv").read_text()
     done.edit("params/methods.yaml", change_dnis)
@@ -169,15 +155,107 @@ def test_snakemake_s_linter_finds_only_that_no_rule_has_a_conda_environment(fres
     assert set(found) == {"Specify a conda environment or container for each rule.:"}
 
 
+# --- killed, interrupted, started twice -------------------------------------------------------------------------
+
+
+def lose_search(project):
+    """Remove a search, what was made from it, and the mark that the report is whole; return the search's folder."""
+    (searched,) = project.root.glob("results/runs/planted_ratings/search/mf-random_search-*")
+    for folder in (searched, *project.root.glob("results/runs/planted_ratings/prune/mf-random_search-*")):
+        shutil.rmtree(folder)
+    for manifest in project.root.glob("results/demo/runs-*.json"):
+        manifest.unlink()
+    shutil.rmtree(project.root / "logs")
+    return searched
+
+
+def started_search(project):
+    """A Snakemake that was started, and the process of the search that it runs."""
+    snakemake = project.start("snakemake", "--cores", "2", "demo")
+    wait_for(lambda: list(project.root.glob("logs/search/*.log")), snakemake)
+    return snakemake, search_below(snakemake)
+
+
+def search_below(snakemake):
+    below = psutil.Process(snakemake.pid).children(recursive=True)
+    (job,) = [process for process in below if process.cmdline()[2:3] == ["search"]]
+    return job
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, "it ended before its time"
+        time.sleep(0.005)
+
+
+def test_a_rerun_after_a_kill_waits_for_the_job_that_lives_on(done):
+    """Snakemake alone is killed: its lock is free, its job's is not."""
+    lose_search(done)
+    killed, job = started_search(done)
+    job.suspend()  # so that it outlives Snakemake for certain
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert not [file.path for file in job.open_files() if "nisbench.lock" in file.path]
+    rerun = done.start("snakemake", "--cores", "2", "demo")
+    wait_for(lambda: "another process is at this step" in done.said.read_text(), rerun)
+    job.resume()
+    assert rerun.wait(120) == 0
+    assert done.snakemake("demo") == {}
+
+
+def test_a_second_snakemake_in_a_checkout_is_told_of_the_first(done):
+    lose_search(done)
+    first, _ = started_search(done)
+    os.killpg(first.pid, signal.SIGSTOP)
+    second = done.run("snakemake", "--cores", "1", "demo")
+    dry = done.run("snakemake", "--cores", "1", "-n", "demo")
+    os.killpg(first.pid, signal.SIGCONT)
+    assert second.returncode == 1
+    (message,) = re.findall(r"^nisbench: .*$", second.stderr, re.MULTILINE)
+    assert f"another snakemake is at work here: process {first.pid} on " in message
+    assert "snakemake --cores 2 demo" in message
+    assert "Traceback" not in second.stderr
+    assert dry.returncode == 0  # looks only
+    assert first.wait(120) == 0
+    assert done.snakemake("demo") == {}
+
+
+def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(done):
+    searched = lose_search(done)
+    interrupted, _ = started_search(done)
+    os.killpg(interrupted.pid, signal.SIGINT)
+    assert interrupted.wait(15) == 1
+    said = done.said.read_text()
+    assert said.count("nisbench: not all is made. What is done stays, and the same command goes on from there.") == 1
+    assert not [pid for pid in psutil.pids() if session_of(pid) == interrupted.pid]
+    assert not list(done.root.glob("results/**/.*.part"))
+    assert not (searched / "run.json").exists()
+    assert done.snakemake("demo")["tables_demo"] == 1
+
+
+def session_of(pid):
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_what_a_done_search_once_read_may_be_lost(done):
+    """Made anew for the report, it has what read it once not done again."""
+    for lost in done.root.glob("data/planted_ratings/*"):
+        shutil.rmtree(lost)
+    lose_search(done)
+    assert done.snakemake("demo") == {"prepare": 1, "split": 1, "block": 1, "search": 1, "prune": 1, "tables_demo": 1}
+    forced = jobs(done.succeeded("snakemake", "--cores", "2", "-n", "--forceall", "demo"))
+    assert {name: forced[name] // 2 for name in EVERYTHING} == EVERYTHING  # a dry run lists all twice
+
+
 def test_a_killed_search_goes_on_to_the_same_result(done):
     (finished,) = done.root.glob("results/runs/planted_ratings/search/mf-random_search-*")
     step_id = finished.name.rsplit("-", 1)[1]
     expected = json.loads((finished / "run.json").read_text())
     weights = (finished / "weights.safetensors").read_bytes()
-    for folder in (finished, *done.root.glob("results/runs/planted_ratings/prune/mf-random_search-*")):
-        shutil.rmtree(folder)
-    for manifest in done.root.glob("results/demo/runs-*.json"):
-        manifest.unlink()
+    lose_search(done)
 
     command = [str(Path(sys.executable).parent / "nisbench"), "search", step_id, "--threads", "2"]
     process = subprocess.Popen(command, cwd=done.root, stderr=subprocess.DEVNULL)

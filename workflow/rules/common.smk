@@ -6,7 +6,30 @@ def made_by(step, *files):
     return ancient([*(str(step.path(file)) for file in files), str(step.record)])
 
 
-def archive_of(wildcards):
-    """The archive a data set is prepared from; generated ones have none."""
-    needs = PLAN.step(wildcards.id, "prepare").needs
-    return made_by(needs["download"], "archive") if "download" in needs else []
+def read_by(name, **needed):
+    """The input of the rule for the steps of a `name`: of each step that it needs, if any, the files named.
+
+    A step that is done reads nothing. Otherwise Snakemake, where it must make anew what such a step once read, would
+    delete the step's files and do it again, with all its trials.
+    """
+
+    def files(wildcards):
+        step = PLAN.step(wildcards.id, name)
+        if not planned_anew() and all(Path(path).exists() for path in step.paths()):
+            return []
+        return [
+            path
+            for need, names in needed.items()
+            if need in step.needs
+            for path in made_by(step.needs[need], *names)
+        ]
+
+    return files
+
+
+def planned_anew():
+    """Whether what is done does not count: rules are forced, or nothing is run at all, as for a report or a graph."""
+    asked = workflow.dag_settings
+    return workflow.execution_settings is None or bool(
+        asked.forceall or asked.forcerun or asked.forcetargets
+    )

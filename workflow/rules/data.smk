@@ -15,7 +15,7 @@ rule download:
 
 rule prepare:
     input:
-        archive_of,
+        read_by("prepare", download=["archive"]),
     output:
         "data/{dataset}/prepare-{id}/instances.parquet",
         "data/{dataset}/prepare-{id}/vocabulary.parquet",
@@ -32,9 +32,7 @@ rule prepare:
 
 rule split:
     input:
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "split").needs["prepare"], "instances"
-        ),
+        read_by("split", prepare=["instances"]),
     output:
         "data/{dataset}/split-{id}/train.parquet",
         "data/{dataset}/split-{id}/validation.parquet",
@@ -50,12 +48,7 @@ rule split:
 
 rule block:
     input:
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "block").needs["prepare"], "vocabulary"
-        ),
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "block").needs["split"], "train"
-        ),
+        read_by("block", prepare=["vocabulary"], split=["train"]),
     output:
         "data/{dataset}/block-{id}/features.parquet",
         "data/{dataset}/block-{id}/step.json",

@@ -41,6 +41,10 @@ for _study in PLAN.studies.values():
             [made_by(cell.prune.needs["search"], "run") for cell in _study.cells],
             [made_by(block, "features") for block in _study.blocks],
             [made_by(block.needs["prepare"], "instances") for block in _study.blocks],
+            [
+                made_by(block.needs["split"], "train", "validation", "test")
+                for block in _study.blocks
+            ],
         output:
             shown(_study),
         log:
