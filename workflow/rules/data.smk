@@ -14,7 +14,7 @@ rule download:
 
 rule prepare:
     input:
-        archive_of,
+        reads("prepare", download=["archive"]),
     output:
         "data/{dataset}/prepare-{id}/instances.parquet",
         "data/{dataset}/prepare-{id}/vocabulary.parquet",
@@ -30,9 +30,7 @@ rule prepare:
 
 rule split:
     input:
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "split").needs["prepare"], "instances"
-        ),
+        reads("split", prepare=["instances"]),
     output:
         "data/{dataset}/split-{id}/train.parquet",
         "data/{dataset}/split-{id}/validation.parquet",
@@ -47,12 +45,7 @@ rule split:
 
 rule block:
     input:
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "block").needs["prepare"], "vocabulary"
-        ),
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "block").needs["split"], "train"
-        ),
+        reads("block", prepare=["vocabulary"], split=["train"]),
     output:
         "data/{dataset}/block-{id}/features.parquet",
     log:

@@ -11,12 +11,7 @@ wildcard_constraints:
 
 rule search:
     input:
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "search").needs["split"], "train", "validation"
-        ),
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "search").needs["block"], "features"
-        ),
+        reads("search", split=["train", "validation"], block=["features"]),
     output:
         "results/runs/{dataset}/search/{label}-{id}/run.json",
         "results/runs/{dataset}/search/{label}-{id}/weights.safetensors",
@@ -35,15 +30,7 @@ rule search:
 
 rule prune:
     input:
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "prune").needs["search"], "run", "weights"
-        ),
-        lambda wildcards: made_by(
-            PLAN.step(wildcards.id, "prune").needs["split"],
-            "train",
-            "validation",
-            "test",
-        ),
+        reads("prune", search=["run", "weights"], split=["train", "validation", "test"]),
     output:
         "results/runs/{dataset}/prune/{label}-{id}/run.json",
         "results/runs/{dataset}/prune/{label}-{id}/scheme.safetensors",
