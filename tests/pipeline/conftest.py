@@ -121,13 +121,14 @@ def fresh(tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def _done_once(tmp_path_factory):
-    return run_once(tmp_path_factory)
+    return run_once(tmp_path_factory.getbasetemp() / "demo")
 
 
 @cache
-def run_once(tmp_path_factory) -> tuple[Project, dict[str, int]]:
-    """A project whose demo was run, and the jobs of that run. One for all folders of tests that have it as a fixture."""
-    project = copy_project(tmp_path_factory.mktemp("project"))
+def run_once(folder: Path) -> tuple[Project, dict[str, int]]:
+    """A project whose demo was run, and the jobs of that run: one for all folders of tests that have the fixture."""
+    folder.mkdir()
+    project = copy_project(folder)
     return project, project.snakemake("demo")
 
 

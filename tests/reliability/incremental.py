@@ -164,8 +164,8 @@ ROWS = [
     # The preparation stays. Blocks hold frequencies in train, so they go with the split.
     Row(
         "the split's seed",
-        setting("datasets.yaml", "datasets.planted_ratings.split.seed", 2),
-        {"split": 1, "block": 1, **RATING_RUNS},
+        setting("datasets.yaml", "datasets.planted_ctr.split.seed", 2),
+        {"split": 1, "block": 1, **RUNS},
         {"data": 1, **ONE},
     ),
     Row(
