@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,7 @@ def copy_project(target: Path) -> Project:
     for name in ("Snakefile", "profiles", "workflow", "params", "dvc.yaml"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
+    shutil.copytree(ROOT / "src", target / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     (target / "params" / "studies" / "demo.yaml").write_text(TINY)
     (target / "params" / "tiny.yaml").write_text(DATA)
     # A stage of DVC's runs what all studies ask of a data set, and this one asks for 180 trainings of the demo's.
@@ -145,9 +147,15 @@ def fresh(tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def _done_once(tmp_path_factory):
-    project = copy_project(tmp_path_factory.mktemp("project"))
-    counts = project.snakemake("demo")
-    return project, counts
+    return run_once(tmp_path_factory.getbasetemp() / "demo")
+
+
+@cache
+def run_once(folder: Path) -> tuple[Project, dict[str, int]]:
+    """A project whose demo was run, and the jobs of that run: one for all folders of tests that have the fixture."""
+    folder.mkdir()
+    project = copy_project(folder)
+    return project, project.snakemake("demo")
 
 
 @pytest.fixture

@@ -100,22 +100,10 @@ def test_a_method_s_parameter_reruns_that_method_and_back_reruns_nothing(done):
     assert (done.root / "results/demo/summary.csv").read_text() == before
 
 
-def test_a_compression_rate_more_is_one_pruning(done):
-    done.edit("params/studies/demo.yaml", lambda text: text.replace("dnis: [1, 2]", "dnis: [1, 2, 4]"))
-    assert done.snakemake("demo") == {"prune": 1, "tables_demo": 1}
-
-
 def test_a_seed_more_is_that_seed_only(done):
     done.edit("params/studies/demo.yaml", lambda text: text.replace("seeds: [1]", "seeds: [1, 2]"))
     assert done.snakemake("demo") == {"search": 6, "prune": 7, "tables_demo": 1}
     assert " ± " in (done.root / "results/demo/table2.md").read_text()
-
-
-def test_an_overlay_counts_like_an_edit(done, tmp_path):
-    (tmp_path / "over.yaml").write_text("methods: {mde: {min_dimension: 2}}")
-    counts = done.snakemake("demo", overlays=str(tmp_path / "over.yaml"))
-    assert counts == {"search": 1, "prune": 1, "tables_demo": 1}
-    assert done.snakemake("demo") == {"tables_demo": 1}
 
 
 def test_a_lost_table_is_made_again(done):

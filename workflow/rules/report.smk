@@ -40,6 +40,10 @@ for _study in PLAN.studies.values():
             [made_by(cell.prune, "run") for cell in _study.cells],
             [made_by(cell.prune.needs["search"], "run") for cell in _study.cells],
             [made_by(block, "features") for block in _study.blocks],
+            [
+                made_by(block.needs["split"], *block.needs["split"].files)
+                for block in _study.blocks
+            ],
             [made_by(block.needs["prepare"], "instances") for block in _study.blocks],
             [
                 made_by(block.needs["split"], "train", "validation", "test")
