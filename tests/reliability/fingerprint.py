@@ -2,7 +2,7 @@
 
 Left out, and nothing else:
 
-* in JSON: `seconds`, `peak_memory_mib`, and a machine's `time`;
+* in JSON: `seconds`, `peak_memory_mib`, a machine's and a record's `time`, and the checksum of a run.json, which holds these;
 * in CSV: the column `seconds`; the values in rows whose metric is `hours` or `peak_memory_mib`;
 * in tables for reading: the columns Time cost, Memory, Time and Peak memory, and how columns are aligned;
 * the verdict on the one claim that is about time, in claims.csv and on the page, with what it is decided by;
@@ -57,7 +57,9 @@ def _without_measurements(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_measurements(each) for each in value]
     if isinstance(value, dict):
-        measured = {"seconds", "peak_memory_mib"} | ({"time"} if "packages" in value else set())
+        measured = {"seconds", "peak_memory_mib", "run.json"} | (
+            {"time"} if {"packages", "needs"} & value.keys() else set()
+        )
         return {key: _without_measurements(each) for key, each in value.items() if key not in measured}
     return value
 

@@ -45,10 +45,6 @@ for _study in PLAN.studies.values():
                 for block in _study.blocks
             ],
             [made_by(block.needs["prepare"], "instances") for block in _study.blocks],
-            [
-                made_by(block.needs["split"], "train", "validation", "test")
-                for block in _study.blocks
-            ],
         output:
             shown(_study),
         log:
