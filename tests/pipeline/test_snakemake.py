@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -157,11 +158,21 @@ def lose_search(project):
     return searched
 
 
-def started_search(project):
-    """A Snakemake that was started, and the process of the search that it runs."""
-    snakemake = project.start("snakemake", "--cores", "2", "demo")
-    wait_for(lambda: list(project.root.glob("logs/search/*.log")), snakemake)
-    return snakemake, search_below(snakemake)
+@pytest.fixture
+def started_search():
+    """A function that starts Snakemake in a project and returns it and the process of the search that it runs."""
+    started = []
+
+    def start(project):
+        snakemake = project.start("snakemake", "--cores", "2", "demo")
+        started.append(snakemake)
+        wait_for(lambda: list(project.root.glob("logs/locks/*")), snakemake)  # the search has begun
+        return snakemake, search_below(snakemake)
+
+    yield start
+    for snakemake in started:  # where a test failed
+        for pid in session(snakemake):
+            os.kill(pid, signal.SIGKILL)
 
 
 def search_below(snakemake):
@@ -170,13 +181,23 @@ def search_below(snakemake):
     return job
 
 
+def session(leader):
+    """The processes that a process started with `start_new_session` and all below it are, as far as they live."""
+    living = []
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError):
+            if os.getsid(pid) == leader.pid:
+                living.append(pid)
+    return living
+
+
 def wait_for(condition, process):
     while not condition():
         assert process.poll() is None, "it ended before its time"
         time.sleep(0.005)
 
 
-def test_a_rerun_after_a_kill_waits_for_the_job_that_lives_on(done):
+def test_a_rerun_after_a_kill_waits_for_the_job_that_lives_on(done, started_search):
     """Snakemake alone is killed: its lock is free, its job's is not."""
     lose_search(done)
     killed, job = started_search(done)
@@ -191,7 +212,7 @@ def test_a_rerun_after_a_kill_waits_for_the_job_that_lives_on(done):
     assert done.snakemake("demo") == {}
 
 
-def test_a_second_snakemake_in_a_checkout_is_told_of_the_first(done):
+def test_a_second_snakemake_in_a_checkout_is_told_of_the_first(done, started_search):
     lose_search(done)
     first, _ = started_search(done)
     os.killpg(first.pid, signal.SIGSTOP)
@@ -208,24 +229,17 @@ def test_a_second_snakemake_in_a_checkout_is_told_of_the_first(done):
     assert done.snakemake("demo") == {}
 
 
-def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(done):
+def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(done, started_search):
     searched = lose_search(done)
     interrupted, _ = started_search(done)
     os.killpg(interrupted.pid, signal.SIGINT)
     assert interrupted.wait(15) == 1
     said = done.said.read_text()
     assert said.count("nisbench: not all is made. What is done stays, and the same command goes on from there.") == 1
-    assert not [pid for pid in psutil.pids() if session_of(pid) == interrupted.pid]
+    assert not session(interrupted)
     assert not list(done.root.glob("results/**/.*.part"))
     assert not (searched / "run.json").exists()
     assert done.snakemake("demo")["tables_demo"] == 1
-
-
-def session_of(pid):
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
 
 
 def test_what_a_done_search_once_read_may_be_lost(done):

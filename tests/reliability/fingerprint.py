@@ -81,7 +81,7 @@ def _of_markdown(text: str) -> str:
 
 
 def _of_latex(text: str) -> str:
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if line not in (r"\toprule", r"\midrule")]
     return _with_tables([_cells(line.split(" & ")) if " & " in line else line for line in lines])
 
 

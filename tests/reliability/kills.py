@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,9 +33,8 @@ from queue import SimpleQueue
 
 import psutil
 
-from nisbench.params.loading import OVERLAYS_VARIABLE
-from nisbench.runs import Step
 from nisbench.studies import StudyPlan, plan
+from tests.pipeline.conftest import Project
 from tests.reliability.fingerprint import differences, fingerprint
 from tests.reliability.project import make_project
 
@@ -103,71 +102,71 @@ class Kill:
 def run_undisturbed(root: Path, *command: str) -> dict[str, float]:
     """Run the study; the seconds that a job of each phase worked, on average."""
     spans: dict[str, list[float]] = {}
-    with started(root, *(command or COMMAND)) as snakemake:
-        while snakemake.poll() is None:
-            for job in jobs_of(snakemake):
-                phase, step_id = job.split()
-                if list(root.glob(f"logs/{phase}/*{step_id}.log")):
-                    spans.setdefault(job, [time.monotonic(), 0.0])[1] = time.monotonic()
-            time.sleep(0.02)
+    project = Project(root)
+    snakemake = project.start(*(command or COMMAND))
+    while snakemake.poll() is None:
+        for job in jobs_of(snakemake):
+            phase, step_id = job.split()
+            if list(root.glob(f"logs/{phase}/*{step_id}.log")):
+                now = time.monotonic()
+                spans.setdefault(job, [now, now])[1] = now
+        time.sleep(0.02)
     if snakemake.returncode:
-        raise SystemExit(f"the undisturbed run failed:\n{(root / 'logs' / 'run.txt').read_text()}")
+        raise RuntimeError(f"the undisturbed run failed:\n{project.said.read_text()}")
     worked: dict[str, list[float]] = {}
     for job, (first, last) in spans.items():
         worked.setdefault(job.split()[0], []).append(last - first)
     return {phase: sum(seconds) / len(seconds) for phase, seconds in worked.items()}
 
 
-def disturb(root: Path, kill: Kill, chance: random.Random, usual: dict[str, float]) -> None:
-    """Start the study, and kill in the phase that `kill` names what it names; `usual`: how long phases work."""
-    for log in root.glob("logs/*/*.log"):
+def disturb(root: Path, kill: Kill, chance: random.Random, usual: dict[str, float]) -> bool:
+    """Start the study, and kill in the phase that `kill` names what it names; whether there was anything to be killed.
+
+    `usual` is how long phases work. In one of five kills the phase's process has but begun to load its libraries.
+    """
+    for log in root.glob("logs/*/*.log"):  # it will say that its step's work begins
         log.unlink()
-    with started(root, *COMMAND) as snakemake:
-        delay = chance.random() * 1.2 * usual.get(kill.phase, 0.1)
+    early, share = chance.random() < 0.2, chance.random()
+    snakemake = Project(root).start(*COMMAND)
 
-        def begun() -> bool:
-            """By its log; one in five times, already by its process."""
-            ended, logs = snakemake.poll() is not None, list(root.glob(f"logs/{kill.phase}/*.log"))
-            return ended or bool(logs) or (early and any(job.startswith(kill.phase) for job in jobs_of(snakemake)))
+    def has_begun() -> bool:
+        at_work = early and any(job.startswith(kill.phase) for job in jobs_of(snakemake))
+        return at_work or bool(list(root.glob(f"logs/{kill.phase}/*.log"))) or snakemake.poll() is not None
 
-        early = chance.random() < 0.2
-        if kill.phase == "planning":
-            delay = chance.random() * PLANNING
-        else:
-            _wait(begun)
-        since = time.monotonic()
-        while time.monotonic() - since < delay and snakemake.poll() is None:
-            time.sleep(0.001)
-        kill.after, kill.found = time.monotonic() - since, tuple(jobs_of(snakemake))
-        _strike(snakemake, kill)
-        kill.half_done = len(half_done(root))
-        if kill.kind == "job":
-            snakemake.wait(PATIENCE)
+    if kill.phase != "planning":
+        _wait(has_begun)
+    since, delay = time.monotonic(), share * (PLANNING if kill.phase == "planning" else usual.get(kill.phase, 0.1))
+    while time.monotonic() - since < delay and snakemake.poll() is None:
+        time.sleep(0.001)
+    kill.after, jobs = time.monotonic() - since, jobs_of(snakemake)
+    kill.found = tuple(jobs)
+    if kill.kind == "job":
+        meant = [pid for name, pid in jobs.items() if name.startswith(kill.phase)] or list(jobs.values())
+        struck = bool(meant) and _killed(os.kill, meant[0])
+    else:
+        struck = snakemake.poll() is None and _killed(os.killpg if kill.kind == "all" else os.kill, snakemake.pid)
+    kill.half_done = len(half_done(root))
+    snakemake.wait(PATIENCE)
+    return struck
 
 
-def _strike(snakemake: subprocess.Popen[bytes], kill: Kill) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it may have ended just now
-        if kill.kind == "all":
-            os.killpg(snakemake.pid, signal.SIGKILL)
-        elif kill.kind == "snakemake":
-            snakemake.kill()
-        else:
-            jobs = jobs_of(snakemake)
-            meant = [pid for name, pid in jobs.items() if name.split()[0] == kill.phase] or list(jobs.values())
-            if meant:
-                os.kill(meant[0], signal.SIGKILL)
-    if kill.kind != "job":
-        snakemake.wait()
+def _killed(kill: Callable[[int, int], None], pid: int) -> bool:
+    try:
+        kill(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it ended just now
+        return False
+    return True
 
 
 def finish(root: Path, kill: Kill, expected: dict[str, str]) -> None:
     """The plain rerun: how it ended, how long it took, and whether all is as it was in the undisturbed run."""
     begun = time.monotonic()
-    with started(root, *COMMAND) as snakemake:
-        try:
-            kill.exit_status = snakemake.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(snakemake.pid, signal.SIGKILL)
+    snakemake = Project(root).start(*COMMAND)
+    try:
+        kill.exit_status = snakemake.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(snakemake.pid, signal.SIGKILL)
+        snakemake.wait()
     kill.seconds = time.monotonic() - begun
     for process in _processes_in(root):  # a job that outlived its Snakemake, and did what was done already
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -181,7 +180,7 @@ def finish(root: Path, kill: Kill, expected: dict[str, str]) -> None:
 def remove(root: Path, study: StudyPlan, phase: str, chance: random.Random) -> int:
     """Remove what leads through `phase` and the report, or everything; how many steps' files that were."""
     steps = list(study.steps.values())
-    if chance.random() < EVERYTHING or phase == "planning" and chance.random() < 0.1:
+    if chance.random() < (0.1 if phase == "planning" else EVERYTHING):
         gone = steps
     else:
         through = phase if phase in REMOVED else chance.choice(list(REMOVED))
@@ -189,32 +188,14 @@ def remove(root: Path, study: StudyPlan, phase: str, chance: random.Random) -> i
         chosen = {step.id for step in chance.sample(candidates, min(len(candidates), chance.choice((1, 1, 2))))}
         gone = [step for step in steps if step.name in REMOVED[through] and chosen & {up.id for up in step.upstream()}]
     for step in gone:
-        shutil.rmtree(root / step.folder)
+        shutil.rmtree(root / step.folder, ignore_errors=True)
     whole = chance.random() < 0.5
-    for file in [*(root / study.folder).iterdir()] if whole else [root / study.manifest]:
+    for file in [*(root / study.folder).iterdir()] if whole else (root / study.folder).glob("runs-*.json"):
         shutil.rmtree(file) if file.is_dir() else file.unlink()
     return len(gone)
 
 
 # --- processes and files --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def started(root: Path, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process in a group of its own, with what it says in a file; if it still runs at the end, it was left to."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment.pop(OVERLAYS_VARIABLE, None)
-    (root / "logs").mkdir(exist_ok=True)
-    with (root / "logs" / "run.txt").open("wb") as said:
-        yield subprocess.Popen(
-            command,
-            cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
 
 
 def jobs_of(snakemake: subprocess.Popen[bytes]) -> dict[str, int]:
@@ -257,7 +238,6 @@ def _wait(condition: Callable[[], bool]) -> None:
 def run_kills(folder: Path, kills: int, seed: int, jobs: int) -> list[Kill]:
     """All of them, `jobs` at a time, each in a copy of the project of its own."""
     pristine = folder / "pristine"
-    pristine.mkdir()
     make_project(pristine)
     begun = time.monotonic()
     usual = run_undisturbed(pristine)
@@ -268,11 +248,12 @@ def run_kills(folder: Path, kills: int, seed: int, jobs: int) -> list[Kill]:
         free.put(shutil.copytree(pristine, folder / f"worker-{worker}"))
 
     def one(number: int) -> Kill:
-        root, chance = free.get(), random.Random(f"{seed}-{number}")
+        root, chance = free.get(), random.Random(f"{seed}-{number}")  # noqa: S311
         kill = Kill(number, *_plan_of(chance))
         begun = time.monotonic()
         kill.removed = remove(root, study, kill.phase, chance)
-        disturb(root, kill, chance, usual)
+        while not disturb(root, kill, chance, usual):  # it came too late
+            kill.removed = remove(root, study, kill.phase, chance)
         finish(root, kill, expected)
         kill.total_seconds = time.monotonic() - begun
         if not kill.ok:  # kept to be looked at

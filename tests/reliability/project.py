@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from tests.pipeline.conftest import Project, copy_project
 
@@ -46,10 +47,18 @@ studies:
 """
 
 
-def make_project(root: Path) -> Project:
-    """With checkpoints at every epoch, so that a kill finds a search in any of its states."""
+def make_project(root: Path, short: bool = False) -> Project:
+    """With checkpoints at every epoch, so that a kill finds a search in any of its states; `short`: of one data set."""
+    root.mkdir(exist_ok=True)
     project = copy_project(root)
-    (root / "params" / "studies" / "demo.yaml").write_text(STUDY)
+    study = yaml.safe_load(STUDY)
+    if short:
+        demo = study["studies"]["demo"]
+        methods = demo["grids"]["rating"]["methods"]
+        demo["tables"].remove("table3")
+        del demo["grids"]["ctr"], demo["overrides"]["models"]
+        del methods["random_search"], methods["mde"], methods["nis_se"]
+    (root / "params" / "studies" / "demo.yaml").write_text(yaml.safe_dump(study))
     (root / "params" / "tiny.yaml").write_text(DATA)
     write_ratings(root / "params" / "ratings.zip")
     return project
