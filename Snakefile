@@ -13,6 +13,7 @@ from snakemake.utils import min_version
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import OVERLAYS_VARIABLE
+from nisbench.records import forget_changed_reports
 from nisbench.runs import ID_LENGTH
 from nisbench.studies import plan
 
@@ -30,6 +31,7 @@ shell.prefix(f'export PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
 
 try:
     PLAN = plan(Path())
+    forget_changed_reports(PLAN)
 except NisbenchError as error:
     sys.exit(f"nisbench: {error}")
 

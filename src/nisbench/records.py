@@ -19,6 +19,7 @@ from nisbench.code_version import module_path
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json, write_json
 from nisbench.runs import Step, hashed_form
+from nisbench.studies import Plan
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -124,6 +125,27 @@ def remove(step: Step) -> None:
     """Delete a step's folder, its record first: what is left if this is cut short is not taken for done."""
     Path(step.record).unlink(missing_ok=True)
     shutil.rmtree(Path(step.folder), ignore_errors=True)
+
+
+def forget_changed_reports(plan: Plan) -> None:
+    """Remove the manifests of reports of which a file was changed since: what they say of the files beside them is not true.
+
+    git does not know the manifests, and may have put another commit's tables beside them.
+    """
+    for study in plan.studies.values():
+        manifest = Path(study.manifest)
+        if manifest.exists() and not _is_whole(manifest):
+            manifest.unlink()
+
+
+def _is_whole(manifest: Path) -> bool:
+    try:
+        files = TypeAdapter(dict[str, Hash]).validate_python(read_json(manifest)["files"])
+        return all(sums_of(Path(path)).sha256 == found for path, found in files.items())
+    except (NisbenchError, ValidationError, TypeError, LookupError):
+        return False
+    except FileNotFoundError:  # which Snakemake sees by itself
+        return True
 
 
 def sums_of(file: Path) -> FileSum:

@@ -107,9 +107,15 @@ def test_a_seed_more_is_that_seed_only(done):
     assert " ± " in (done.root / "results/demo/table2.md").read_text()
 
 
-def test_a_lost_table_is_made_again(done):
-    (done.root / "results/demo/table2.csv").unlink()
+def test_a_table_that_was_lost_or_changed_is_made_again(done):
+    table = done.root / "results/demo/table2.csv"
+    whole = table.read_text()
+    table.unlink()
     assert done.snakemake("demo") == {"tables_demo": 1}
+    table.write_text(whole.replace("dnis", "other"))  # as by a `git checkout` of another commit's
+    assert done.snakemake("demo") == {"tables_demo": 1}
+    assert table.read_text() == whole
+    assert done.snakemake("demo") == {}
 
 
 @pytest.mark.parametrize(

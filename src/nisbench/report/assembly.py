@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
+from nisbench import records
 from nisbench.console import log
 from nisbench.files import write_json, write_text
 from nisbench.params.settings import Figure, Table
@@ -54,7 +55,8 @@ def run(plan: StudyPlan) -> None:
     write_text(folder / "README.md", text)
     write_text(folder / "page.html", page.html(plan, text))
     _remove_old(plan, folder)
-    write_json(Path(plan.manifest), provenance(plan))
+    files = {path: records.sums_of(Path(path)).sha256 for path in plan.outputs()[:-1]}
+    write_json(Path(plan.manifest), {**provenance(plan), "files": files})
 
 
 def _remove_old(plan: StudyPlan, folder: Path) -> None:
