@@ -50,6 +50,20 @@ REMOVED = {  # with a step of the phase
     "search": ("search", "prune"),
     "prune": ("prune",),
 }
+BEGINNINGS = ("process", "file", "file", "work", "work", "work")
+OF_DATA = (".*.part", "*.parquet")
+OF_RUNS = (".*.part", "run.json", "*.safetensors", "*/*.safetensors", "*/*.json", "*/.*.part")
+APPEARING = {
+    "planning": ("*",),
+    "download": (".*.part", "archive"),
+    "prepare": OF_DATA,
+    "split": OF_DATA,
+    "block": OF_DATA,
+    "search": OF_RUNS,
+    "prune": OF_RUNS,
+    "tables": (".*.part", "curves/.*.part", "*.csv", "page.html", "runs-*.json"),
+}
+"""Files that appear, at last or for a moment, in the folder that a phase writes to."""
 EVERYTHING = 0.03
 """The share of kills before which all is removed."""
 PLANNING = 2.0
@@ -119,43 +133,64 @@ def run_undisturbed(root: Path, *command: str) -> dict[str, float]:
     return {phase: sum(seconds) / len(seconds) for phase, seconds in worked.items()}
 
 
-def disturb(root: Path, kill: Kill, chance: random.Random, usual: dict[str, float]) -> bool:
+def disturb(root: Path, kill: Kill, chance: random.Random, usual: dict[str, float], folders: list[Path]) -> bool:
     """Start the study, and kill in the phase that `kill` names what it names; whether there was anything to be killed.
 
-    `usual` is how long phases work. In one of five kills the phase's process has but begun to load its libraries.
+    `usual` is how long phases work; `folders` are those that the phase will write to. In one of six kills its process has
+    but begun to load libraries; in two, a file of some kind has just appeared, whole or in part; else any moment will do.
     """
     for log in root.glob("logs/*/*.log"):  # it will say that its step's work begins
         log.unlink()
-    early, share = chance.random() < 0.2, chance.random()
+    begun, share, pattern = chance.choice(BEGINNINGS), chance.random(), chance.choice(APPEARING[kill.phase])
+    now = time.time()
     snakemake = Project(root).start(*COMMAND)
 
     def has_begun() -> bool:
-        at_work = early and any(job.startswith(kill.phase) for job in jobs_of(snakemake))
-        return at_work or bool(list(root.glob(f"logs/{kill.phase}/*.log"))) or snakemake.poll() is not None
+        if begun == "process":
+            at_work = any(job.startswith(kill.phase) for job in jobs_of(snakemake))
+        elif begun == "file" and folders:
+            at_work = any(_is_new(path, now) for folder in folders for path in folder.glob(pattern))
+        else:
+            at_work = bool(list(root.glob(f"logs/{kill.phase}/*.log")))
+        return at_work or snakemake.poll() is not None
 
+    longest = {"planning": PLANNING}.get(kill.phase, usual.get(kill.phase, 0.1))
+    delay = share * (0.003 if begun == "file" else longest)
     if kill.phase != "planning":
         _wait(has_begun)
-    since, delay = time.monotonic(), share * (PLANNING if kill.phase == "planning" else usual.get(kill.phase, 0.1))
+    since = time.monotonic()
     while time.monotonic() - since < delay and snakemake.poll() is None:
-        time.sleep(0.001)
-    kill.after, jobs = time.monotonic() - since, jobs_of(snakemake)
-    kill.found = tuple(jobs)
-    if kill.kind == "job":
-        meant = [pid for name, pid in jobs.items() if name.startswith(kill.phase)] or list(jobs.values())
-        struck = bool(meant) and _killed(os.kill, meant[0])
-    else:
-        struck = snakemake.poll() is None and _killed(os.killpg if kill.kind == "all" else os.kill, snakemake.pid)
+        time.sleep(0.0005)
+    kill.after = time.monotonic() - since
+    struck = _strike(snakemake, kill)
     kill.half_done = len(half_done(root))
     snakemake.wait(PATIENCE)
     return struck
 
 
-def _killed(kill: Callable[[int, int], None], pid: int) -> bool:
-    try:
-        kill(pid, signal.SIGKILL)
-    except ProcessLookupError:  # it ended just now
+def _strike(snakemake: "subprocess.Popen[bytes]", kill: Kill) -> bool:
+    """Stop all for a moment, to see who is at work, and kill; whether there was anything to be killed."""
+    if snakemake.poll() is not None:
         return False
-    return True
+    os.killpg(snakemake.pid, signal.SIGSTOP)
+    jobs = jobs_of(snakemake)
+    kill.found = tuple(jobs)
+    if kill.kind == "all":
+        os.killpg(snakemake.pid, signal.SIGKILL)
+    elif kill.kind == "snakemake":
+        snakemake.kill()
+    elif jobs:
+        meant = [pid for name, pid in jobs.items() if name.startswith(kill.phase)]
+        os.kill((meant or list(jobs.values()))[0], signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(snakemake.pid, signal.SIGCONT)
+    return bool(jobs) or kill.kind != "job"
+
+
+def _is_new(path: Path, since: float) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime >= since
+    return False
 
 
 def finish(root: Path, kill: Kill, expected: dict[str, str]) -> None:
@@ -177,8 +212,9 @@ def finish(root: Path, kill: Kill, expected: dict[str, str]) -> None:
 # --- before ---------------------------------------------------------------------------------------------------
 
 
-def remove(root: Path, study: StudyPlan, phase: str, chance: random.Random) -> int:
-    """Remove what leads through `phase` and the report, or everything; how many steps' files that were."""
+def remove(root: Path, study: StudyPlan, kill: Kill, chance: random.Random) -> list[Path]:
+    """Remove what leads through the kill's phase and the report, or everything; return the phase's folders of it."""
+    phase = kill.phase
     steps = list(study.steps.values())
     if chance.random() < (0.1 if phase == "planning" else EVERYTHING):
         gone = steps
@@ -192,7 +228,8 @@ def remove(root: Path, study: StudyPlan, phase: str, chance: random.Random) -> i
     whole = chance.random() < 0.5
     for file in [*(root / study.folder).iterdir()] if whole else (root / study.folder).glob("runs-*.json"):
         shutil.rmtree(file) if file.is_dir() else file.unlink()
-    return len(gone)
+    kill.removed = len(gone)
+    return [root / study.folder] if phase == "tables" else [root / step.folder for step in gone if step.name == phase]
 
 
 # --- processes and files --------------------------------------------------------------------------------------
@@ -229,7 +266,7 @@ def _wait(condition: Callable[[], bool]) -> None:
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError
-        time.sleep(0.003)
+        time.sleep(0.0005)
 
 
 # --- many of them ---------------------------------------------------------------------------------------------
@@ -251,9 +288,8 @@ def run_kills(folder: Path, kills: int, seed: int, jobs: int) -> list[Kill]:
         root, chance = free.get(), random.Random(f"{seed}-{number}")  # noqa: S311
         kill = Kill(number, *_plan_of(chance))
         begun = time.monotonic()
-        kill.removed = remove(root, study, kill.phase, chance)
-        while not disturb(root, kill, chance, usual):  # it came too late
-            kill.removed = remove(root, study, kill.phase, chance)
+        while not disturb(root, kill, chance, usual, remove(root, study, kill, chance)):
+            pass  # it came too late: once more
         finish(root, kill, expected)
         kill.total_seconds = time.monotonic() - begun
         if not kill.ok:  # kept to be looked at

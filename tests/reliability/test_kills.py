@@ -22,7 +22,7 @@ def test_killed_again_and_again_on_two_cores_it_ends_with_the_results_of_an_undi
     chance = random.Random(1)  # noqa: S311
     for number, (phase, kind) in enumerate(KILLS, start=1):
         kill = Kill(number, phase, kind)
-        assert disturb(killed.root, kill, chance, usual), kill
+        assert disturb(killed.root, kill, chance, usual, []), kill
     finish(killed.root, kill, fingerprint(undisturbed.root))
     assert kill.ok, f"{kill.line()}\n{killed.said.read_text()}"
 
