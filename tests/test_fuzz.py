@@ -4,6 +4,7 @@ In `make test` each parser is given a few hundred inputs, the same every time. M
 ``pytest tests/test_fuzz.py --hypothesis-profile=thorough``.
 """
 
+import copy
 import functools
 import gzip
 import io
@@ -21,11 +22,13 @@ import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from nisbench import records
 from nisbench.data import criteo, criteo_x1, instances, movielens
 from nisbench.data.archives import open_member
 from nisbench.errors import NisbenchError
 from nisbench.params import loading
 from nisbench.params.settings import Member
+from nisbench.report import page
 from nisbench.studies import plan
 from nisbench.training.checkpoints import load_tensors, save_tensors
 from tests.conftest import ROOT, THOROUGH
@@ -466,3 +469,68 @@ def test_any_file_of_weights(folder, weights, data):
     loaded = returns_or_says_why(load_tensors, path)
     assert loaded is None or isinstance(loaded[1], dict)
     path.unlink()
+
+
+# --- what steps leave -----------------------------------------------------------------------------------------
+
+_machine = {
+    "device": "CPU: some", "threads": 1, "python": "3.12.1", "system": "Linux x86_64",
+    "packages": {"nisbench": "0", "torch": "2.11", "numpy": "2"}, "time": "2026-01-02T03:04:05Z",
+}  # fmt: skip
+_trial = {
+    "name": "dimension 4", "validation_loss": 0.5, "best_epoch": 2, "weights": 400, "seconds": 1.5, "peak_memory_mib": 300.0,
+    "losses": [0.6, 0.5], "at_once": 1, "failed": None,
+}  # fmt: skip
+_sum = {"sha256": "0" * 64, "bytes": 10}
+LEFT = {
+    records.read_search: {
+        "best_trial": 1, "weights": 400, "seconds": 3.0, "peak_memory_mib": 300.0, "machine": _machine,
+        "trials": [_trial | {"validation_loss": None, "failed": "nan"}, _trial], "failed": None,
+    },
+    records.read_pruning: {
+        "metrics": {"mse": 0.7}, "weights": 400, "nonzeros": 200, "projection_weights": 0, "threshold": 0.1, "coo_bytes": 9,
+        "csr_bytes": 9, "size_mib": 0.1, "features": {"count": 100}, "test_instances": 50, "seconds": 0.1,
+        "rounds": [{"compression_rate": 2.0, "threshold": 0.1, "validation_loss": 0.5, "epochs": 3, "seconds": 0.1}],
+        "machine": _machine, "failed": None,
+    },
+    records.read: {
+        "id": "0123456789ab", "step": "search", "dataset": "planted_ratings", "label": "mf-dnis-seed1",
+        "settings": {"seed": 1}, "needs": {"split": "0123456789ab"}, "code": "0" * 64, "commit": None,
+        "time": "2026-01-02T03:04:05Z", "files": {"run.json": _sum, "weights.safetensors": _sum}, "adopted": None,
+    },
+}  # fmt: skip
+odd_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=9) | st.just("../../x"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def changed_json(draw, whole):
+    """A file of this content in which one value, however deep, is another, or is gone; or in which bytes were changed."""
+    value = copy.deepcopy(whole)
+    place, key = value, draw(st.sampled_from(sorted(value)))
+    while isinstance(place[key], dict | list) and place[key] and draw(st.booleans()):
+        place = place[key]
+        key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    if draw(st.booleans()):
+        place[key] = draw(odd_json)
+    else:
+        del place[key]
+    text = json.dumps(value).encode()
+    return draw(mutated(text)) if draw(rarely) else text
+
+
+@pytest.mark.parametrize("read", LEFT, ids=lambda read: read.__name__)
+@inputs(300)
+@given(data=st.data())
+def test_any_run_file_and_record(folder, read, data):
+    path = folder / "left.json"
+    path.write_text(json.dumps(LEFT[read]))
+    assert returns_or_says_why(read, path) is not None
+    path.write_bytes(data.draw(changed_json(LEFT[read]) | st.binary(max_size=50)))
+    found = returns_or_says_why(read, path)
+    if found is not None and read is records.read_search:  # what the report then does with it
+        page.trials_of(found)
+        page.machine_of(found)

@@ -191,12 +191,21 @@ def _said(command: list[str]) -> str | None:
 # --- run.json -------------------------------------------------------------------------------------------------
 
 
+class Packages(TypedDict):
+    """Versions, of these and others."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    nisbench: str
+    torch: str
+
+
 class Machine(TypedDict):
     device: str
     threads: int
     python: str
     system: str
-    packages: dict[str, str]
+    packages: Packages
     time: str
 
 

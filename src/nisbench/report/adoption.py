@@ -6,6 +6,7 @@ where it finds the very numbers that the old run recorded, its golden losses, do
 keep what computed them.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -46,6 +47,7 @@ class Candidate:
 def run(plan: StudyPlan, epochs: int) -> int:
     """Adopt what can be; print what was compared. Returns the number of kinds that were found to differ."""
     console = Console(highlight=False, soft_wrap=True)
+    log.setLevel(logging.WARNING)  # the work that is done again is not what is asked about
     found, wrong = find(plan), 0
     if not found:
         console.print("There is nothing to adopt: no step that is to do has an older run of the same settings.")
