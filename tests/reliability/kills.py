@@ -154,9 +154,10 @@ def disturb(root: Path, kill: Kill, chance: random.Random, usual: dict[str, floa
             at_work = bool(list(root.glob(f"logs/{kill.phase}/*.log")))
         return at_work or snakemake.poll() is not None
 
-    longest = {"planning": PLANNING}.get(kill.phase, usual.get(kill.phase, 0.1))
-    delay = share * (0.003 if begun == "file" else longest)
-    if kill.phase != "planning":
+    if kill.phase == "planning":
+        delay = share * PLANNING
+    else:
+        delay = share * (0.003 if begun == "file" else usual.get(kill.phase, 0.1))
         _wait(has_begun)
     since = time.monotonic()
     while time.monotonic() - since < delay and snakemake.poll() is None:

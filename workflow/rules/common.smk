@@ -7,7 +7,7 @@ def made_by(step, *files):
 
 
 def read_by(name, **needed):
-    """The input of the rule for the steps of a `name`: of each step that it needs, if any, the files named.
+    """What steps of that name read, for their rule's input. Of each step that they need, if any, the files named.
 
     A step that is done reads nothing. Otherwise Snakemake, where it must make anew what such a step once read, would
     delete the step's files and do it again, with all its trials.
