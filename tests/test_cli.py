@@ -72,13 +72,17 @@ def test_each_step_is_handed_its_own_files(call, config, monkeypatch):
         for file in step.files:
             Path(step.path(file)).touch()
         records.write(step)
-    for file in prune.files:
-        Path(prune.folder).mkdir(parents=True, exist_ok=True)
-        Path(prune.path(file)).touch()
+    Path(prune.folder).mkdir(parents=True, exist_ok=True)
     split = {part: str(search.needs["split"].path(part)) for part in ("train", "validation", "test")}
     handed = {}
     for module, step in ((trials, search), (pruning, prune), (blocks, block)):
-        monkeypatch.setattr(module, "run", lambda *_, **files: handed.update(files))
+
+        def run(*_, step=step, **files):
+            handed.update(files)
+            for file in step.files:
+                Path(step.path(file)).touch()
+
+        monkeypatch.setattr(module, "run", run)
         handed.clear()
         assert call(step.name, step.id).exit_code == 0
         assert {part: str(path) for part, path in handed.get("parts", split).items()} == split
@@ -172,3 +176,16 @@ def test_an_error_is_one_message_without_traceback(monkeypatch, capsys):
 )  # fmt: skip
 def test_durations(seconds, said):
     assert duration(seconds) == said
+
+
+def test_a_step_killed_when_all_was_done_but_to_say_so_is_not_done_again(call, config, monkeypatch):
+    prepare = plan(ROOT, config).study("demo").cells[0].prune.needs["split"].needs["prepare"]
+    assert call("prepare", prepare.id).exit_code == 0
+    Path(prepare.record).unlink()
+    (Path(prepare.folder) / "trials").mkdir()
+    monkeypatch.setattr("nisbench.data.steps.make", None)
+    assert call("prepare", prepare.id).exit_code == 0
+    assert sorted(path.name for path in Path(prepare.folder).iterdir()) == [
+        "instances.parquet", "step.json", "vocabulary.parquet",
+    ]  # fmt: skip
+    records.check(prepare)

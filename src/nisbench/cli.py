@@ -159,7 +159,13 @@ def tables(study: StudyName, log: Log = None) -> None:
     from nisbench.report import assembly
 
     console.set_up(log)
-    assembly.run(current_plan().study(study))
+    plan = current_plan().study(study)
+    if _hold(f"tables-{study}") and Path(plan.manifest).exists():
+        console.log.info("that process has done it")
+        return
+    folder = Path(plan.folder)
+    _clear(*folder.glob(".*.part"), *folder.glob("curves/.*.part"))
+    assembly.run(plan)
 
 
 # --- looking --------------------------------------------------------------------------------------------------
@@ -266,30 +272,45 @@ def doing(name: StepName, step_id: str, log: Path | None) -> Iterator[Step]:
     """The step to run, once all files it reads are seen to be there and whole; done when the block ends well."""
     console.set_up(log)
     step = current_plan().step(step_id, name)
-    if _hold(step) and records.done(step):
+    if _hold(step.id) and records.done(step):
         console.log.info("that process has done it")
         raise typer.Exit
+    folder = Path(step.folder)
+    if not Path(step.record).exists() and all(Path(step.path(file)).exists() for file in step.files):
+        console.log.info("killed when all was done but to say so")  # files are only ever placed whole
+        _finish(step)
+        raise typer.Exit
     Path(step.record).unlink(missing_ok=True)  # what it says is about to become untrue
-    for left in [*Path(step.folder).glob(".*.part"), *Path(step.folder).glob(".download-*")]:  # by a killed process
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    _clear(*folder.glob(".*.part"), *folder.glob(".download-*"))  # left by a killed process
     for needed in step.needs.values():
         records.check(needed)
     yield step
+    _finish(step)
+
+
+def _finish(step: Step) -> None:
+    """Remove what was there to go on from, and then say that the step is done."""
+    _clear(*(left for left in Path(step.folder).iterdir() if left.name not in step.files.values()))
     records.write(step)
 
 
-def _hold(step: Step) -> bool:
-    """Keep other processes from this step's files until this one ends, or turns to another step. True after a wait."""
+def _clear(*left: Path) -> None:
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _hold(name: str) -> bool:
+    """Keep other processes from a step's or a report's files until this one ends, or turns to another. True after a wait."""
     while _held:
         _held.pop().release()
-    path = Path("logs", "locks", step.id)
+    path = Path("logs", "locks", name)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     waited = False
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        console.log.info("another process is at this step; waiting for it to end")
+        console.log.info("another process is at this; waiting for it to end")
         lock.acquire()
         waited = True
     _held.append(lock)

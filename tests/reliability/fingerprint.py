@@ -2,7 +2,8 @@
 
 Left out, and nothing else:
 
-* in JSON: `seconds`, `peak_memory_mib`, a machine's and a record's `time`, and the checksum of a run.json, which holds these;
+* in JSON: `seconds`, `peak_memory_mib`, a machine's and a record's `time`, and the checksums of files that hold these:
+  of run.json in a record, of a report's files in its manifest;
 * in CSV: the column `seconds`; the values in rows whose metric is `hours` or `peak_memory_mib`;
 * in tables for reading: the columns Time cost, Memory, Time and Peak memory, and how columns are aligned;
 * the verdict on the one claim that is about time, in claims.csv and on the page, with what it is decided by;
@@ -57,9 +58,9 @@ def _without_measurements(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_measurements(each) for each in value]
     if isinstance(value, dict):
-        measured = {"seconds", "peak_memory_mib", "run.json"} | (
-            {"time"} if {"packages", "needs"} & value.keys() else set()
-        )
+        measured = {"seconds", "peak_memory_mib", "run.json"}
+        measured |= {"time"} if {"packages", "needs"} & value.keys() else set()
+        measured |= {"files"} if "prunings" in value else set()
         return {key: _without_measurements(each) for key, each in value.items() if key not in measured}
     return value
 
