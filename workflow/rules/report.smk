@@ -37,8 +37,8 @@ for _study in PLAN.studies.values():
         name:
             f"tables_{_study.name}"
         input:
-            [made_by(cell.prune, "run") for cell in _study.cells],
-            [made_by(cell.prune.needs["search"], "run") for cell in _study.cells],
+            [made_by(cell.prune, *cell.prune.files) for cell in _study.cells],
+            [made_by(cell.search, *cell.search.files) for cell in _study.cells],
             [made_by(block, "features") for block in _study.blocks],
             [
                 made_by(block.needs["split"], *block.needs["split"].files)
