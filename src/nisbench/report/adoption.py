@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nisbench import machine, records
+from nisbench.code_version import canonical_json
 from nisbench.console import log
 from nisbench.data import steps
 from nisbench.errors import NisbenchError
@@ -39,9 +40,15 @@ class Candidate:
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """Steps of one kind are computed by the same code, and are compared once."""
-        rounds = (str(self.step.settings.rounds),) if isinstance(self.step.settings, PruneSettings) else ()
-        return (self.step.name, *self.step.modules, *rounds)
+        """Steps of one kind take the same ways through the same code, and are compared once: they differ in data, K and seed."""
+        form = hashed_form(self.step)
+        if isinstance(self.step.settings, SearchSettings):
+            ways = [form["method"], {**form["training"], "base_dimension": None}]
+        elif isinstance(self.step.settings, PruneSettings):
+            ways = [form["prune_by"], form["rounds"]]
+        else:
+            ways = [form]
+        return (self.step.name, *self.step.modules, canonical_json(ways))
 
 
 def run(plan: StudyPlan, epochs: int) -> int:
