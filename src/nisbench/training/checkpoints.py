@@ -39,7 +39,7 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
             if not isinstance(about, dict):
                 raise ValueError("its metadata is not of nisbench")  # noqa: TRY004, TRY301
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise NisbenchError(f"{path}: not a readable file of weights: {error}. Delete it and run again.") from error
 
 
