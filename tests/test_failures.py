@@ -1,10 +1,12 @@
 """What goes wrong on the way: trials that diverge, disks that are full, files that were damaged. One clear word, nothing lost."""
 
+import dataclasses
 import errno
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from nisbench.evaluation.rating import RatingPrediction
 from nisbench.files import whole_file, write_json
 from nisbench.runs import PruneSettings, SearchSettings
 from nisbench.search import pruning, trials
+from nisbench.training.checkpoints import save_tensors
 
 CPU = torch.device("cpu")
 
@@ -216,3 +219,33 @@ def test_a_checkpoint_that_is_cut_short_is_left_aside(settings, data, tmp_path, 
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     again = search(dnis, data, tmp_path / "cut")
     assert again["trials"][0]["losses"] == whole["trials"][0]["losses"]
+
+
+def test_a_checkpoint_of_another_trial_is_refused(settings, data, tmp_path, monkeypatch):
+    dnis, loss = settings("dnis", training={"checkpoint_seconds": 0}), RatingPrediction.validation_loss
+    calls = iter(range(2))
+
+    def interrupted(*args):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RatingPrediction, "validation_loss", interrupted)
+        search(dnis, data, tmp_path)
+    (checkpoint,) = (tmp_path / "trials").glob("*checkpoint*")
+    save_tensors(checkpoint, {"now.other": torch.ones(1)}, {})
+    with pytest.raises(NisbenchError, match=r"checkpoint\.safetensors: not this trial's: .*Delete it"):
+        search(dnis, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"), [("offsets", [0, 5]), ("offsets", [1, 2]), ("dimensions", [0, 9]), ("dimensions", [0])]
+)
+def test_a_scheme_whose_parts_do_not_fit_is_refused(name, tensor, tmp_path):
+    scheme = DimensionScheme.from_dense(np.array([[1.0, 0.0], [0.0, 2.0]], dtype=np.float32))
+    scheme.save(tmp_path / "scheme.safetensors")
+    assert DimensionScheme.load(tmp_path / "scheme.safetensors").sizes().tolist() == [1, 1]
+    dataclasses.replace(scheme, **{name: np.array(tensor, dtype=getattr(scheme, name).dtype)}).save(tmp_path / "other")
+    with pytest.raises(NisbenchError, match="its parts do not fit together"):
+        DimensionScheme.load(tmp_path / "other")

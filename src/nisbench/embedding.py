@@ -209,6 +209,17 @@ class DimensionScheme:
         try:
             with safe_open(path, framework="numpy") as file:
                 k = json.loads(file.metadata()["nisbench"])["k"]
-                return cls(k, *(file.get_tensor(name) for name in ("offsets", "dimensions", "values")))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                scheme = cls(k, *(file.get_tensor(name) for name in ("offsets", "dimensions", "values")))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise NisbenchError(f"{path}: not a readable dimension scheme: {error}") from error
+        offsets, count = scheme.offsets, len(scheme.values)
+        ends = (
+            offsets.ndim == 1
+            and len(offsets)
+            and offsets[0] == 0
+            and offsets[-1] == count
+            and (np.diff(offsets) >= 0).all()
+        )
+        if not ends or scheme.dimensions.shape != (count,) or (count and scheme.dimensions.max() >= k):
+            raise NisbenchError(f"{path}: not a dimension scheme: its parts do not fit together")
+        return scheme

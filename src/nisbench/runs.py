@@ -7,6 +7,7 @@ be made. Which steps a study has is for `nisbench.studies` to say.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -193,8 +194,8 @@ def block_step(name: str, dataset: AnyDataset) -> Step:
 
 def download_step(name: str, dataset: Archive) -> Step:
     # Without an MD5 sum, an address names what it holds today, and a local file is what is in it.
-    local = Path(dataset.url)
-    identity = dataset.md5 or (md5_of_local(local) if local.is_file() else dataset.url)
+    local = os.path.isfile(dataset.url)  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
+    identity = dataset.md5 or (md5_of_local(Path(dataset.url)) if local else dataset.url)
     settings = DownloadSettings(url=dataset.url, md5=dataset.md5, identity=identity)
     return Step("download", name, "", settings, {}, (), {"archive": "archive"})
 

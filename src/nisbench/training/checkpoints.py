@@ -87,8 +87,11 @@ def load_checkpoint(
     def under(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-    recommender.load_state_dict(under("now."))
-    optimizer.load_state(under("optimizer."))
-    if learner:
-        learner.load_state(under("learner."))
+    try:
+        recommender.load_state_dict(under("now."))
+        optimizer.load_state(under("optimizer."))
+        if learner:
+            learner.load_state(under("learner."))
+    except (KeyError, RuntimeError) as error:  # some of it may be in place by now
+        raise NisbenchError(f"{path}: not this trial's: {error}. Delete it and run again.") from error
     return Checkpoint(under("best."), progress)
