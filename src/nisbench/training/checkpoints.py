@@ -93,5 +93,7 @@ def load_checkpoint(
         if learner:
             learner.load_state(under("learner."))
     except (KeyError, RuntimeError) as error:  # some of it may be in place by now
-        raise NisbenchError(f"{path}: not this trial's: {error}. Delete it and run again.") from error
+        raise NisbenchError(
+            f"{path}: not this trial's: {' '.join(str(error).split())} Delete it and run again."
+        ) from error
     return Checkpoint(under("best."), progress)
