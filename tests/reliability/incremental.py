@@ -420,7 +420,14 @@ even where the tables are in place; `dvc checkout` brings it back from DVC's cac
 
 ## Keeping runs when the code has changed
 
-`nisbench adopt` takes over runs whose results a change of the code did not touch.
+After a refactoring that changes no result, `nisbench adopt STUDY` has today's code do a little of the work again, once for each way that the
+study's runs take through the code: a search's first epochs (`--epochs`), a whole pruning, a whole preparation, each time of the cheapest run. Where it
+finds the very numbers that the old run recorded, the runs of that kind get today's ids, without being computed again; where it does not, it says
+which number differs, and leaves them. Each adopted run keeps, in its `step.json`, the version and the commit of the code that
+computed it, and a study's `summary.csv` and page say so of every cell.
+
+Measured on MovieLens-1M: after the training loop had been changed to tell a diverged trial's step, 405 steps (12 of data, 144 searches, 249
+prunings) were adopted in 7 minutes of CPU time, on the strength of 31 comparisons that all agreed to the last digit. Computing them had taken many hours.
 """
 
 
