@@ -19,24 +19,9 @@ from tests.pipeline.conftest import jobs
 
 EVERYTHING = {"prepare": 3, "split": 3, "block": 3, "search": 6, "prune": 7, "tables_demo": 1}
 COLUMNS = [
-    "study",
-    "grid",
-    "dataset",
-    "task",
-    "k",
-    "model",
-    "method",
-    "cr",
-    "seed",
-    "metric",
-    "value",
-    "paper_value",
-    "weights",
-    "nonzeros",
-    "size_mib",
-    "seconds",
-    "run_id",
-]
+    "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
+    "weights", "nonzeros", "size_mib", "seconds", "run_id", "search_code", "prune_code", "failed",
+]  # fmt: skip
 
 
 def change_dnis(text):
