@@ -310,7 +310,7 @@ def _hold(name: str) -> bool:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        console.log.info("another process is at this; waiting for it to end")
+        console.log.info("another process is at this step; waiting for it to end")
         lock.acquire()
         waited = True
     _held.append(lock)
