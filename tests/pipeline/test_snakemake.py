@@ -183,8 +183,10 @@ def session(leader):
 
 
 def wait_for(condition, process):
+    end = time.monotonic() + 180
     while not condition():
         assert process.poll() is None, "it ended before its time"
+        assert time.monotonic() < end, "it never came to that"
         time.sleep(0.005)
 
 
