@@ -202,41 +202,36 @@ def test_a_run_file_of_another_form_is_refused(content, tmp_path):
             read(path)
 
 
-def test_a_checkpoint_that_is_cut_short_is_left_aside(settings, data, tmp_path, monkeypatch):
-    dnis = settings("dnis", training={"checkpoint_seconds": 0})
-    whole = search(dnis, data, tmp_path / "whole")
-    loss, calls = RatingPrediction.validation_loss, iter(range(2))
-
-    def interrupted(*args):
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RatingPrediction, "validation_loss", interrupted)
-        search(dnis, data, tmp_path / "cut")
-    (checkpoint,) = (tmp_path / "cut" / "trials").glob("*checkpoint*")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    again = search(dnis, data, tmp_path / "cut")
-    assert again["trials"][0]["losses"] == whole["trials"][0]["losses"]
-
-
-def test_a_checkpoint_of_another_trial_is_refused(settings, data, tmp_path, monkeypatch):
+@pytest.fixture
+def interrupted(settings, data, tmp_path, monkeypatch):
+    """A search's settings, and the checkpoint that it left when it was interrupted after two epochs."""
     dnis, loss = settings("dnis", training={"checkpoint_seconds": 0}), RatingPrediction.validation_loss
     calls = iter(range(2))
 
-    def interrupted(*args):
+    def stop(*args):
         if next(calls, None) is None:
             raise KeyboardInterrupt
         return loss(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RatingPrediction, "validation_loss", interrupted)
-        search(dnis, data, tmp_path)
-    (checkpoint,) = (tmp_path / "trials").glob("*checkpoint*")
+        patch.setattr(RatingPrediction, "validation_loss", stop)
+        search(dnis, data, tmp_path / "cut")
+    (checkpoint,) = (tmp_path / "cut" / "trials").glob("*checkpoint*")
+    return dnis, checkpoint
+
+
+def test_a_checkpoint_that_is_cut_short_is_left_aside(interrupted, data, tmp_path):
+    dnis, checkpoint = interrupted
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    again, whole = (search(dnis, data, tmp_path / name) for name in ("cut", "whole"))
+    assert again["trials"][0]["losses"] == whole["trials"][0]["losses"]
+
+
+def test_a_checkpoint_of_another_trial_is_refused(interrupted, data, tmp_path):
+    dnis, checkpoint = interrupted
     save_tensors(checkpoint, {"now.other": torch.ones(1)}, {})
     with pytest.raises(NisbenchError, match=r"checkpoint\.safetensors: not this trial's: .*Delete it"):
-        search(dnis, data, tmp_path)
+        search(dnis, data, tmp_path / "cut")
 
 
 @pytest.mark.parametrize(
