@@ -226,9 +226,12 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(done, started_search):
     searched = lose_search(done)
     interrupted, _ = started_search(done)
     os.killpg(interrupted.pid, signal.SIGINT)
-    assert interrupted.wait(15) == 1
+    assert interrupted.wait(60) == 1  # on a busy machine; else within a few seconds
     said = done.said.read_text()
     assert said.count("nisbench: not all is made. What is done stays, and the same command goes on from there.") == 1
+    end = time.monotonic() + 10
+    while session(interrupted) and time.monotonic() < end:
+        time.sleep(0.05)
     assert not session(interrupted)
     assert not list(done.root.glob("results/**/.*.part"))
     assert not (searched / "run.json").exists()
