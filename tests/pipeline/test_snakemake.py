@@ -164,6 +164,7 @@ def started_search():
     for snakemake in started:  # where a test failed
         for pid in session(snakemake):
             os.kill(pid, signal.SIGKILL)
+        snakemake.wait()
 
 
 def search_below(snakemake):
