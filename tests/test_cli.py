@@ -189,3 +189,30 @@ def test_a_step_killed_when_all_was_done_but_to_say_so_is_not_done_again(call, c
         "instances.parquet", "step.json", "vocabulary.parquet",
     ]  # fmt: skip
     records.check(prepare)
+
+
+def test_a_damaged_step_begun_again_and_killed_does_not_come_to_count_as_whole(call, config, monkeypatch):
+    prepare = plan(ROOT, config).study("demo").cells[0].prune.needs["split"].needs["prepare"]
+    assert call("prepare", prepare.id).exit_code == 0
+    Path(prepare.path("instances")).write_bytes(b"damaged")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nisbench.data.steps.make", killed)
+        call("prepare", prepare.id)
+    assert not any(Path(path).exists() for path in prepare.paths())
+    assert call("prepare", prepare.id).exit_code == 0
+    records.check(prepare)
+
+
+def test_removing_is_not_cut_short_to_files_without_a_record(call, config, monkeypatch):
+    prepare = plan(ROOT, config).study("demo").cells[0].prune.needs["split"].needs["prepare"]
+    assert call("prepare", prepare.id).exit_code == 0
+    there = []
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **_: (there.append(Path(prepare.record).exists()), unlink(path)))
+    records.withdraw(prepare)
+    assert there == [True] * 3  # the record goes last
+    assert not Path(prepare.record).exists()

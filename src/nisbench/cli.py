@@ -280,7 +280,7 @@ def doing(name: StepName, step_id: str, log: Path | None) -> Iterator[Step]:
         console.log.info("killed when all was done but to say so")  # files are only ever placed whole
         _finish(step)
         raise typer.Exit
-    Path(step.record).unlink(missing_ok=True)  # what it says is about to become untrue
+    records.withdraw(step)
     _clear(*folder.glob(".*.part"), *folder.glob(".download-*"))  # left by a killed process
     for needed in step.needs.values():
         records.check(needed)

@@ -121,9 +121,15 @@ def done(step: Step) -> bool:
     return all(Path(path).exists() for path in step.paths())
 
 
+def withdraw(step: Step) -> None:
+    """Delete a step's files, and then its record: if this is cut short, files that were damaged are still known to be."""
+    for path in step.paths():
+        Path(path).unlink(missing_ok=True)
+
+
 def remove(step: Step) -> None:
-    """Delete a step's folder, its record first: what is left if this is cut short is not taken for done."""
-    Path(step.record).unlink(missing_ok=True)
+    """Delete a step's folder."""
+    withdraw(step)
     shutil.rmtree(Path(step.folder), ignore_errors=True)
 
 
