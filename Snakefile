@@ -13,8 +13,9 @@ from snakemake.utils import min_version
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import OVERLAYS_VARIABLE
-from nisbench.records import forget_changed_reports
-from nisbench.runs import ID_LENGTH
+from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
+from nisbench.report.outputs import outputs
+from nisbench.steps import ID_LENGTH
 from nisbench.studies import plan
 
 min_version("9.10")
@@ -31,21 +32,20 @@ shell.prefix(f'export PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
 
 try:
     PLAN = plan(Path())
-    forget_changed_reports(PLAN)
 except NisbenchError as error:
     sys.exit(f"nisbench: {error}")
 
-if OVERLAYS_VARIABLE in os.environ:
+for _variable in {OVERLAYS_VARIABLE, PLUGINS_VARIABLE} & os.environ.keys():
 
     envvars:
-        OVERLAYS_VARIABLE,
+        _variable,
 
 
 report: "workflow/report/study.rst"
 
 
 wildcard_constraints:
-    dataset="[a-z][a-z0-9_]*",
+    dataset="[a-z][a-z0-9_-]*",
     id=f"[0-9a-f]{{{ID_LENGTH}}}",
 
 
@@ -59,4 +59,4 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        lambda wildcards: PLAN.study("paper").outputs(),
+        lambda wildcards: outputs(PLAN.study("paper")),

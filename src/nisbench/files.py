@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from nisbench.errors import NisbenchError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it there if the block ends well, delete it if not.
 
     Raises `NisbenchError` if there is no room for it, or no permission.
@@ -75,19 +74,8 @@ def md5_sum(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def md5_of_local(path: Path) -> str:
-    """The MD5 sum of a file, read once as long as the file is not changed."""
-    found = path.stat()
-    return _md5_of_state(path, found.st_size, found.st_mtime_ns)
-
-
-@cache
-def _md5_of_state(path: Path, _size: int, _time: int) -> str:
-    return md5_sum(path)
-
-
 def write_text(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

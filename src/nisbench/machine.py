@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from filelock import FileLock, Timeout
 
-from nisbench.console import log
 from nisbench.errors import NisbenchError
+from nisbench.logs import log
+from nisbench.run_files import Machine, Packages
 
 RECORDED_PACKAGES = ("nisbench", "numba", "numpy", "pyarrow", "scipy", "torch")
 
@@ -50,7 +51,7 @@ def device(setting: str, threads: int | None = None, deterministic: bool = False
 def keep_freed_memory() -> None:
     """Have memory that is freed kept for the next step's tensors, and large tensors lie in large pages.
 
-    Else the kernel clears each page of 4 KiB anew at every step, and what a table's rows are read from is looked up page by page.
+    Otherwise the kernel clears each page of 4 KiB again at every step, and reading a table's rows looks up page after page.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it makes its first tensor; Linux only
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -66,8 +67,8 @@ def check(setting: str) -> list[int]:
         return []
     wanted = [int(setting.split(":")[1])] if ":" in setting else list(range(count))
     if not wanted or max(wanted) >= count:
-        there = ", ".join(["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))])
-        raise NisbenchError(f"training.device: there is no {setting} on this machine. There is: {there}.")
+        present = ", ".join(["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))])
+        raise NisbenchError(f"training.device: there is no {setting} on this machine. There is: {present}.")
     return wanted
 
 
@@ -105,16 +106,16 @@ def peak_memory_mib(used: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def provenance(used: torch.device) -> dict[str, Any]:
-    """What to know of the machine to judge or repeat a result made on it. Names no user, host or path."""
-    return {
-        "device": torch.cuda.get_device_name(used) if used.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version(name) for name in RECORDED_PACKAGES},
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+def provenance(used: torch.device) -> Machine:
+    """This machine, as results record it."""
+    return Machine(
+        device=torch.cuda.get_device_name(used) if used.type == "cuda" else _processor(),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        packages=cast(Packages, {name: version(name) for name in RECORDED_PACKAGES}),
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
 
 
 def _processor() -> str:

@@ -7,11 +7,11 @@ import numpy as np
 Stream = Literal[
     "embedding",
     "model",
-    "training batches",
-    "validation batches",
+    "training_batches",
+    "validation_batches",
     "method",
-    "training examples",
-    "validation examples",
+    "training_examples",
+    "validation_examples",
     "pruning",
     "controller",
 ]

@@ -1,18 +1,22 @@
-"""A study's plan: which steps fill the cells of its grids, and which files its report consists of."""
+"""A study's plan: which steps fill the cells of its grids."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any
 
-from nisbench.code_version import canonical_json, code_version
 from nisbench.errors import NisbenchError
+from nisbench.identity import canonical_json, report_source
 from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT, nearest
+from nisbench.params.datasets import Dataset
 from nisbench.params.loading import Config, load
-from nisbench.params.settings import AnyDataset, Figure, Params, Study, Varied
-from nisbench.runs import ID_LENGTH, SearchSettings, Step, StepName, block_step, hashed_form, prune_step, search_step
+from nisbench.params.methods import Method
+from nisbench.params.step_settings import SearchSettings
+from nisbench.params.studies import Params, Study, Swept
+from nisbench.params.tasks import Task
+from nisbench.steps import ID_LENGTH, Step, StepName, block_step, hashed_form, prune_step, search_step
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Cell:
     """A place in one of a study's grids, and the pruning that fills it."""
 
     grid: str
-    """The name, in `StudyPlan.grids`, of the grid where that is set apart from the others; else empty."""
+    """The name, in `StudyPlan.grids`, of a grid that something sets apart from the others; else empty."""
     dataset: str
     model: str
     method: str
@@ -37,16 +41,24 @@ class Cell:
         assert isinstance(self.search.settings, SearchSettings)
         return self.search.settings
 
+    @property
+    def key(self) -> tuple[str, str, str, str, float, int]:
+        return self.grid, self.dataset, self.model, self.method, self.compression_rate, self.seed
+
 
 @dataclass(frozen=True)
 class GridPlan:
-    """What sets a grid apart from the others: its overrides, its title, or what it varies."""
+    """What sets a grid apart from the others: its overrides, its title, or what it sweeps."""
 
     name: str
     title: str
     params: Params
-    varied: tuple[str, Varied] | None = None
-    """The key that the grid varies, and its value here."""
+    swept: tuple[str, Swept] | None = None
+    """The key that the grid sweeps, and its value here."""
+
+    def sweeps(self, symbol: str) -> bool:
+        """Whether the swept key is the one that the paper calls so."""
+        return self.swept is not None and paper_symbol(self.swept[0]) == symbol
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,12 @@ class StudyPlan:
     name: str
     params: Params
     cells: tuple[Cell, ...]
-    blocks: tuple[Step, ...]
+    blocks: Mapping[str, Step]
+    """By id. Grids may block the same data set differently."""
+    dataset_names: Mapping[str, str]
+    """Of each blocking step: the entry of `datasets` that asks for it."""
     grids: Mapping[str, GridPlan]
-    """By name, and by value where a grid varies something; as "" those that nothing sets apart."""
-    titles: Mapping[tuple[str, str], str]
-    """Of data sets, models and methods, by the grid that sets them apart (or "") and "dataset NAME" and so on."""
+    """By name, and by value where a grid sweeps something; as "" those that nothing sets apart."""
 
     @property
     def study(self) -> Study:
@@ -68,72 +81,57 @@ class StudyPlan:
 
     @property
     def compared(self) -> tuple[Cell, ...]:
-        """The cells of grids that vary nothing: what tables show."""
-        return tuple(cell for cell in self.cells if self.grids[cell.grid].varied is None)
+        """The cells of grids without a sweep: what tables show."""
+        return tuple(cell for cell in self.cells if self.grids[cell.grid].swept is None)
 
-    def dataset_of(self, cell: Cell) -> AnyDataset:
-        """The settings of a cell's data set."""
-        return self.grids[cell.grid].params.datasets[cell.dataset]
+    def title(self, grid: str, *, dataset: str = "", model: str = "", method: str = "") -> str:
+        """The titles of the entries named, as one grid has them, joined by commas: of the model, the method, the data set."""
+        params, titles = self.grids[grid].params, []
+        if model:
+            titles.append(params.models[model].title)
+        if method:
+            titles.append(params.methods[method].title)
+        if dataset:
+            titles.append(params.datasets[dataset].title)
+            if grid:
+                titles.append(self.grids[grid].title)
+        return ", ".join(filter(None, titles))
 
-    def heading(self, grid: str, dataset: str) -> str:
-        """A data set's title, and that of the grid that is set apart."""
-        title = self.titles[grid, f"dataset {dataset}"]
-        return f"{title}, {self.grids[grid].title}" if grid else title
+    def dataset_of(self, cell: Cell) -> Dataset:
+        dataset: Dataset = self.grids[cell.grid].params.datasets[cell.dataset]
+        return dataset
+
+    def method_of(self, cell: Cell) -> Method:
+        """The settings of a cell's method, as its grid has them."""
+        method: Method = self.grids[cell.grid].params.methods[cell.method]
+        return method
+
+    def task_of(self, grid: str, dataset: str) -> Task:
+        return self.grids[grid].params.task_of(dataset)
 
     @property
     def steps(self) -> dict[str, Step]:
         """All steps by id, each after those it needs."""
-        leaves = [*self.blocks, *(cell.prune for cell in self.cells)]
+        leaves = [*self.blocks.values(), *(cell.prune for cell in self.cells)]
         return {step.id: step for leaf in leaves for step in leaf.upstream()}
 
     @property
     def id(self) -> str:
-        """Changes when any of the study's runs, titles, references or the tables' code does."""
+        """Changes when any of the study's runs, names, titles, references or the report's code does."""
+        titles = [self.title(c.grid, dataset=c.dataset, model=c.model, method=c.method) for c in self.cells]
         identity = {
-            "runs": [[cell.grid, cell.prune.id] for cell in self.cells],
-            "data": [step.id for step in self.blocks],
+            "runs": [[*cell.key, cell.prune.id] for cell in self.cells],
+            "data": list(self.blocks),
             "study": self.study.model_dump(mode="json"),
             "reference": self.params.reference.model_dump(mode="json"),
-            "titles": {" ".join(key): title for key, title in self.titles.items()},
-            "code": code_version(("nisbench.report.assembly",)),
+            "titles": list(dict.fromkeys(titles)),
+            "code": report_source(),
         }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:ID_LENGTH]
 
     @property
-    def folder(self) -> PurePosixPath:
-        return PurePosixPath("results", self.name)
-
-    @property
-    def manifest(self) -> PurePosixPath:
-        """Named by the study's id: as long as it exists, the tables beside it are of today's runs."""
-        return self.folder / f"runs-{self.id}.json"
-
-    @property
-    def curves(self) -> dict[str, list[Cell]]:
-        """Of each search method on each model and data set: the file of its learning curves, and a cell per search."""
-        files: dict[str, list[Cell]] = {}
-        seen = set()
-        for cell in self.compared:
-            if cell.search.id not in seen:
-                seen.add(cell.search.id)
-                name = "-".join(filter(None, [cell.dataset, cell.grid, cell.model, cell.method]))
-                files.setdefault(f"curves/{name}.svg", []).append(cell)
-        return files
-
-    def outputs(self) -> list[str]:
-        """All files of the report, relative to the project's top folder; the manifest, which is written last, is the last."""
-        study = self.study
-        names = [name for part in (*study.tables, *study.figures) for name in report_files(part)]
-        whole = [*names, *self.curves, "README.md", "page.html", "claims.csv", "summary.csv", "metrics.json"]
-        return [*(str(self.folder / name) for name in whole), str(self.manifest)]
-
-
-def report_files(part: str) -> list[str]:
-    """What a table or a figure consists of. The recovery table has a picture beside it, and the picture's data."""
-    if part in get_args(Figure):
-        return [f"{part}.png", f"{part}.svg", f"{part}.csv"]
-    picture = ["recovery.png", "recovery.svg", "recovery_dimensions.csv"] if part == "recovery" else []
-    return [f"{part}.md", f"{part}.csv", f"{part}.tex", *picture]
+    def folder(self) -> Path:
+        return Path("results", self.name)
 
 
 @dataclass(frozen=True)
@@ -151,26 +149,34 @@ class Plan:
 
     def step(self, prefix: str, name: StepName | None = None) -> Step:
         """The step whose id begins with `prefix`, of that name if one is given."""
-        found = [step for step in self.steps.values() if step.id.startswith(prefix) and name in (None, step.name)]
+        others = [step for step in self.steps.values() if step.id.startswith(prefix)]
+        found = [step for step in others if name in (None, step.name)]
         if len(found) == 1:
             return found[0]
-        others = [step for step in self.steps.values() if step.id.startswith(prefix)]
-        if not found and len(others) == 1:
+        if found:
+            shown = ", ".join(f"{step.id} ({step.title()})" for step in found[:5])
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            raise NisbenchError(f"{prefix!r} is the beginning of several ids: {shown}{more}. Give more of it.")
+        if len(others) == 1:
             other = others[0]
             raise NisbenchError(f"{prefix} is the id of a {other.name} step. Run: nisbench {other.name} {other.id}")
-        if found:
-            raise NisbenchError(f"{prefix!r} is the beginning of several ids: {', '.join(s.id for s in found)}.")
+        if set(prefix) <= set("0123456789abcdef") and len(prefix) >= 6:
+            raise NisbenchError(
+                f"No study asks for a {name or 'step'} with the id {prefix!r}: the parameters or the code have changed since that "
+                "id was planned. `nisbench plan STUDY` lists today's ids. A running snakemake must be started again."
+            )
         raise NisbenchError(
-            f"No study asks for a {name or 'step'} with the id {prefix!r}: the parameters or the code have changed since that id "
-            "was planned. `nisbench plan STUDY` lists today's ids; a running snakemake must be started again."
+            f"{prefix!r} is neither a study nor the beginning of a step's id. `nisbench studies` lists the studies, "
+            "`nisbench plan STUDY` a study's ids."
         )
 
     @property
     def datasets(self) -> list[str]:
-        """All that there are, those in a study's or grid's overrides included."""
+        """The labels of all data sets."""
         return list(dict.fromkeys(step.dataset for step in self.steps.values()))
 
     def of_dataset(self, dataset: str, *names: StepName) -> list[Step]:
+        """The steps of those names on the data sets of that label."""
         return [step for step in self.steps.values() if step.dataset == dataset and step.name in names]
 
 
@@ -179,16 +185,14 @@ def plan(root: Path, config: Config | None = None) -> Plan:
     config = config or load(root)
     studies = {name: plan_study(name, config) for name in config.by_study}
     planned = [step for study in studies.values() for step in study.steps.values()]
-    known = config.params.datasets | {n: d for params in config.by_grid.values() for n, d in params.datasets.items()}
-    for name, dataset in known.items():  # a data set that no study uses can still be fetched
-        planned += block_step(name, dataset).upstream()
+    for params in (config.params, *config.by_grid.values()):  # a data set that no study uses can still be fetched
+        for dataset in params.datasets.values():
+            planned += block_step(dataset).upstream()
     steps: dict[str, Step] = {}
     for step in planned:
         other = steps.setdefault(step.id, step)
-        if (other.title(), hashed_form(other)) != (step.title(), hashed_form(step)):
-            raise NisbenchError(
-                f"Two different runs share the id {step.id}: {other.title()} and {step.title()}. Rename one of them."
-            )
+        if (other.name, hashed_form(other)) != (step.name, hashed_form(step)):
+            raise NisbenchError(f"Two different runs share the id {step.id}: {other.title()} and {step.title()}.")
     for study in studies.values():
         _check_variants(study)
     return Plan(config, studies, steps)
@@ -197,9 +201,9 @@ def plan(root: Path, config: Config | None = None) -> Plan:
 def plan_study(name: str, config: Config) -> StudyPlan:
     study = config.by_study[name].studies[name]
     blocks: dict[str, Step] = {}
+    dataset_names: dict[str, str] = {}
     grids: dict[str, GridPlan] = {}
     cells: dict[Any, Cell] = {}
-    titles: dict[tuple[str, str], str] = {}
     for (of_study, key, variant), params in config.by_grid.items():
         if of_study != name:
             continue
@@ -208,51 +212,40 @@ def plan_study(name: str, config: Config) -> StudyPlan:
         title = grid.title or apart
         if variant:
             apart = f"{key}_{variant[1]}"
-            title = ", ".join(filter(None, [grid.title, f"{symbol(variant[0])} = {variant[1]}"]))
+            title = ", ".join(filter(None, [grid.title, f"{paper_symbol(variant[0])} = {variant[1]}"]))
         if apart and apart in grids:
-            raise NisbenchError(
-                f"params/studies: {name} has two grids, or values that one varies, named {apart}. Rename one."
-            )
+            raise NisbenchError(f"params/studies: {name} has two grids, or swept values, named {apart}. Rename one.")
         grids[apart] = GridPlan(key, title, params, variant)
-        for names, entries, kind in (
-            (grid.datasets, params.datasets, "dataset"),
-            (grid.models, params.models, "model"),
-            (grid.methods, params.methods, "method"),
-        ):
-            titles |= {(apart, f"{kind} {entry}"): entries[entry].title for entry in names}
-        block_of = {dataset: block_step(dataset, params.datasets[dataset]) for dataset in grid.datasets}
-        blocks |= {step.id: step for step in block_of.values()}
-        for dataset, model, method, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
-            search = search_step(block_of[dataset], model, method, seed, params)
-            for rate in grid.methods[method]:
-                cell = Cell(
-                    apart,
-                    dataset,
-                    model,
-                    method,
-                    rate,
-                    seed,
-                    prune_step(search, f"{model}-{method}-seed{seed}", params.methods[method], rate, params),
-                )
-                cells[apart, dataset, model, method, rate, seed] = cell  # grids may overlap
-    return StudyPlan(name, config.by_study[name], tuple(cells.values()), tuple(blocks.values()), grids, titles)
+        block_of = {dataset: block_step(params.datasets[dataset]) for dataset in grid.datasets}
+        for dataset, step in block_of.items():
+            blocks[step.id] = step
+            dataset_names.setdefault(step.id, dataset)
+        for dataset, model, entry, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
+            method = params.methods[entry]
+            search = search_step(
+                block_of[dataset], params.task_of(dataset), params.models[model], method, params.training, seed
+            )
+            for rate in grid.methods[entry]:
+                cell = Cell(apart, dataset, model, entry, rate, seed, prune_step(search, method, rate))
+                cells[cell.key] = cell  # grids may overlap
+    return StudyPlan(name, config.by_study[name], tuple(cells.values()), blocks, dataset_names, grids)
 
 
 def _check_variants(study: StudyPlan) -> None:
-    """Raise `NisbenchError` if a grid varies what some of its runs do not depend on."""
+    """Raise `NisbenchError` if a grid sweeps a key that some of its runs do not depend on."""
     seen: dict[tuple[str, str], Cell] = {}
     for cell in study.cells:
         grid = study.grids[cell.grid]
         other = seen.setdefault((grid.name, cell.prune.id), cell)
-        if grid.varied and other.grid != cell.grid:
+        if grid.swept and other.grid != cell.grid:
             raise NisbenchError(
-                f"studies.{study.name}.grids.{grid.name}.vary: {grid.varied[0]} changes nothing for {cell.model} on "
-                f"{cell.dataset} with {cell.method}. Take these into a grid of their own."
+                f"studies.{study.name}.grids.{grid.name}.sweep: {grid.swept[0]} changes nothing for {cell.model} on "
+                f"{cell.dataset} with {cell.method}. Put these into a grid of their own."
             )
 
 
-def symbol(key: str) -> str:
-    """What a varied parameter is called in figures: by the paper's letter, if it has one."""
+def paper_symbol(key: str) -> str:
+    """The paper's letter for a parameter, if it has one; else the last of its dotted key."""
     if key == BASE_DIMENSION:
         return "K"
     return "L" if BLOCK_COUNT.match(key) else key.rsplit(".", 1)[-1]

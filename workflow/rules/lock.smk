@@ -36,7 +36,7 @@ onstart:
 
 onerror:
     print(
-        "nisbench: not all is made. What is done stays, and the same command goes on from there. A failed job says why in its "
-        "log, named above; one that was killed without a word usually ran out of memory: ask for fewer --cores.",
+        "nisbench: Some jobs failed. Finished jobs are kept; rerun the same command to continue. A failed job says why in its log, "
+        "named above. A job that was killed without a message usually ran out of memory: ask for fewer --cores.",
         file=sys.stderr,
     )

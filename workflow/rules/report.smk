@@ -1,6 +1,7 @@
 """Tables, and the targets: one per study, and for DVC one per data set and stage."""
 
-from nisbench.runs import STAGES
+from nisbench.report.outputs import curves, outputs
+from nisbench.steps import STAGES
 
 
 def shown(study):
@@ -11,16 +12,16 @@ def shown(study):
     pictures = ["recovery"] if "recovery" in study.study.tables else []
     for figure in [*study.study.figures, *pictures]:
         about[f"{study.folder}/{figure}.svg"] = of_study(figure, figure)
-    for name, cells in study.curves.items():
+    for name, cells in curves(study).items():
         cell = cells[0]
         about[f"{study.folder}/{name}"] = {
             "caption": "../report/curves.rst",
-            "category": study.titles[cell.grid, f"model {cell.model}"],
-            "subcategory": study.titles[cell.grid, f"method {cell.method}"],
-            "labels": {"data set": study.heading(cell.grid, cell.dataset)},
+            "category": study.title(cell.grid, model=cell.model),
+            "subcategory": study.title(cell.grid, method=cell.method),
+            "labels": {"data set": study.title(cell.grid, dataset=cell.dataset)},
         }
     marked = lambda path: report(path, **about[path]) if path in about else path
-    return [marked(path) for path in study.outputs()]
+    return [marked(path) for path in outputs(study)]
 
 
 def of_study(caption, what):
@@ -39,12 +40,12 @@ for _study in PLAN.studies.values():
         input:
             [made_by(cell.prune, *cell.prune.files) for cell in _study.cells],
             [made_by(cell.search, *cell.search.files) for cell in _study.cells],
-            [made_by(block, "features") for block in _study.blocks],
+            [made_by(block, "features") for block in _study.blocks.values()],
             [
                 made_by(block.needs["split"], *block.needs["split"].files)
-                for block in _study.blocks
+                for block in _study.blocks.values()
             ],
-            [made_by(block.needs["prepare"], "instances") for block in _study.blocks],
+            [made_by(block.needs["prepare"], "instances") for block in _study.blocks.values()],
         output:
             shown(_study),
         log:
@@ -60,7 +61,7 @@ for _study in PLAN.studies.values():
         name:
             _study.name
         input:
-            _study.outputs(),
+            outputs(_study),
 
 
 for _dataset in PLAN.datasets:

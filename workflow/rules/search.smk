@@ -39,6 +39,7 @@ rule prune:
     output:
         "results/runs/{dataset}/prune/{label}-{id}/run.json",
         "results/runs/{dataset}/prune/{label}-{id}/scheme.safetensors",
+        "results/runs/{dataset}/prune/{label}-{id}/model.safetensors",
         "results/runs/{dataset}/prune/{label}-{id}/step.json",
     log:
         "logs/prune/{dataset}-{label}-{id}.log",

@@ -11,19 +11,20 @@ from typing import Any, cast
 
 import torch
 
-from nisbench.code_version import canonical_json, code_version
 from nisbench.cost import shapes, steps
 from nisbench.cost.shapes import Shape
 from nisbench.cost.steps import Cost
 from nisbench.data.parquet import field_sizes, open_parquet
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json, write_json
+from nisbench.identity import canonical_json, core_source
 from nisbench.machine import provenance
-from nisbench.models.recommender import parts_of
-from nisbench.params.settings import PlantedCTR, PlantedRatings, PlantedTopK
-from nisbench.runs import PruneSettings, SearchSettings, Step
-from nisbench.search.proposal import Proposal
-from nisbench.search.trials import Search, twin_of
+from nisbench.params.step_settings import PruneSettings, SearchSettings
+from nisbench.run_files import read_search
+from nisbench.search.context import SearchContext
+from nisbench.search.trial_spec import TrialSpec
+from nisbench.search.trials import duplicate_of, trials_to_fuse
+from nisbench.steps import Step
 from nisbench.studies import Cell, StudyPlan
 
 ASSUMED_EPOCHS = 20
@@ -74,14 +75,14 @@ def of_search(
 ) -> Estimate:
     settings = cell.settings
     task, training = settings.task, settings.training
-    examples = shape.instances * (1 + task.negatives if task.kind == "topk" else 1)
-    evaluated = shape.instances // 8 * (1 + task.candidates if task.kind == "topk" else 1)
+    examples = shape.instances * task.examples_per_instance
+    evaluated = shape.instances // 8 * task.predictions_per_instance
     groups, costs = measured(shape, settings, device)
     of_epoch = [c.step * math.ceil(examples / training.batch_size) + c.epoch + c.prediction * evaluated for c in costs]
     trials = sum(groups)
     prunings = [cast(PruneSettings, other.prune.settings) for other in plan.cells if other.search.id == cell.search.id]
     per_trial = sum(of_epoch) / sum(_sampled(groups))
-    columns = training.base_dimension * sum(parts_of(settings.model))
+    columns = training.base_dimension * sum(settings.model.embedding_multiples)
     fields = len(shape.field_sizes)
     row = 4 * (fields * (1 if fields == 2 else 2) + 1)
     held = 4 * shape.features * columns * 5 + examples * row * 9 / 8
@@ -106,15 +107,15 @@ def of_search(
 def measured(shape: Shape, settings: SearchSettings, device: torch.device) -> tuple[list[int], list[Cost]]:
     """How many trials a search trains at once, group by group, and what some of the groups cost."""
     search = steps.search_in(shape, settings, device)
-    proposals = search.proposals()
-    groups = list(groups_of(search, proposals))
+    specs = search.specs()
+    groups = list(groups_of(search, specs))
     machine = provenance(device)
     key = {
         "shape": asdict(shape),
         "settings": settings.model_dump(mode="json", exclude={"seed"}),
-        "at_once": settings.training.trials_at_once,
-        "machine": [machine["device"], machine["threads"], machine["packages"]["torch"]],
-        "code": code_version(("nisbench.cost.steps",)),
+        "fused": settings.training.fused_trials,
+        "machine": [machine.device, machine.threads, machine.packages["torch"]],
+        "code": core_source("search"),
     }
     name = sha256(canonical_json(key).encode()).hexdigest()[:16]
     kept = _kept()
@@ -124,17 +125,17 @@ def measured(shape: Shape, settings: SearchSettings, device: torch.device) -> tu
     return [len(group) for group in groups], [Cost(**each) for each in kept[name]]
 
 
-def groups_of(search: Search, proposals: list[Proposal]) -> Iterator[list[Proposal]]:
-    """The proposals that a search trains at once, group by group, those that come of others included."""
+def groups_of(search: SearchContext, specs: list[TrialSpec]) -> Iterator[list[TrialSpec]]:
+    """The specs that a search trains at once, group by group, those that come of others included."""
     taken: set[int] = set()
-    for index, proposal in enumerate(proposals):
-        if index in taken or twin_of(index, proposals) is not None:
+    for index, spec in enumerate(specs):
+        if index in taken or duplicate_of(index, specs) is not None:
             continue
-        group = search.together(index, proposals)
+        group = trials_to_fuse(index, specs, search)
         taken.update(group)
-        yield [proposals[i] for i in group]
-        if proposal.then:
-            yield [proposal.then(proposal.selection)]
+        yield [specs[i] for i in group]
+        if spec.then:
+            yield [spec.then(spec.selection)]
 
 
 def _sampled(groups: list[Any]) -> list[Any]:
@@ -160,18 +161,16 @@ def shape_of(plan: StudyPlan, cell: Cell) -> Shape | None:
     if train.exists():
         return shapes.of_fields(field_sizes(train), open_parquet(train).metadata.num_rows)
     settings = plan.dataset_of(cell)
-    if isinstance(settings, PlantedRatings | PlantedTopK):
-        return shapes.of_ratings(settings.users, settings.items, settings.instances * 8 // 10)
-    if isinstance(settings, PlantedCTR):
-        sizes = (*[1] * settings.scalar_fields, *settings.categorical_fields)
-        return shapes.of_fields(sizes, settings.instances * 8 // 10)
+    if expected := settings.expected_size():
+        sizes, instances = expected
+        return shapes.of_fields(sizes, instances * 8 // 10)
     known = plan.params.reference.datasets.get(cell.dataset)
     if known is None:
         return None
     instances = known.instances * 8 // 10
     if known.fields == 2:
         return shapes.of_ratings(known.features * 4 // 5, known.features - known.features * 4 // 5, instances)
-    scalar = 13 if known.fields == 39 else 0  # Criteo's
+    scalar = settings.number_fields
     return shapes.of_clicks(scalar, known.fields - scalar, known.features - scalar, instances)
 
 
@@ -187,7 +186,7 @@ class Epochs:
         for alike in (
             lambda other: (other.dataset, other.model, other.method) == (cell.dataset, cell.model, cell.method),
             lambda other: (other.dataset, other.model) == (cell.dataset, cell.model),
-            lambda other: other.settings.task.kind == cell.settings.task.kind,
+            lambda other: other.settings.task.kind_name() == cell.settings.task.kind_name(),
         ):
             counts = [count for other in self.cells.values() if alike(other) for count in self._counts(other.search)]
             if counts:
@@ -197,4 +196,4 @@ class Epochs:
     @staticmethod
     @cache
     def _counts(search: Step) -> list[int]:
-        return [len(trial["losses"]) for trial in read_json(Path(search.path("run")))["trials"] if trial["seconds"]]
+        return [len(trial.losses) for trial in read_search(search.path("run")).trials if trial.seconds]

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from nisbench.data.instances import Instances
-from nisbench.evaluation.ctr import ClickThroughRate
-from nisbench.evaluation.rating import RatingPrediction
-from nisbench.evaluation.tasks import Task
-from nisbench.search.proposal import Blocks
+from nisbench.search.trial_spec import FeatureStats
+from nisbench.tasks.ctr import ClickThroughRate
+from nisbench.tasks.rating import RatingPrediction
+from nisbench.tasks.task import Task
 
 BLOCKS = 10
 PLANTED = 4
@@ -40,8 +40,8 @@ class Shape:
         """One with a loss like the data set's; what it measures is of no interest."""
         return ClickThroughRate() if len(self.field_sizes) > 2 else RatingPrediction()
 
-    def blocks(self) -> tuple[np.ndarray, Blocks]:
-        """The block of each feature (N,), blocks of the same number of features, and what a method may know of them."""
+    def features_stats(self) -> FeatureStats:
+        """What a method may know of the features, in blocks of the same number of features."""
         frequency = np.concatenate(
             [
                 self.instances * (weights := 1.0 / np.arange(1, size + 1) ** skew) / weights.sum()
@@ -50,7 +50,7 @@ class Shape:
         )
         block = np.empty(self.features, dtype=np.int64)
         block[np.argsort(-frequency, kind="stable")] = np.arange(self.features) * BLOCKS // self.features
-        return block, Blocks.of(block, frequency, self.field_sizes, planted=np.full(self.features, PLANTED))
+        return FeatureStats.of(block, frequency, self.field_sizes, planted=np.full(self.features, PLANTED))
 
 
 def of_fields(field_sizes: tuple[int, ...], instances: int) -> Shape:

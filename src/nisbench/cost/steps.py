@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -11,12 +10,12 @@ from torch import Tensor
 
 from nisbench.cost.shapes import Shape, generate
 from nisbench.data.instances import Instances
-from nisbench.models.side_by_side import pack
-from nisbench.runs import SearchSettings
-from nisbench.search.proposal import Proposal
-from nisbench.search.trials import Search
-from nisbench.training import optimizers
-from nisbench.training.optimizers import Optimizer
+from nisbench.params.step_settings import SearchSettings
+from nisbench.search.context import SearchContext
+from nisbench.search.trial_spec import TrialSpec
+from nisbench.training import train_step
+from nisbench.training.fused import LossPerTrial, fuse
+from nisbench.training.trainer import Data
 
 STEPS, ROUNDS = 8, 3
 
@@ -33,63 +32,56 @@ class Cost:
     """Seconds of predicting for an instance with each of them."""
 
 
-def search_in(shape: Shape, settings: SearchSettings, device: torch.device, steps: int = STEPS) -> Search:
+def search_in(shape: Shape, settings: SearchSettings, device: torch.device, steps: int = STEPS) -> SearchContext:
     """A search whose data set is generated, of as many batches as there are `steps`."""
     data = generate(shape, steps * settings.training.batch_size, device)
-    block, blocks = shape.blocks()
-    return Search(
-        settings=settings,
-        task=shape.task,
-        training=data,
-        validation=data,
-        field_sizes=shape.field_sizes,
-        block=torch.tensor(block),
-        blocks=blocks,
-        folder=Path("-"),
-        device=device,
-    )
+    task = shape.task
+    return SearchContext(settings, Data(data, data, task), shape.field_sizes, shape.features_stats(), device)
 
 
-class Training:
+class TimedTraining:
     """Trials of a search, at once if they are several, to be trained for a number of steps."""
 
-    def __init__(self, search: Search, proposals: Sequence[Proposal]) -> None:
-        self.search, self.count = search, len(proposals)
-        members = [search.recommender(proposal) for proposal in proposals]
-        settings = search.training_of(proposals[0])
-        self.learner = proposals[0].learner(members[0], search.task) if proposals[0].learner else None
-        self.recommender = members[0] if len(members) == 1 else pack(members)
+    def __init__(self, search: SearchContext, specs: Sequence[TrialSpec]) -> None:
+        self.search, self.count = search, len(specs)
+        members = [search.recommender(spec) for spec in specs]
+        settings = search.training_of(specs[0])
+        optimizer = specs[0].selection_optimizer
+        self.selection_optimizer = optimizer(members[0], search.data.task) if optimizer else None
+        several = len(members) > 1
+        self.recommender = fuse(members) if several else members[0]
+        task = LossPerTrial(search.data.task) if several else search.data.task
         self.one = members[0]
         self.batch_size, self.learning_rate = settings.batch_size, settings.learning_rate
-        self.optimizer: Optimizer = optimizers.build(self.recommender, search.task, settings, len(search.field_sizes))
-        self.optimizer.load_state(in_the_middle(self.optimizer.state()))
-        if self.learner:
-            self.learner.begin_epoch(self.recommender, self.learning_rate)
-        self.order = torch.randperm(len(search.training), device=search.device)
+        self.stepper = train_step.build(self.recommender, task, settings, len(search.field_sizes))
+        self.stepper.load_state(in_the_middle(self.stepper.state()))
+        if self.selection_optimizer:
+            self.selection_optimizer.begin_epoch(self.recommender, self.learning_rate)
+        self.order = torch.randperm(len(search.data.training), device=search.device)
 
     def steps(self) -> int:
         """A step on each batch of the search's instances, as in `trainer.run_epoch`; returns their number."""
         starts = range(0, len(self.order), self.batch_size)
         for start in starts:
             batch = self._batch(start)
-            self.optimizer.step(batch, self.learning_rate)
-            if self.learner:
+            self.stepper.step(batch, self.learning_rate)
+            if self.selection_optimizer:
                 held_out = self._batch((start + self.batch_size) % len(self.order))
-                self.optimizer.settle(held_out)
-                self.learner.step(self.recommender, held_out, batch)
+                self.stepper.sync(held_out)
+                self.selection_optimizer.step(self.recommender, held_out, batch)
         return len(starts)
 
     def predict(self) -> int:
         """Predict for all of the search's instances; returns their number."""
-        self.one.predict(self.search.validation)
-        return len(self.search.validation)
+        self.one.predict(self.search.data.validation)
+        return len(self.search.data.validation)
 
-    def settle(self) -> int:
-        self.optimizer.settle()
+    def sync(self) -> int:
+        self.stepper.sync()
         return 1
 
     def _batch(self, start: int) -> Instances:
-        return self.search.training[self.order[start : start + self.batch_size]]
+        return self.search.data.training[self.order[start : start + self.batch_size]]
 
 
 def in_the_middle(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -97,12 +89,12 @@ def in_the_middle(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.full_like(tensor, 1000) if name.endswith(".step") else tensor for name, tensor in state.items()}
 
 
-def cost(search: Search, proposals: Sequence[Proposal]) -> Cost:
-    """What training these proposals at once takes: medians of a few rounds."""
-    training = Training(search, proposals)
-    rounds = [(per(training.steps), per(training.settle), per(training.predict)) for _ in range(ROUNDS + 1)]
+def cost(search: SearchContext, specs: Sequence[TrialSpec]) -> Cost:
+    """What training these specs at once takes: medians of a few rounds."""
+    training = TimedTraining(search, specs)
+    rounds = [(per(training.steps), per(training.sync), per(training.predict)) for _ in range(ROUNDS + 1)]
     step, epoch, prediction = (median(times) for times in zip(*rounds[1:], strict=True))  # the first warms up
-    return Cost(step, epoch, prediction * len(proposals))
+    return Cost(step, epoch, prediction * len(specs))
 
 
 def per(work: Callable[[], int]) -> float:

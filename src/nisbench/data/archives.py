@@ -37,7 +37,7 @@ def open_member(archive: Path, member: str) -> Iterator[io.BufferedReader]:
     size, or holds names that point outside a folder it would be unpacked to: a publisher's archive does not.
     """
     with ExitStack() as stack:
-        with _told(archive):
+        with _wrap_archive_errors(archive):
             with archive.open("rb") as file:
                 opened = _open_zip if file.read(2) == b"PK" else _open_tar
             most = max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
@@ -46,7 +46,7 @@ def open_member(archive: Path, member: str) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def _told(archive: Path) -> Iterator[None]:
+def _wrap_archive_errors(archive: Path) -> Iterator[None]:
     """Around what only an archive's content can make fail."""
     try:
         yield
@@ -140,7 +140,7 @@ class Counted(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
-        with _told(self.archive):
+        with _wrap_archive_errors(self.archive):
             data = self.stream.read(len(view))
         self.count += len(data)
         if self.count > self.most:

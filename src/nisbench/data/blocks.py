@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from nisbench.data import parquet
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import BlockSettings
+from nisbench.params.datasets import BlockSettings
 
 
 def run(settings: BlockSettings, vocabulary_file: Path, train_file: Path, features_file: Path) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from nisbench.data.criteo import SCALARS, Log, count, encode
-from nisbench.params.settings import CriteoX1
+from nisbench.data.click_log import SCALARS, LogFile, count, encode
+from nisbench.params.datasets import CriteoX1
 
 
-def run(settings: CriteoX1, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
-    """Write instances, each with its ``part``, and vocabulary, in the layout of Criteo's."""
+def prepare(settings: CriteoX1, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
+    """Write instances, each with its ``split``, and vocabulary, in the layout of Criteo's."""
     assert archive is not None
-    logs = [
-        Log(archive, member.path, delimiter=",", header=True, md5=member.md5)
+    files = [
+        LogFile(archive, member.path, delimiter=",", header=True, md5=member.md5)
         for member in (settings.train, settings.validation, settings.test)
     ]
-    kept = [counter.kept(1) for counter in count(logs).tokens]
-    encode(logs, kept, np.zeros(len(SCALARS)), np.ones(len(SCALARS)), instances_file, vocabulary_file)
+    kept = [counter.kept(1) for counter in count(files).tokens]
+    encode(files, kept, np.zeros(len(SCALARS)), np.ones(len(SCALARS)), instances_file, vocabulary_file)

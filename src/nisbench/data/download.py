@@ -8,9 +8,9 @@ from pathlib import Path
 import pooch
 import requests
 
-from nisbench.console import log
 from nisbench.errors import NisbenchError
-from nisbench.files import md5_sum, whole_file
+from nisbench.files import atomic_write, md5_sum
+from nisbench.logs import log
 
 ATTEMPTS = 4
 PAUSE = 1  # seconds, doubled at every attempt
@@ -18,7 +18,7 @@ TIMEOUT = 30  # seconds without a byte
 
 
 def run(url: str, md5: str | None, target: Path) -> None:
-    """Place the archive at `url` (an address or a local path) at `target`.
+    """Panel the archive at `url` (an address or a local path) at `target`.
 
     A transfer that breaks off is begun again, up to `ATTEMPTS` times. Raises `NisbenchError` if the archive cannot be
     had or its MD5 sum is not `md5`; then nothing is left at `target`.
@@ -57,7 +57,7 @@ def _copy(source: Path, md5: str | None, target: Path) -> None:
     if not source.is_file():
         raise NisbenchError(f"{source}: there is no such file (a data set's url names it)")
     _check(source, str(source), md5)
-    with whole_file(target) as temporary:
+    with atomic_write(target) as temporary:
         shutil.copyfile(source, temporary)
 
 

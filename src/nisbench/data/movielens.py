@@ -13,23 +13,23 @@ from nisbench.data import parquet
 from nisbench.data.archives import numbered_lines, open_member, shown_bytes
 from nisbench.data.parquet import fields_in_a_row
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import MovieLens
+from nisbench.params.datasets import MovieLens
 
 HEADER = ["userId", "movieId", "rating", "timestamp"]
 MIN_RATING, MAX_RATING = 0.5, 5.0
 
 
-def run(settings: MovieLens, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
+def prepare(settings: MovieLens, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
     """Turn the archive's ratings into instances; a feature is a user or a movie, users first, each by number."""
     assert archive is not None
     users, movies, ratings, times = read_ratings(archive, settings.ratings)
     user_tokens = np.unique(users)
     movie_tokens = np.unique(movies) if settings.movies is None else read_movies(archive, settings.movies)
-    strangers = np.setdiff1d(movies, movie_tokens)
-    if len(strangers):
+    unlisted_movies = np.setdiff1d(movies, movie_tokens)
+    if len(unlisted_movies):
         raise NisbenchError(
-            f"{archive}: {settings.ratings} rates {len(strangers)} movies that {settings.movies} does not list, "
-            f"such as {strangers[0]}"
+            f"{archive}: {settings.ratings} rates {len(unlisted_movies)} movies that {settings.movies} does not list, "
+            f"such as {unlisted_movies[0]}"
         )
     columns = {
         "user": np.searchsorted(user_tokens, users).astype(np.int32),
@@ -113,28 +113,32 @@ def _find_malformed(archive: Path, member: str, dat: bool) -> None:
             where = f"{archive}: {member}:{number}"
             if not line:
                 continue
-            parts = line.split(separator)
+            values = line.split(separator)
             if not dat and number == 1:
-                if [part.decode(errors="replace") for part in parts] != HEADER:
+                if [value.decode(errors="replace") for value in values] != HEADER:
                     raise NisbenchError(f"{where}: expected the header {','.join(HEADER)}, found {shown_bytes(line)}")
                 continue
-            if problem := _problem(parts):
-                raise NisbenchError(f"{where}: {problem}")
+            try:
+                _check_rating(values)
+            except ValueError as error:
+                raise NisbenchError(f"{where}: {error}") from None
 
 
-def _problem(parts: list[bytes]) -> str | None:
-    if len(parts) != len(HEADER):
-        return f"expected {len(HEADER)} columns, found {len(parts)}: {shown_bytes(b' '.join(parts))}"
-    for name, part in zip(HEADER[:2], parts[:2], strict=True):
-        if not _is_id(part):
-            return f"{name} must be a positive whole number, not {shown_bytes(part)}"
+def _check_rating(values: list[bytes]) -> None:
+    """Raise `ValueError` if a line's values are not a rating."""
+    if len(values) != len(HEADER):
+        raise ValueError(f"expected {len(HEADER)} columns, found {len(values)}: {shown_bytes(b' '.join(values))}")
+    for name, value in zip(HEADER[:2], values[:2], strict=True):
+        if not _is_id(value):
+            raise ValueError(f"{name} must be a positive whole number, not {shown_bytes(value)}")
     try:
-        rating = float(parts[2])
+        rating = float(values[2])
     except ValueError:
         rating = float("nan")
     if not MIN_RATING <= rating <= MAX_RATING:
-        return f"rating must be a number from {MIN_RATING} to {MAX_RATING}, not {shown_bytes(parts[2])}"
-    return None if _is_time(parts[3]) else f"timestamp must be a whole number, not {shown_bytes(parts[3])}"
+        raise ValueError(f"rating must be a number from {MIN_RATING} to {MAX_RATING}, not {shown_bytes(values[2])}")
+    if not _is_time(values[3]):
+        raise ValueError(f"timestamp must be a whole number, not {shown_bytes(values[3])}")
 
 
 def _is_time(text: bytes) -> bool:

@@ -3,7 +3,7 @@
 Instances have the columns ``label`` (float32) and one per field. A categorical field's column holds int32 feature ids,
 counted through all fields from 0; a scalar field's holds float32 values. Which ids are whose stands in the file's schema
 metadata, beside the field kinds. Where the source has it, there is also ``time`` (int64, in any unit, for an order only) or
-``part`` (int8: 0 train, 1 validation, 2 test, as published), which splits may go by. The vocabulary has one row per feature, in the order of the ids: its ``field``,
+``split`` (int8: 0 train, 1 validation, 2 test, as published), which splitting may use. The vocabulary has one row per feature, in the order of the ids: its ``field``,
 its ``token`` in the source, and for generated data its ``planted_dimension``.
 """
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nisbench.errors import NisbenchError
-from nisbench.files import whole_file
+from nisbench.files import atomic_write
 
 METADATA_KEY = b"nisbench"
 COMPRESSION = "zstd"
@@ -31,12 +31,12 @@ class Field:
     name: str
     kind: FieldKind
     first: int
-    """The field's features are this one"""
+    """The first of the field's features, whose ids are consecutive."""
     count: int = 1
-    """and those that follow it: so many in all."""
+    """The number of the field's features."""
 
 
-SPLIT_COLUMNS = {"time": pa.int64(), "part": pa.int8()}
+SPLIT_COLUMNS = {"time": pa.int64(), "split": pa.int8()}
 
 
 def fields_in_a_row(kinds: dict[str, FieldKind], counts: Sequence[int]) -> list[Field]:
@@ -86,7 +86,7 @@ def write(
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression=COMPRESSION)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nisbench.params.settings import Planted
+from nisbench.params.datasets import Planted
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A click log of Criteo's shape, generated from a known truth.
 
-The logit of a click is the sum of a constant and three parts of known strength: *first order*, a number per feature;
+The logit of a click is the sum of a constant and three terms of known strength: *first order*, a number per feature;
 *second order*, the inner products of all pairs of true embeddings (see `planted`), which a factorisation machine can
 express; and *wave*, the sine of a weighted sum over the features, which takes a hidden layer. Scalar fields enter with their
 values; a missing number is 0, a missing token an unknown feature of its field that carries nothing.
@@ -18,20 +18,20 @@ from scipy.special import expit, logit
 
 from nisbench.data import parquet, planted
 from nisbench.data.parquet import Field, FieldKind, fields_in_a_row
-from nisbench.files import whole_file
-from nisbench.params.settings import PlantedCTR
+from nisbench.files import atomic_write
+from nisbench.params.datasets import PlantedCTR
 
 CHUNK = 1 << 17
 WAVE_FREQUENCY = 2.0
-"""The sine's argument is this times a number of unit variance: steep enough that its first-order part is small."""
+"""The sine's argument is this times a number of unit variance: steep enough that its first-order term is small."""
 
 
-def run(settings: PlantedCTR, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
+def prepare(settings: PlantedCTR, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
     """Generate the instances, a chunk at a time, and their vocabulary with its ``planted_dimension``."""
     assert archive is None
     truth = Truth.drawn(settings)
     arrow_schema = parquet.schema(truth.fields)
-    with whole_file(instances_file) as temporary:
+    with atomic_write(instances_file) as temporary:
         with pq.ParquetWriter(temporary, arrow_schema, compression=parquet.COMPRESSION) as writer:
             for clicks, ids, values in chunks(settings, truth):
                 columns = [pa.array(clicks)]
@@ -102,8 +102,8 @@ class Truth:
             ids[:, i] = np.where(lost[:, i], unknown, unknown + 1 + field.draw(count, generator))
         return ids, values
 
-    def parts(self, ids: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The parts of the logit, (3, n), before they are scaled: first order, second order, and the sum inside the sine."""
+    def terms(self, ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The terms of the logit, (3, n), before they are scaled: first order, second order, and the sum inside the sine."""
         first = (self.first[ids] * values).sum(1)
         total, squares = np.zeros((2, len(ids), self.embeddings.shape[1]))
         for i in range(ids.shape[1]):  # a field at a time: gathering all embeddings at once would take gigabytes
@@ -116,11 +116,11 @@ class Truth:
 def chunks(settings: PlantedCTR, truth: Truth) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Clicks (n,) float32, ids and values of a chunk of instances at a time."""
     strengths = np.array([settings.first_order, settings.second_order, settings.wave])[:, None]
-    pilot = truth.parts(*truth.draw(CHUNK // 2, settings.missing, np.random.default_rng([settings.seed, 1])))
+    pilot = truth.terms(*truth.draw(CHUNK // 2, settings.missing, np.random.default_rng([settings.seed, 1])))
     mean, std = pilot.mean(1, keepdims=True), np.maximum(pilot.std(1, keepdims=True), 1e-12)
 
-    def logits(parts: np.ndarray) -> np.ndarray:
-        scaled = (parts - mean) / std
+    def logits(terms: np.ndarray) -> np.ndarray:
+        scaled = (terms - mean) / std
         scaled[2] = np.sqrt(2.0) * np.sin(WAVE_FREQUENCY * scaled[2])
         total: np.ndarray = (strengths * scaled).sum(0)
         return total
@@ -131,5 +131,5 @@ def chunks(settings: PlantedCTR, truth: Truth) -> Iterator[tuple[np.ndarray, np.
     for number, begin in enumerate(range(0, settings.instances, CHUNK)):
         generator = np.random.default_rng([settings.seed, 2, number])
         ids, values = truth.draw(min(CHUNK, settings.instances - begin), settings.missing, generator)
-        probability = expit(constant + logits(truth.parts(ids, values)))
+        probability = expit(constant + logits(truth.terms(ids, values)))
         yield (generator.random(len(ids)) < probability).astype(np.float32), ids, values

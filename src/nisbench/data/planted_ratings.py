@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from nisbench.data import parquet, planted
 from nisbench.data.parquet import fields_in_a_row
-from nisbench.params.settings import PlantedRatings
+from nisbench.params.datasets import PlantedRatings
 
 MEAN_RATING = 3.0
 BIAS_STD = 0.3
 
 
-def run(settings: PlantedRatings, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
+def prepare(settings: PlantedRatings, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
     """Generate the instances and their vocabulary, whose column ``planted_dimension`` is the truth."""
     assert archive is None
     generator = np.random.default_rng(settings.seed)

@@ -12,14 +12,14 @@ import pyarrow as pa
 from nisbench.data import parquet, planted
 from nisbench.data.parquet import fields_in_a_row
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import PlantedTopK
+from nisbench.params.datasets import PlantedTopK
 
 SCORES_AT_ONCE = 1 << 24
 LEAST = 3
 """Instances of every user: one each for train, validation and test."""
 
 
-def run(settings: PlantedTopK, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
+def prepare(settings: PlantedTopK, archive: Path | None, instances_file: Path, vocabulary_file: Path) -> None:
     """Generate the instances, all positive, and their vocabulary, whose column ``planted_dimension`` is the truth."""
     assert archive is None
     generator = np.random.default_rng(settings.seed)

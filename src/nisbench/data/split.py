@@ -12,55 +12,55 @@ import pyarrow.parquet as pq
 
 from nisbench.data import parquet
 from nisbench.errors import NisbenchError
-from nisbench.files import whole_file
-from nisbench.params.settings import AnySplit, RandomSplit
+from nisbench.files import atomic_write
+from nisbench.params.datasets import AnySplit, RandomSplit
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 ROW_GROUP = 1 << 20
 
 
 def run(settings: AnySplit, instances_file: Path, targets: dict[str, Path]) -> None:
-    """Write each part's instances to its file, in their original order. Reads the instances in batches."""
+    """Write each split's instances to its file, in their original order. Reads the instances in batches."""
     source = parquet.open_parquet(instances_file)
     if isinstance(settings, RandomSplit):
-        part_of = at_random(source.metadata.num_rows, settings)
+        split_of = at_random(source.metadata.num_rows, settings)
     elif settings == "leave_one_out":
         users, times = (parquet.column(source, name) for name in (source.schema_arrow.names[1], "time"))
-        part_of = leave_one_out(users, times)
+        split_of = leave_one_out(users, times)
     else:
-        part_of = parquet.column(source, "part")
+        split_of = parquet.column(source, "split")
     start = 0
     with ExitStack() as stack:
-        paths = [stack.enter_context(whole_file(targets[part])) for part in PARTS]
+        paths = [stack.enter_context(atomic_write(targets[name])) for name in SPLITS]
         writers = [
             stack.enter_context(pq.ParquetWriter(path, source.schema_arrow, compression=parquet.COMPRESSION))
             for path in paths
         ]
         for batch in source.iter_batches(batch_size=ROW_GROUP):
-            parts = part_of[start : start + len(batch)]
+            numbers = split_of[start : start + len(batch)]
             start += len(batch)
             for number, writer in enumerate(writers):
-                writer.write_batch(batch.filter(pa.array(parts == number)))
+                writer.write_batch(batch.filter(pa.array(numbers == number)))
 
 
 def at_random(n: int, settings: RandomSplit) -> np.ndarray:
-    """The part (0 train, 1 validation, 2 test) of each of `n` instances: (n,) uint8.
+    """The split (0 train, 1 validation, 2 test) of each of `n` instances: (n,) uint8.
 
-    Parts are as large as the proportions say, to within one instance. Raises `NisbenchError` if one would be empty.
+    Splits are as large as the proportions say, to within one instance. Raises `NisbenchError` if one would be empty.
     """
     shares = np.cumsum(settings.proportions)
     bounds = n * shares // shares[-1]
     sizes = np.diff(bounds, prepend=0)
     if (sizes == 0).any():
         raise NisbenchError(f"{n} instances are too few to split {':'.join(map(str, settings.proportions))}")
-    part_of = np.empty(n, dtype=np.uint8)
-    part_of[np.random.default_rng(settings.seed).permutation(n)] = np.repeat(np.arange(3, dtype=np.uint8), sizes)
-    return part_of
+    split_of = np.empty(n, dtype=np.uint8)
+    split_of[np.random.default_rng(settings.seed).permutation(n)] = np.repeat(np.arange(3, dtype=np.uint8), sizes)
+    return split_of
 
 
 def leave_one_out(users: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The part of each instance (He et al. 2017, section 4.1): each user's last goes to test, the one before to validation.
+    """The split of each instance (He et al. 2017, section 4.1): each user's last goes to test, the one before to validation.
 
     Of instances of the same time, the one that stands later in the file counts as later. Users of fewer than three
     instances go to train altogether. Both (n,) -> (n,) uint8. Raises `NisbenchError` if no user has three.
@@ -72,6 +72,6 @@ def leave_one_out(users: np.ndarray, times: np.ndarray) -> np.ndarray:
         raise NisbenchError(
             "no user has the three instances that it takes to leave one out for validation and one for test"
         )
-    part_of = np.zeros(len(users), dtype=np.uint8)
-    part_of[order[last]], part_of[order[last - 1]] = TEST, VALIDATION
-    return part_of
+    split_of = np.zeros(len(users), dtype=np.uint8)
+    split_of[order[last]], split_of[order[last - 1]] = TEST, VALIDATION
+    return split_of

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from nisbench.embedding import Embeddings
+from nisbench.embedding.batch import Embeddings
 from nisbench.models.layers import SecondOrder, perceptron
 from nisbench.models.recommender import Shape
-from nisbench.params.settings import DeepFM
+from nisbench.params.models import DeepFM, Layers, Reduction
 
 
 class DeepFactorisationMachine(nn.Module):
@@ -13,11 +13,11 @@ class DeepFactorisationMachine(nn.Module):
 
     first_order = True
 
-    def __init__(self, settings: DeepFM, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, reduction: Reduction = "sum", hidden: Layers) -> None:
         super().__init__()
         (d,) = shape.widths
-        self.second_order = SecondOrder(settings.reduction, d)
-        self.deep = perceptron(shape.field_sizes, settings.hidden, d)
+        self.second_order = SecondOrder(reduction, d)
+        self.deep = perceptron(shape.field_sizes, hidden, d)
 
     def forward(self, embeddings: Embeddings, first_order: Tensor) -> Tensor:
         """(B, M, d) embeddings, (B,) first-order terms -> (B,) logits."""
@@ -27,4 +27,4 @@ class DeepFactorisationMachine(nn.Module):
 
 
 def build(settings: DeepFM, shape: Shape) -> nn.Module:
-    return DeepFactorisationMachine(settings, shape)
+    return DeepFactorisationMachine(shape, **settings.arguments())

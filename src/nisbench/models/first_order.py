@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from nisbench.embedding import Embeddings
+from nisbench.embedding.batch import Embeddings
 from nisbench.models.recommender import Shape
-from nisbench.params.settings import FirstOrderModel
+from nisbench.params.models import FirstOrder
 
 
 class FirstOrderOnly(nn.Module):
@@ -13,10 +13,10 @@ class FirstOrderOnly(nn.Module):
 
     prior: Tensor
 
-    def __init__(self, settings: FirstOrderModel, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, biases: bool) -> None:
         super().__init__()
         self.register_buffer("prior", torch.tensor(shape.prior))
-        self.first_order = settings.biases
+        self.first_order = biases
 
     def forward(self, embeddings: Embeddings, first_order: Tensor | None) -> Tensor:
         """(B,) sums of first-order weights, if any -> (B,) predictions."""
@@ -26,5 +26,5 @@ class FirstOrderOnly(nn.Module):
         return self.prior + first_order
 
 
-def build(settings: FirstOrderModel, shape: Shape) -> nn.Module:
-    return FirstOrderOnly(settings, shape)
+def build(settings: FirstOrder, shape: Shape) -> nn.Module:
+    return FirstOrderOnly(shape, **settings.arguments())

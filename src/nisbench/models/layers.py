@@ -1,12 +1,11 @@
 """Parts that models share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from nisbench.embedding import Embeddings
+from nisbench.embedding.batch import Embeddings
 
 
 class SecondOrder(nn.Module):
@@ -23,13 +22,6 @@ class SecondOrder(nn.Module):
         """(B, M, d) -> (B,)."""
         summed, squared_lengths = embeddings.sums()
         return self.factor * (summed.square().sum(1) - squared_lengths)
-
-    @staticmethod
-    def together(layers: "Sequence[SecondOrder]", embeddings: Embeddings, parts: Callable[[Tensor], Tensor]) -> Tensor:
-        """Of T side by side, `parts` summing the columns (..., columns) of each: (B, M, columns) -> (B, T)."""
-        summed, squared_lengths = embeddings.sums(parts)
-        factors = torch.tensor([layer.factor for layer in layers], device=summed.device)
-        return factors * (parts(summed.square()) - squared_lengths)
 
 
 class LinearOfEmbeddings(nn.Linear):

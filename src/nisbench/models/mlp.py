@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from nisbench.embedding import Embeddings
+from nisbench.embedding.batch import Embeddings
 from nisbench.models.layers import perceptron
 from nisbench.models.recommender import Shape
-from nisbench.params.settings import MLP
+from nisbench.params.models import MLP, Layers
 
 
 class MultiLayerPerceptron(nn.Module):
@@ -14,11 +14,11 @@ class MultiLayerPerceptron(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, settings: MLP, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, global_mean: bool = True, hidden: Layers) -> None:
         super().__init__()
         (d,) = shape.widths
-        self.register_buffer("mean", torch.tensor(shape.prior if settings.global_mean else 0.0))
-        self.deep = perceptron(shape.field_sizes, settings.hidden, d)
+        self.register_buffer("mean", torch.tensor(shape.prior if global_mean else 0.0))
+        self.deep = perceptron(shape.field_sizes, hidden, d)
 
     def forward(self, embeddings: Embeddings, first_order: None = None) -> Tensor:
         """(B, M, d) embeddings -> (B,) ratings."""
@@ -27,4 +27,4 @@ class MultiLayerPerceptron(nn.Module):
 
 
 def build(settings: MLP, shape: Shape) -> nn.Module:
-    return MultiLayerPerceptron(settings, shape)
+    return MultiLayerPerceptron(shape, **settings.arguments())

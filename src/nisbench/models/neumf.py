@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from nisbench.embedding import Embeddings
+from nisbench.embedding.batch import Embeddings
 from nisbench.models.layers import hidden_layers
 from nisbench.models.recommender import Shape
-from nisbench.params.settings import NeuMF
+from nisbench.params.models import Layers, NeuMF
 
 
 class NeuralMatrixFactorisation(nn.Module):
@@ -14,27 +14,23 @@ class NeuralMatrixFactorisation(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, settings: NeuMF, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, global_mean: bool = True, hidden: Layers) -> None:
+        """The MLP's embeddings are as wide as `shape` says, whatever multiple of GMF's that is."""
         super().__init__()
         self.widths = shape.widths
         gmf, mlp = shape.widths
-        self.register_buffer("mean", torch.tensor(shape.prior if settings.global_mean else 0.0))
-        self.deep, last = hidden_layers(len(shape.field_sizes) * mlp, settings.hidden, gmf)
+        self.register_buffer("mean", torch.tensor(shape.prior if global_mean else 0.0))
+        self.deep, last = hidden_layers(len(shape.field_sizes) * mlp, hidden, gmf)
         self.output = nn.Linear(gmf + last, 1)
 
     def forward(self, embeddings: Embeddings, first_order: None = None) -> Tensor:
         """(B, M, d_gmf + d_mlp) embeddings -> (B,) ratings."""
-        gmf, mlp = torch.split(embeddings.each, list(self.widths), dim=2)
+        gmf, mlp = torch.split(embeddings.dense(), list(self.widths), dim=2)
         user, item = gmf.unbind(1)
         both = torch.cat([user * item, self.deep(mlp.flatten(1))], dim=1)
         rating: Tensor = self.mean + self.output(both)[:, 0]
         return rating
 
 
-def parts(settings: NeuMF) -> tuple[int, ...]:
-    """GMF's embeddings and the MLP's, in multiples of the base dimension."""
-    return 1, settings.mlp_dimension
-
-
 def build(settings: NeuMF, shape: Shape) -> nn.Module:
-    return NeuralMatrixFactorisation(settings, shape)
+    return NeuralMatrixFactorisation(shape, global_mean=settings.global_mean, hidden=settings.hidden)

@@ -1,20 +1,24 @@
-"""A whole recommender: the selected embeddings and, on top of them, a model that knows nothing of selections."""
+"""A whole recommender: an embedding table and, on top of it, a model that knows nothing of selections."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nisbench.data.instances import Instances
-from nisbench.embedding import Embeddings, SelectedEmbedding, used_columns, xavier_std
+from nisbench.embedding.autograd import rows_of
+from nisbench.embedding.table import SelectedTable, Table, used_columns, xavier_std
 from nisbench.models.projection import Projection
-from nisbench.params.settings import AnyModel, FirstOrderModel
-from nisbench.row_functions import rows_of
+from nisbench.params.models import Model
 from nisbench.seeds import derived
 
-PREDICTION_FLOATS = 1 << 24  # embedding weights gathered at once to predict: 64 MiB
+PREDICTION_FLOATS = 1 << 24
+"""Embedding weights gathered at once to predict: 64 MiB."""
+
+TABLE = "embedding."
+"""Prefix of the names of the table's tensors."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Shape:
     field_sizes: tuple[int, ...]
     """The number of features of each of the M fields, in the order of their ids."""
     widths: tuple[int, ...]
-    """Dimension of the embeddings it is given, of each of its parts (see `parts_of`)."""
+    """The dimension of each of its embeddings (see `Model.embedding_multiples`)."""
     prior: float
     """What its task predicts for all instances alike, knowing train."""
 
@@ -39,45 +43,72 @@ class Recommender(nn.Module):
 
     def __init__(
         self,
-        embedding: SelectedEmbedding,
+        embedding: Table,
         model: nn.Module,
         widths: tuple[int, ...],
         projection: Projection | None = None,
     ) -> None:
-        """`widths` are those that the model sees, of each of its parts. A model with `first_order` is given a number per feature."""
+        """`widths` are those of the embeddings that the model sees. A model with `first_order` is given a number per feature."""
         super().__init__()
         self.embedding = embedding
         self.model = model
         self.widths = widths
         self.projection = projection
         self.first_order = (
-            nn.Parameter(torch.zeros(len(embedding.weight))) if getattr(model, "first_order", False) else None
+            nn.Parameter(torch.zeros(embedding.features)) if getattr(model, "first_order", False) else None
         )
 
-    def forward(self, batch: Instances) -> Tensor:
-        """Predictions (B,)."""
-        if self.projection is None:
-            embeddings = self.embedding(batch.ids, batch.values)
-        else:
-            embeddings = self.projection(self.embedding, batch.ids, batch.values)
-        prediction: Tensor = self.model(embeddings, first_order(self.first_order, batch.ids, batch.values))
+    @property
+    def selected(self) -> SelectedTable:
+        """The table, for what works on selected tables only."""
+        assert isinstance(self.embedding, SelectedTable), "this trial has a table of another kind"
+        return self.embedding
+
+    def forward(
+        self, batch: Instances, weights: Mapping[str, Tensor] | None = None, scales: Tensor | None = None
+    ) -> Tensor:
+        """Predictions (B,).
+
+        `weights`, by the names of `named_parameters`, stand in for the recommender's own: all that depend on features, and any of
+        the model's. They may hold U features only, which the batch's ids then number. `scales` (U, width) are what the embedding
+        weights among them are multiplied by (`SelectedTable.scales`).
+        """
+        if weights is None:
+            table = self.embedding
+            project = self.projection
+            embeddings = project(table, batch.ids, batch.values) if project else table(batch.ids, batch.values)
+            linear = first_order(self.first_order, batch.ids, batch.values)
+            prediction: Tensor = self.model(embeddings, linear)
+            return prediction
+        if self.projection is not None:
+            raise NotImplementedError("projected embeddings depend on all rows of their table")
+        embeddings = self.selected(batch.ids, batch.values, weights["embedding.weight"], scales)
+        linear = first_order(weights.get("first_order"), batch.ids, batch.values)
+        of_model = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
+        prediction = (
+            functional_call(self.model, of_model, (embeddings, linear)) if of_model else self.model(embeddings, linear)
+        )
         return prediction
 
-    def tables(self) -> dict[str, nn.Parameter]:
-        """The weights that features have each for themselves, by name: of embeddings (N, width) and of first order (N,)."""
-        tables = {"embedding.weight": self.embedding.weight}
+    def row_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters with a row per feature, by name: embeddings (N, width) and first-order weights (N,)."""
+        own = dict(self.embedding.named_parameters())
+        tables = {TABLE + name: own[name] for name in self.embedding.row_parameters}
         return tables if self.first_order is None else tables | {"first_order": self.first_order}
 
-    def on_rows(self, batch: Instances, at: Tensor, rows: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """Predictions (B,) from those features' `weights` only, as by `tables`, that are `rows` (U,); `at` (B, M) says which is which."""
-        embeddings = Embeddings(at, batch.values, self.embedding.scaled_rows(weights["embedding.weight"], rows))
-        prediction: Tensor = self.model(embeddings, first_order(weights.get("first_order"), at, batch.values))
-        return prediction
+    def set_selection(self, selection: Tensor) -> None:
+        """Put a selection (L, K) into the table, for each of the model's embeddings alike."""
+        multiples = [width // selection.shape[1] for width in self.widths]
+        self.selected.selection.copy_(torch.cat([selection.repeat_interleave(m, 1) for m in multiples], 1))
+
+    def freeze_network(self) -> None:
+        """Train embeddings and first-order weights only."""
+        self.model.requires_grad_(False)
 
     @torch.no_grad()
     def predict(self, data: Instances) -> Tensor:
         """Predictions (n,) for any number of instances, a batch at a time."""
-        width = max(self.embedding.weight.shape[1], sum(self.widths))
+        width = max(self.embedding.width, sum(self.widths))
         batch = max(1, PREDICTION_FLOATS // (data.ids.shape[1] * width))
         return torch.cat([self(data[start : start + batch]) for start in range(0, len(data), batch)])
 
@@ -90,67 +121,61 @@ def first_order(weights: Tensor | None, ids: Tensor, values: Tensor | None) -> T
     if weights is None:
         return None
     if weights.dim() == 2:
-        each = rows_of(weights, ids)
-        return (each if values is None else each * values[..., None]).sum(1)
+        gathered = rows_of(weights, ids)
+        return (gathered if values is None else gathered * values[..., None]).sum(1)
     if weights.is_cuda:  # where gradients of index_select would depend on the order of additions
-        each = rows_of(weights[:, None], ids)[..., 0]
+        gathered = rows_of(weights[:, None], ids)[..., 0]
     else:  # many times faster
-        each = weights.index_select(0, ids.flatten()).view(ids.shape)
-    return (each if values is None else each * values).sum(1)
+        gathered = weights.index_select(0, ids.flatten()).view(ids.shape)
+    return (gathered if values is None else gathered * values).sum(1)
 
 
 def build(
-    settings: AnyModel | FirstOrderModel,
+    settings: Model,
     *,
     block: Tensor,
     selection: Tensor,
     soft: bool = False,
+    table: Callable[[SelectedTable], Table] | None = None,
     projected: int | None = None,
     embedding_std: float | str,
-    field_sizes: tuple[int, ...],
+    field_sizes: Sequence[int],
     prior: float,
     seed: int,
 ) -> Recommender:
-    """A new recommender on the CPU, its weights drawn from `seed`; `block` is (N,), `selection` (L, K).
+    """A new recommender on the CPU, its weights drawn from `seed`. `block` is (N,), `selection` (L, K).
 
-    A model may have several embeddings per feature. What is proposed holds for all of them: each dimension stands for as
-    many of a part's as that part has more. A soft selection is then learned for each by itself, all being dimensions of
-    one block. Columns that no block selects are not held. With `projected`, the selection's prefixes are projected to that
-    dimension, and what the model sees has it.
+    If a model has several embeddings per feature, one selected dimension selects `multiple` dimensions in each (4 in the MLP
+    embeddings of top-k's NeuMF). A soft selection is then learned for each by itself, all being dimensions of one block. Columns
+    that no block selects are not held. With `projected`, the selection's prefixes are projected to that dimension, which is what
+    the model sees. `table` turns the table drawn here into one of another kind.
     """
     generator = torch.Generator().manual_seed(derived(seed, "embedding"))
     n = len(block)
     weights, selections = [], []
-    for multiple in parts_of(settings):
-        part = selection.repeat_interleave(multiple, dim=1)
-        k = part.shape[1]
+    for multiple in settings.embedding_multiples:
+        repeated = selection.repeat_interleave(multiple, dim=1)
+        k = repeated.shape[1]
         std = xavier_std(n, k) if isinstance(embedding_std, str) else embedding_std
-        used = used_columns(part)
+        used = used_columns(repeated)
         # Drawn at full size on the CPU: a feature's weights depend neither on the trial's width nor on the device.
         weight = torch.empty(n, k).normal_(0.0, std, generator=generator)
         weights.append(weight if len(used) == k else weight[:, used])
-        selections.append(part[:, used])
-    widths = tuple(part.shape[1] for part in selections)
-    table = torch.cat(weights, 1) if len(weights) > 1 else weights[0]
-    embedding = SelectedEmbedding(block, torch.cat(selections, 1), table, soft)
+        selections.append(repeated[:, used])
+    widths = tuple(one.shape[1] for one in selections)
+    weight = torch.cat(weights, 1) if len(weights) > 1 else weights[0]
+    drawn = SelectedTable(block, torch.cat(selections, 1), weight, soft)
     projection = None
     if projected:
-        widths = tuple(projected * multiple for multiple in parts_of(settings))
-        projection = Projection(block, [part.ne(0).sum(1).tolist() for part in selections], widths, generator)
+        widths = tuple(projected * multiple for multiple in settings.embedding_multiples)
+        projection = Projection(block, [one.ne(0).sum(1).tolist() for one in selections], widths, generator)
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
-        model = build_model(settings, Shape(field_sizes, widths, prior))
-    return Recommender(embedding, model, widths, projection)
+        model = build_model(settings, Shape(tuple(field_sizes), widths, prior))
+    return Recommender(table(drawn) if table else drawn, model, widths, projection)
 
 
-def build_model(settings: AnyModel | FirstOrderModel, shape: Shape) -> nn.Module:
-    """The model that `settings` describe, from the module named by its kind."""
-    model: nn.Module = import_module(f"nisbench.models.{settings.kind}").build(settings, shape)
+def build_model(settings: Model, shape: Shape) -> nn.Module:
+    """The model that `settings` describe, from its kind's module."""
+    model: nn.Module = settings.module().build(settings, shape)
     return model
-
-
-def parts_of(settings: AnyModel | FirstOrderModel) -> tuple[int, ...]:
-    """The embeddings that a model has per feature, in multiples of the base dimension: most have one, of that dimension."""
-    module = import_module(f"nisbench.models.{settings.kind}")
-    parts: tuple[int, ...] = module.parts(settings) if hasattr(module, "parts") else (1,)
-    return parts

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from nisbench.embedding import Embeddings
+from nisbench.embedding.batch import Embeddings
 from nisbench.models.layers import perceptron
 from nisbench.models.recommender import Shape
-from nisbench.params.settings import WideDeep
+from nisbench.params.models import Layers, WideDeep
 
 
 class WideAndDeep(nn.Module):
@@ -13,10 +13,10 @@ class WideAndDeep(nn.Module):
 
     first_order = True
 
-    def __init__(self, settings: WideDeep, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, hidden: Layers) -> None:
         super().__init__()
         (d,) = shape.widths
-        self.deep = perceptron(shape.field_sizes, settings.hidden, d)
+        self.deep = perceptron(shape.field_sizes, hidden, d)
 
     def forward(self, embeddings: Embeddings, first_order: Tensor) -> Tensor:
         """(B, M, d) embeddings, (B,) first-order terms -> (B,) logits."""
@@ -25,4 +25,4 @@ class WideAndDeep(nn.Module):
 
 
 def build(settings: WideDeep, shape: Shape) -> nn.Module:
-    return WideAndDeep(settings, shape)
+    return WideAndDeep(shape, **settings.arguments())

@@ -1,1 +1,1 @@
-"""Parameters: typed settings (`settings`) read strictly from YAML files (`loading`)."""
+"""Parameters: one module of typed settings per section of ``params/``, read strictly from YAML files (`loading`)."""

@@ -1,4 +1,4 @@
-"""What types alone cannot say: names that nothing answers to, combinations that make no sense, and clear errors."""
+"""What types alone cannot say: unknown names, combinations that make no sense, and clear errors."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -10,35 +10,29 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError, shortened
-from nisbench.params.settings import (
-    FORMAT_TASKS,
-    MODEL_TASKS,
-    TABLE_TASKS,
-    AnyMethod,
-    Grid,
-    Params,
-    Planted,
-    Study,
-)
-from nisbench.params.tree import KeyPath, Tree, dotted, short
+from nisbench.params.base import KeyPath, Kind, Problem
+from nisbench.params.kinds import kinds
+from nisbench.params.studies import TABLES, Grid, Params, Study, task_tables
+from nisbench.params.tree import Tree, dotted, short
 
-Problem = tuple[KeyPath, str]
+MOST_PROBLEMS = 20
+"""Problems that one message lists."""
 
-MOST_TOLD = 20  # problems
-MOST_RUNS = 100_000  # of a study
+MOST_RUNS = 100_000
+"""Of a study."""
 
 RESERVED = {"all", "download", "prepare", "split", "block", "search", "prune", "runs", "plan", "trials"}
 RESERVED_PREFIXES = {"data", "search", "prune", "tables"}
 
 BASE_DIMENSION = "training.base_dimension"
 BLOCK_COUNT = re.compile(r"datasets\.\w+\.blocks\.count$")
-FIGURE_TAKES = {
-    "figure2a": f"a grid that varies {BASE_DIMENSION}",
-    "figure2b": "a grid that varies datasets.NAME.blocks.count",
+FIGURE_NEEDS = {
+    "figure2a": f"a grid that sweeps {BASE_DIMENSION}",
+    "figure2b": "a grid that sweeps datasets.NAME.blocks.count",
     "figure3a": "a grid with DNIS",
     "figure3b": "a grid with DNIS at a compression rate above 1",
     "figure3c": "a grid with both DNIS and network pruning",
-    "pareto": "a grid that varies nothing",
+    "pareto": "a grid without a sweep",
 }
 
 _QUOTED = re.compile(r"'([^']+)'")
@@ -53,7 +47,7 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
         params = Params.model_validate(tree.values)
     except ValidationError as error:
         found = (_explain(details, tree) for details in error.errors(include_url=False))
-        raise NisbenchError(_told(tree, found)) from None
+        raise NisbenchError(_problem_list(tree, found)) from None
     _raise_any(tree, _in_datasets(params))
     if study is None:
         _raise_any(tree, _in_reference(params))
@@ -65,16 +59,16 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
 
 
 def _raise_any(tree: Tree, found: Iterator[Problem]) -> None:
-    problems = _told(tree, found)
+    problems = _problem_list(tree, found)
     if problems:
         raise NisbenchError(problems)
 
 
-def _told(tree: Tree, found: Iterable[Problem]) -> str:
-    """One line per problem. What an entry has from the one it is like is told of the latter only."""
+def _problem_list(tree: Tree, found: Iterable[Problem]) -> str:
+    """One line per problem. A problem in an inherited key is listed once, not again for each entry that inherits it."""
     lines: dict[Any, str] = {}
     for path, text in found:
-        if len(lines) == MOST_TOLD:
+        if len(lines) == MOST_PROBLEMS:
             return "\n".join([*lines.values(), "and more"])
         where = tree.where(path)
         lines.setdefault((where, path[:1], path[2:], text), f"{where}: {dotted(path)}: {text}")
@@ -82,40 +76,45 @@ def _told(tree: Tree, found: Iterable[Problem]) -> str:
 
 
 def check_report(tree: Tree, name: str, study: Study, by_grid: Mapping[tuple[str, Any], Params]) -> None:
-    """Raise `NisbenchError` if a table or figure is asked for that none of the study's grids has anything to show in.
+    """Raise `NisbenchError` if none of the study's grids has anything to show in a table or figure that it asks for.
 
-    `by_grid` is by a grid's name and what it varies, or None.
+    `by_grid` is by a grid's name and its swept key and value, or None.
     """
-    shown = [(study.grids[key], params) for (key, variant), params in by_grid.items() if variant is None]
-    there = {params.task_of(dataset).kind for grid, params in shown for dataset in grid.datasets}
-    planted = any(isinstance(params.datasets[dataset], Planted) for grid, params in shown for dataset in grid.datasets)
+    compared = [(study.grids[key], params) for (key, variant), params in by_grid.items() if variant is None]
+    present = {params.task_of(dataset).kind_name() for grid, params in compared for dataset in grid.datasets}
+    planted = any(params.datasets[dataset].planted for grid, params in compared for dataset in grid.datasets)
+    tables = task_tables()
     for i, table in enumerate(study.tables):
-        task = TABLE_TASKS.get(table)
+        at = ("studies", name, "tables", i)
+        if table not in tables and table not in TABLES:
+            _raise(tree, at, f"there is no table {short(table)}{nearest(table, [*TABLES, *tables])}")
         if table == "recovery" and not planted:
-            _lacking(tree, ("studies", name, "tables", i), "it takes a planted data set, and this study has none")
-        if task and task not in there:
-            text = f"{table} is for the task {task}, which no data set of this study has"
-            _lacking(tree, ("studies", name, "tables", i), text)
-    kinds = [{params.methods[method].kind for method in grid.methods} for grid, params in shown]
+            _raise(tree, at, "needs a planted data set, and this study has none")
+        if table in tables and tables[table].kind_name() not in present:
+            _raise(
+                tree, at, f"{table} is for the task {tables[table].kind_name()}, which no data set of this study has"
+            )
+    in_paper = [{params.methods[method].in_paper for method in grid.methods} for grid, params in compared]
+    sweeps = [key for grid in study.grids.values() for key in grid.sweep or {}]
     has = {
-        "figure2a": any(key == BASE_DIMENSION for grid in study.grids.values() for key in grid.vary or {}),
-        "figure2b": any(BLOCK_COUNT.match(key) for grid in study.grids.values() for key in grid.vary or {}),
-        "figure3a": any("dnis" in each for each in kinds),
+        "figure2a": BASE_DIMENSION in sweeps,
+        "figure2b": any(BLOCK_COUNT.match(key) for key in sweeps),
+        "figure3a": any("DNIS" in names for names in in_paper),
         "figure3b": any(
-            params.methods[method].kind == "dnis" and max(rates) > 1
-            for grid, params in shown
+            params.methods[method].in_paper == "DNIS" and max(rates) > 1
+            for grid, params in compared
             for method, rates in grid.methods.items()
         ),
-        "figure3c": any({"dnis", "full"} <= each for each in kinds),
-        "pareto": bool(shown),
+        "figure3c": any({"DNIS", "Network pruning"} <= names for names in in_paper),
+        "pareto": bool(compared),
     }
     for i, figure in enumerate(study.figures):
         if not has[figure]:
-            text = f"{figure} takes {FIGURE_TAKES[figure]}, and this study has none"
-            _lacking(tree, ("studies", name, "figures", i), text)
+            text = f"{figure} needs {FIGURE_NEEDS[figure]}, and this study has none"
+            _raise(tree, ("studies", name, "figures", i), text)
 
 
-def _lacking(tree: Tree, path: KeyPath, text: str) -> None:
+def _raise(tree: Tree, path: KeyPath, text: str) -> None:
     raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {text}")
 
 
@@ -134,37 +133,24 @@ def nearest(name: str, known: Collection[Any]) -> str:
 def _in_study(name: str, study: Study) -> Iterator[Problem]:
     at: KeyPath = ("studies", name)
     if name in RESERVED or name.split("_", maxsplit=1)[0] in RESERVED_PREFIXES:
-        yield at, "a study cannot have this name: a target or folder of the pipeline has it"
-    yield from _twice(at, {("seeds",): study.seeds, ("tables",): study.tables, ("figures",): study.figures})
+        yield at, "a study cannot have this name: the pipeline uses it for a target or a folder"
+    yield from _repeated(at, {("seeds",): study.seeds, ("tables",): study.tables, ("figures",): study.figures})
     runs = sum(
         len(grid.variants) * len(grid.datasets) * len(grid.models) * sum(map(len, grid.methods.values()))
         for grid in study.grids.values()
     ) * len(study.seeds)
     if runs > MOST_RUNS:
-        yield at, f"asks for {runs} runs; {MOST_RUNS} are the most that one study may have"
+        yield at, f"asks for {runs} runs; a study may have at most {MOST_RUNS}"
 
 
 def _in_datasets(params: Params) -> Iterator[Problem]:
     for name, dataset in params.datasets.items():
         at: KeyPath = ("datasets", name)
-        if dataset.format == "criteo_x1":
-            paths = [dataset.train.path, dataset.validation.path, dataset.test.path]
-            yield from _twice(at, {("test", "path"): paths})
         if dataset.task not in params.tasks:
             yield from _unknown("task", at, [("task", dataset.task)], params.tasks)
-            continue
-        kind, possible = params.task_of(name).kind, FORMAT_TASKS[dataset.format]
-        if kind not in possible:
-            text = f"{dataset.task} is of the kind {kind}, but data of the format {dataset.format} serve only: {', '.join(possible)}"
-            yield (*at, "task"), text
-        elif (kind == "topk") != (dataset.split == "leave_one_out"):
-            text = (
-                "must be leave_one_out for top-k" if kind == "topk" else f"leave_one_out is for top-k, not for {kind}"
-            )
-            yield (*at, "split"), text
-        elif (dataset.format == "criteo_x1") != (dataset.split == "published"):
-            text = "must be" if dataset.format == "criteo_x1" else "cannot be"
-            yield (*at, "split"), f"{text} published for data of the format {dataset.format}"
+        else:
+            for path, text in dataset.problems(params.task_of(name)):
+                yield (*at, *path), text
 
 
 def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Problem]:
@@ -177,80 +163,44 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     yield from unknown
     if unknown:
         return
-    yield from _twice(at, {("datasets",): grid.datasets, ("models",): grid.models})
-    yield from _twice(at, {("vary", key): values for key, values in (grid.vary or {}).items()})
-    yield from _twice(at, {("methods", method): rates for method, rates in grid.methods.items()})
-    for method in grid.methods:
-        yield from _unfit(method, params.methods[method], params.training.base_dimension, at)
-        yield from _twice(("methods", method), _tried(params.methods[method]))
-        about_pruning = params.methods[method].rounds or params.methods[method].prune_by == "random"
-        if params.methods[method].kind == "no_embeddings" and max(grid.methods[method]) > 1:
-            yield (*at, "methods", method), "there are no embeddings to prune"
-        if about_pruning and 1 in grid.methods[method]:
-            text = "1 prunes nothing, and what sets this method apart is its pruning"
-            yield (*at, "methods", method, grid.methods[method].index(1)), text
+    yield from _repeated(at, {("datasets",): grid.datasets, ("models",): grid.models})
+    yield from _repeated(at, {("sweep", key): values for key, values in (grid.sweep or {}).items()})
+    yield from _repeated(at, {("methods", method): rates for method, rates in grid.methods.items()})
+    for method, rates in grid.methods.items():
+        yield from _in_method(params, method, rates, at)
     for i, dataset in enumerate(grid.datasets):
-        for model in grid.models:
-            task, tasks = params.task_of(dataset).kind, MODEL_TASKS[params.models[model].kind]
-            if task not in tasks:
-                text = f"{dataset} is for the task {task}, but the model {model} does only: {', '.join(tasks)}"
+        settings, task = params.datasets[dataset], params.task_of(dataset).kind_name()
+        for entry in grid.models:
+            model = params.models[entry]
+            if task not in model.tasks:
+                text = f"{dataset} is for the task {task}, but the model {entry} does only: {', '.join(model.tasks)}"
                 yield (*at, "datasets", i), text
-        if not isinstance(params.datasets[dataset], Planted):
-            for method in [name for name in grid.methods if params.methods[name].kind == "oracle"]:
-                yield (*at, "methods", method), f"{dataset} has no planted dimensions for an oracle to know"
+            elif model.user_and_item and settings.field_count not in {2, None}:
+                text = f"the model {entry} needs a user and an item, but {dataset} has {settings.field_count} fields"
+                yield (*at, "datasets", i), text
+        for method in grid.methods:
+            if params.methods[method].needs_planted and not settings.planted:
+                yield (*at, "methods", method), f"{dataset} has no planted dimensions for this method to know"
 
 
-def _twice(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Problem]:
+def _in_method(params: Params, name: str, rates: list[float], grid: KeyPath) -> Iterator[Problem]:
+    """What of a method does not fit into the grid's table, or not together."""
+    method, at = params.methods[name], (*grid, "methods", name)
+    for path, text in method.problems(params.training.base_dimension):
+        hint = f" in {dotted(grid)}; to change one study or grid only, use its overrides ({dotted(grid)}.overrides)"
+        yield ("methods", name, *path), text + (hint if BASE_DIMENSION in text else "")
+    yield from _repeated(("methods", name), method.tried())
+    if method.own_model and max(rates) > 1:
+        yield at, "there are no embeddings to prune"
+    if (method.rounds or method.importance == "random") and 1 in rates:
+        text = "compression rate 1 means no pruning, but this method differs only in how it prunes"
+        yield (*at, rates.index(1)), text
+
+
+def _repeated(at: KeyPath, lists: Mapping[KeyPath, Sequence[Any]]) -> Iterator[Problem]:
     for path, items in lists.items():
-        for item in sorted({item for item in items if items.count(item) > 1}, key=repr):
+        for item in sorted({item for item in items if list(items).count(item) > 1}, key=repr):
             yield (*at, *path), f"{short(item)} is listed twice"
-
-
-def _tried(method: AnyMethod) -> dict[KeyPath, list[Any]]:
-    """What a method tries one by one: the same twice would be a trial for nothing."""
-    if method.kind == "grid":
-        return {("dimensions",): list(method.dimensions)}
-    if method.kind == "uniform_tuned":
-        return {("dimensions",): list(method.dimensions), ("l2",): list(method.l2)}
-    if method.kind == "mde":
-        return {("settings",): [(pair.base_dimension, pair.temperature) for pair in method.settings]}
-    if method.kind == "mde_projected":
-        return {("settings",): [(each.base_dimension, each.temperature, each.budget) for each in method.settings]}
-    return {}
-
-
-def _columns(method: AnyMethod) -> dict[str, int]:
-    """The keys of a method that ask for columns of the table, and the most that they ask for."""
-    if method.kind in {"grid", "uniform_tuned"}:
-        return {"dimensions": max(method.dimensions)}
-    if method.kind in {"mde", "mde_projected"}:
-        return {"settings": max(each.base_dimension for each in method.settings)}
-    return {"column_blocks": method.column_blocks} if method.kind == "nis" else {}
-
-
-def _unfit(name: str, method: AnyMethod, k: int, grid: KeyPath) -> Iterator[Problem]:
-    """What of a method does not fit into the table, or not together."""
-    otherwise = f"; what is meant for one study or grid only goes into its overrides (such as {dotted(grid)}.overrides)"
-    for key, most in _columns(method).items():
-        if most > k:
-            text = f"{most} exceeds training.base_dimension = {k} in {dotted(grid)}{otherwise}"
-            yield ("methods", name, key), text
-    if method.kind in {"random", "mde"} and method.min_dimension >= k:
-        text = f"{method.min_dimension} must be below training.base_dimension = {k} in {dotted(grid)}{otherwise}"
-        yield ("methods", name, "min_dimension"), text
-    if method.kind == "dnis" and method.freeze_network and not method.warm_start_epochs:
-        yield ("methods", name, "freeze_network"), "would freeze a network that was not trained; set warm_start_epochs"
-    if method.kind == "uniform_tuned" and method.rounds:
-        yield ("methods", name, "rounds"), "must be 0: what is left would be trained without the tuned L2 penalty"
-    if method.kind == "mde_projected":
-        for i, each in enumerate(method.settings):
-            if method.power_of_two and each.base_dimension & (each.base_dimension - 1):
-                yield (
-                    ("methods", name, "settings", i, "base_dimension"),
-                    "must be a power of two, as all dimensions are to be",
-                )
-            if each.budget and each.budget > each.base_dimension:
-                yield ("methods", name, "settings", i, "budget"), f"exceeds the base dimension, {each.base_dimension}"
 
 
 def _in_reference(params: Params) -> Iterator[Problem]:
@@ -258,10 +208,18 @@ def _in_reference(params: Params) -> Iterator[Problem]:
     yield from _unknown("data set", ("reference", "datasets"), [(d, d) for d in reference.datasets], params.datasets)
     yield from _unknown("data set", at, [(d, d) for d in reference.results], params.datasets)
     for dataset, dimensions in reference.results.items():
+        if dataset not in params.datasets:
+            continue
+        task = params.task_of(dataset)
+        printed = [*task.costs, *(metric.name for metric in task.metrics)]
         for k, models in dimensions.items():
             yield from _unknown("model", (*at, dataset, k), [(m, m) for m in models], params.models)
             for model, methods in models.items():
-                yield from _unknown("method", (*at, dataset, k, model), [(m, m) for m in methods], params.methods)
+                here = (*at, dataset, k, model)
+                yield from _unknown("method", here, [(m, m) for m in methods], params.methods)
+                for method, rates in methods.items():
+                    for rate, figures in rates.items():
+                        yield from _unknown("figure", (*here, method, rate), [(f, f) for f in figures], printed)
 
 
 def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: Collection[str]) -> Iterator[Problem]:
@@ -276,62 +234,63 @@ def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: C
 def _explain(error: ErrorDetails, tree: Tree) -> Problem:
     path: KeyPath = ()
     cursor: Any = tree.values
-    for part in error["loc"]:  # leave out what pydantic adds, such as the tag of a union's member
-        key = _key(cursor, part)
+    for name in error["loc"]:  # leave out what pydantic adds, such as the tag of a union's member
+        key = _key(cursor, name)
         if key is not None:
             path, cursor = (*path, key), cursor[key]
+    context = error.get("ctx", {})
     if error["type"] == "missing":
-        path = (*path, error["loc"][-1])
-        text = "this key is missing"
-    elif error["type"] == "extra_forbidden":
-        text = f"unknown key{nearest(str(path[-1]), _valid_keys(error['loc'][:-1]))}"
-    elif error["type"] == "union_tag_invalid":
-        tag, context = error["ctx"]["tag"], error["ctx"]
-        path = (*path, context["discriminator"].strip("'"))
-        text = f"there is no {short(tag)}{nearest(tag, _QUOTED.findall(context['expected_tags']))}"
-    elif error["type"] == "union_tag_not_found":
-        path = (*path, error["ctx"]["discriminator"].strip("'"))
-        text = "this key is missing, which says what kind of entry it is"
-    else:
-        text = error["msg"][0].lower() + error["msg"][1:]
-        if not isinstance(error["input"], dict | list):
-            text += f", not {short(error['input'])}"
-        if error["type"] == "literal_error":
-            text += nearest(str(error["input"]), _QUOTED.findall(error["msg"]))
+        return (*path, error["loc"][-1]), "this key is missing"
+    if error["type"] == "extra_forbidden":
+        return path, f"unknown key{nearest(str(path[-1]), _valid_keys(error['loc'][:-1], tree))}"
+    if error["type"] == "tag_unknown":
+        return (
+            *path,
+            context["tag"],
+        ), f"there is no {short(context['name'])}{nearest(str(context['name']), context['known'])}"
+    if error["type"] == "tag_missing":
+        return (*path, context["tag"]), "this key is missing; it says what kind of entry this is"
+    text = error["msg"][0].lower() + error["msg"][1:]
+    if not isinstance(error["input"], dict | list):
+        text += f", not {short(error['input'])}"
+    if error["type"] == "literal_error":
+        text += nearest(str(error["input"]), _QUOTED.findall(error["msg"]))
     return path, text
 
 
-def _key(cursor: Any, part: str | int) -> Any:
-    """The key of `cursor` that pydantic calls `part`, or None."""
+def _key(cursor: Any, name: str | int) -> Any:
+    """The key of `cursor` that pydantic calls `name`, or None."""
     if isinstance(cursor, list):
-        return part if isinstance(part, int) and part < len(cursor) else None
+        return name if isinstance(name, int) and name < len(cursor) else None
     if isinstance(cursor, dict):
-        return part if part in cursor else next((key for key in cursor if str(key) == str(part)), None)
+        return name if name in cursor else next((key for key in cursor if str(key) == str(name)), None)
     return None
 
 
 @cache
-def _schema() -> dict[str, Any]:
-    return Params.model_json_schema()
+def _schema(settings: type[Params] | type[Kind]) -> dict[str, Any]:
+    return settings.model_json_schema()
 
 
-def _valid_keys(loc: tuple[str | int, ...]) -> list[str]:
-    """The keys that settings at `loc` may have, read off the JSON schema of `Params`."""
-    schema = _schema()
+def _valid_keys(loc: tuple[str | int, ...], tree: Tree) -> list[str]:
+    """The keys that settings at `loc` may have, read off a JSON schema: of the entry's kind, or of all parameters."""
+    schema, rest = _schema(Params), loc
+    if len(loc) >= 2 and loc[0] in {"tasks", "datasets", "models", "methods"}:
+        section, entry = str(loc[0]), tree.values[loc[0]][loc[1]]
+        known = kinds(section)
+        kind = known[entry[next(iter(known.values())).tag]]
+        schema, rest = _schema(kind), loc[2:]
     definitions = schema.get("$defs", {})
 
     def resolved(node: dict[str, Any]) -> dict[str, Any]:
         return definitions[node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
 
     node = resolved(schema)
-    for part in loc:
-        mapping = node.get("discriminator", {}).get("mapping", {})
-        if str(part).startswith("("):  # the tag of a union that JSON schema knows no tags for
+    for name in rest:
+        if str(name).startswith("("):  # the tag of a union that JSON schema knows no tags for
             node = next((resolved(each) for each in node.get("oneOf", []) if "$ref" in each), {})
-        elif part in mapping:
-            node = resolved({"$ref": mapping[part]})
-        elif part in node.get("properties", {}):
-            node = resolved(node["properties"][part])
+        elif name in node.get("properties", {}):
+            node = resolved(node["properties"][name])
         elif "additionalProperties" in node or "patternProperties" in node:
             inner = node.get("additionalProperties") or next(iter(node["patternProperties"].values()))
             node = resolved(inner) if isinstance(inner, dict) else {}

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nisbench.errors import NisbenchError, shortened
+from nisbench.params.base import KeyPath
 from nisbench.params.checks import check_report, validate
-from nisbench.params.settings import Params
-from nisbench.params.tree import KeyPath, Tree, dotted, read_yaml, short
+from nisbench.params.studies import Params
+from nisbench.params.tree import Tree, dotted, read_yaml, short
 
 OVERLAYS_VARIABLE = "NISBENCH_PARAMS"
 
@@ -27,7 +28,7 @@ class Config:
     params: Params
     by_study: dict[str, Params]
     by_grid: dict[tuple[str, str, Any], Params]
-    """By names of study and grid, whose own ``overrides`` are merged in as well, and by what the grid varies, or None."""
+    """By names of study and grid, whose own ``overrides`` are merged in as well, and by the swept key and value, or None."""
     overlays: tuple[Path, ...]
 
 
@@ -59,7 +60,7 @@ def load(root: Path, overlays: list[Path] | None = None) -> Config:
             at = ("studies", name), ("studies", name, "grids", key)
             merged = _overridden(own, over, *at)
             for variant in grid.variants:
-                tree = merged.with_value(*variant, said=(*at[1], "vary", variant[0])) if variant else merged
+                tree = merged.with_value(*variant, said=(*at[1], "sweep", variant[0])) if variant else merged
                 by_grid[name, key, variant] = validate(tree, study=name, grid=key)
         check_report(whole, name, study, {(key, variant): p for (of, key, variant), p in by_grid.items() if of == name})
     return Config(params, by_study, by_grid, tuple(path.absolute() for path in overlays))
@@ -81,7 +82,7 @@ def _overridden(own: Tree, over: Tree, *at: KeyPath) -> Tree:
 
 
 def _resolve(tree: Tree) -> None:
-    """Fill in what entries have from those they are ``like``, and make local paths absolute.
+    """Fill in what entries inherit from those they extend, and make local paths absolute.
 
     Paths are relative to the file that names them.
     """
@@ -93,7 +94,9 @@ def _resolve(tree: Tree) -> None:
         if isinstance(url, str) and not url.lower().startswith(("https://", "http://")):
             path = ("datasets", name, "url")
             if not url or "\0" in url or re.match(r"[a-z]+:/", url.lower()):
-                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: an https address or a path, not {short(url)}")
+                raise NisbenchError(
+                    f"{tree.where(path)}: {dotted(path)}: must be an https address or a path, not {short(url)}"
+                )
             try:
                 dataset["url"] = str((tree.origins[path][0].parent / Path(url).expanduser()).resolve())
             except (RuntimeError, OSError) as error:

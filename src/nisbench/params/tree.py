@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 
 from nisbench.errors import NisbenchError, shortened
+from nisbench.params.base import KeyPath
 
-KeyPath = tuple[str | int | float, ...]
 Origins = dict[KeyPath, tuple[Path, int]]
 
 LARGEST_FILE = 1 << 18  # bytes; ours have a few thousand
 MOST_VALUES = 5000  # of a file; an alias counts as often as it is used
-MOST_HEIRS = 20
+LONGEST_CHAIN = 20
 LONGEST_NUMBER = 1000  # characters: 1:1:1 ... takes time that grows with its square
 LARGEST_NUMBER = 1 << 63
 
@@ -50,7 +50,7 @@ class Tree:
         return copy
 
     def overridden(self, at: KeyPath, by: "Tree | None" = None) -> "Tree":
-        """A copy with what stands in `by` (or this) at the key path `at`, the ``overrides`` of a study or grid, put over it."""
+        """A copy, with the ``overrides`` of a study or grid merged over it: those at the key path `at` in `by` (or here)."""
         source = by or self
         values: Any = source.values
         for key in at:
@@ -64,53 +64,53 @@ class Tree:
         return copy
 
     def with_value(self, key: str, value: Any, said: KeyPath) -> "Tree":
-        """A copy in which a dotted key that is there has this value, as it was `said` at that key path."""
+        """A copy in which an existing dotted key has this value. `said` is the key path that asks for it."""
         path: KeyPath = tuple(key.split("."))
         copy = Tree(_copy(self.values), dict(self.origins))
         place: Any = copy.values
-        for i, part in enumerate(path):
+        for i, key_part in enumerate(path):
             if not isinstance(place, dict):
-                problem = f"{dotted(path[:i])} is a value, in which there is no {short(part)} to vary"
+                problem = f"{dotted(path[:i])} is a value, so it has no {short(key_part)} to sweep"
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
-            if part not in place or path[0] in {"studies", "reference"}:
+            if key_part not in place or path[0] in {"studies", "reference"}:
                 there = shortened(", ".join(str(each) for each in place if each not in {"studies", "reference"}), 500)
-                problem = f"{dotted(path[:i]) or 'params/'} has no {short(part)} to vary; it has: {there}"
+                problem = f"{dotted(path[:i]) or 'params/'} has no {short(key_part)} to sweep; it has: {there}"
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
             if i < len(path) - 1:
-                place = place[part]
+                place = place[key_part]
         place[path[-1]] = value
         copy.origins[path] = self.origins[said]
         return copy
 
     def inherit(self, section: str) -> None:
-        """Give each entry of a section that is ``like`` another what it does not say itself; the other may be like a third."""
+        """Give each entry of a section that ``extends`` another every key that it does not set itself."""
         entries = self.values.get(section)
         if isinstance(entries, dict):
             for name in list(entries):
                 self._inherit(section, entries, name, ())
 
-    def _inherit(self, section: str, entries: dict[str, Any], name: str, heirs: tuple[str, ...]) -> None:
-        entry, path = entries[name], (section, name, "like")
-        if not isinstance(entry, dict) or "like" not in entry:
+    def _inherit(self, section: str, entries: dict[str, Any], name: str, chain: tuple[str, ...]) -> None:
+        entry, path = entries[name], (section, name, "extends")
+        if not isinstance(entry, dict) or "extends" not in entry:
             return
-        base = entry["like"]
-        if base in (*heirs, name):
-            raise NisbenchError(f"{self.where(path)}: {dotted(path)}: {short(base)} is in turn like this one")
-        if len(heirs) > MOST_HEIRS:
+        base = entry["extends"]
+        if base in (*chain, name):
+            raise NisbenchError(f"{self.where(path)}: {dotted(path)}: circular: {base} extends this entry in turn")
+        if len(chain) > LONGEST_CHAIN:
             raise NisbenchError(
-                f"{self.where(path)}: {dotted(path)}: more than {MOST_HEIRS} entries, each like the next"
+                f"{self.where(path)}: {dotted(path)}: more than {LONGEST_CHAIN} entries, each of which extends the next"
             )
         if not isinstance(base, str) or base not in entries:
             there = shortened(", ".join(sorted(str(key) for key in entries if key != name)), 500)
             raise NisbenchError(
-                f"{self.where(path)}: {dotted(path)}: must name another entry: {there}; not {short(base)}"
+                f"{self.where(path)}: {dotted(path)}: must name another entry ({there}), not {short(base)}"
             )
-        self._inherit(section, entries, base, (*heirs, name))
+        self._inherit(section, entries, base, (*chain, name))
         inherited = Tree({section: {name: _copy(entries[base])}})
         for p in _paths(entries[base]):
             if (section, base, *p) in self.origins:
                 inherited.origins[section, name, *p] = self.origins[section, base, *p]
-        own = {key: value for key, value in entry.items() if key != "like"}
+        own = {key: value for key, value in entry.items() if key != "extends"}
         inherited.merge(Tree({section: {name: own}}, self.origins))
         entries[name] = inherited.values[section][name]
         self.origins |= inherited.origins
@@ -118,7 +118,7 @@ class Tree:
     def _merge(
         self, path: KeyPath, at: KeyPath, base: dict[Any, Any], over: Mapping[Any, Any], origins: Origins
     ) -> None:
-        """Put `over`, which stands below the key path `at` in its own tree, over `base`, which stands at `path` here."""
+        """Merge `over` (below the key path `at` in its own tree) over `base` (at `path` in this one)."""
         for key, value in over.items():
             here = (*path, key)
             if isinstance(value, dict) and isinstance(base.get(key), dict):
@@ -134,7 +134,7 @@ class Tree:
                 self.origins[here] = origins[*at, *here]
 
     def where(self, path: KeyPath) -> str:
-        """``file:line`` of the key path, or of its nearest parent that a file names."""
+        """``file:line`` of the key path, or of its nearest parent that a file sets."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.origins:
                 file, line = self.origins[path[:end]]
@@ -152,7 +152,7 @@ def read_yaml(path: Path) -> Tree:
         hint = f" (it was looked for in {Path.cwd()})" if isinstance(error, FileNotFoundError) else ""
         raise NisbenchError(f"{path}: cannot be read{hint}: {error}") from error
     if len(content) > LARGEST_FILE:
-        raise NisbenchError(f"{shown(path)}: has more than {LARGEST_FILE} bytes: no file of parameters")
+        raise NisbenchError(f"{shown(path)}: too large for a parameter file (limit {LARGEST_FILE >> 10} KiB)")
     tree = Tree()
     try:
         loader = _Loader(text)
@@ -174,19 +174,21 @@ def read_yaml(path: Path) -> Tree:
 def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, origins: Origins) -> Any:
     loader.values += 1
     if loader.values > MOST_VALUES:
-        raise NisbenchError(f"{shown(file)}: more than {MOST_VALUES} values, each alias counted as often as it is used")
+        raise NisbenchError(f"{shown(file)}: more than {MOST_VALUES} values (an alias counts every time it is used)")
     if isinstance(node, yaml.CollectionNode) and node.tag not in (
         loader.DEFAULT_MAPPING_TAG,
         loader.DEFAULT_SEQUENCE_TAG,
     ):
         line = node.start_mark.line + 1
-        raise NisbenchError(f"{shown(file)}:{line}: the tag {shortened(node.tag)} is not read here; leave it out")
+        raise NisbenchError(f"{shown(file)}:{line}: the tag {shortened(node.tag)} is not supported; leave it out")
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if key_node.tag == "tag:yaml.org,2002:merge":
-                raise NisbenchError(f"{shown(file)}:{line}: merge keys (<<) are not read here; write the keys out")
+                raise NisbenchError(
+                    f"{shown(file)}:{line}: merge keys (<<) are not supported; write the keys out, or use `extends`"
+                )
             key = _scalar(loader, key_node, file)
             if not isinstance(key, str | int | float) or key != key:  # noqa: PLR0124 - as .nan is not
                 raise NisbenchError(f"{shown(file)}:{line}: a key must be a name or a number")

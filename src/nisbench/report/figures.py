@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-from nisbench.evaluation import topk
-from nisbench.params.settings import Figure
-from nisbench.report import learned, pictures
-from nisbench.report.layout import label, quantity
-from nisbench.report.pictures import Drawn
-from nisbench.report.places import HEADLINES, Place, kind_of
-from nisbench.runs import rate_name
-from nisbench.studies import StudyPlan, symbol
+from nisbench.params.methods import Method
+from nisbench.params.studies import Figure
+from nisbench.report import dnis_figures, style
+from nisbench.report.formatting import label, quantity
+from nisbench.report.panels import Panel
+from nisbench.report.style import Drawn
+from nisbench.steps import rate_name
+from nisbench.studies import StudyPlan
 
 # --- Figures 2a and 2b: what base dimension and blocks do -----------------------------------------------------
 
@@ -40,8 +40,8 @@ def figure2b(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
 
 def _varied(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label: str) -> tuple[pd.DataFrame, Picture]:
     """A panel per grid, data set, model and metric over the parameter that the paper calls so; a line per method and compression rate."""
-    chosen = _shown(plan, results, varied=letter)
-    values: dict[str, Any] = {name: grid.varied[1] for name, grid in plan.grids.items() if grid.varied}
+    chosen = _shown(plan, results, swept=letter)
+    values: dict[str, Any] = {name: grid.swept[1] for name, grid in plan.grids.items() if grid.swept}
     chosen = chosen.assign(
         series=_names(plan, chosen, rates=True),
         value_of=[values[grid] for grid in chosen["grid"]],
@@ -50,9 +50,9 @@ def _varied(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label: str
     chosen = chosen.rename(columns={"value_of": letter})
     keys = ["grid", "dataset", "model", "metric", "series", letter]
     data = chosen.groupby(keys, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
-    looks = pictures.looks(dict(zip(chosen["series"], chosen["kind"], strict=True)))
+    looks = style.looks(_methods_of(plan, chosen))
     groups: list[Any] = list(data.groupby(["grid", "dataset", "model", "metric"], sort=False))
-    picture, axes = pictures.panels(len(groups), 3, (3.6, 3.0))
+    picture, axes = style.panels(len(groups), 3, (3.6, 3.0))
     for axis, ((grid, dataset, model, metric), group) in zip(axes, groups, strict=True):
         for series, line in group.groupby("series", sort=False):
             _line(axis, line[letter], line, looks[series], series)
@@ -63,8 +63,8 @@ def _varied(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label: str
         axis.set_xlabel(axis_label)
         _quality(axis, metric)
         name = next(name for name, apart in plan.grids.items() if apart.name == grid)
-        titles = [plan.titles[name, f"model {model}"], plan.titles[name, f"dataset {dataset}"]]
-        axis.set_title(", ".join(filter(None, [*titles, plan.study.grids[grid].title])))
+        title = plan.title(name, model=model) + ", " + plan.grids[name].params.datasets[dataset].title
+        axis.set_title(", ".join(filter(None, [title, plan.study.grids[grid].title])))
         if len(looks) > 1:
             axis.legend()
     picture.tight_layout()
@@ -77,15 +77,15 @@ def _varied(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label: str
 def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     """DNIS and network pruning: quality against the share of weights that is pruned."""
     chosen = _shown(plan, results)
-    chosen = chosen[chosen["kind"].isin(["dnis", "full"])]
-    both = chosen.groupby(["grid", "dataset", "model"])["kind"].transform("nunique") == 2
+    chosen = chosen[chosen["in_paper"].isin(["DNIS", "Network pruning"])]
+    both = chosen.groupby(["grid", "dataset", "model"])["in_paper"].transform("nunique") == 2
     chosen = chosen.assign(pruned=1 - chosen["nonzeros"] / chosen["weights"], series=_names(plan, chosen))[both]
     keys = ["grid", "dataset", "model", "metric", "series", "cr"]
     data = chosen.groupby(keys, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
     data.insert(6, "pruned", chosen.groupby(keys, sort=False)["pruned"].mean().to_numpy())
-    looks = pictures.looks(dict(zip(chosen["series"], chosen["kind"], strict=True)))
+    looks = style.looks(_methods_of(plan, chosen))
     groups: list[Any] = list(data.groupby(["grid", "dataset", "model", "metric"], sort=False))
-    picture, axes = pictures.panels(len(groups), 3, (3.6, 3.0))
+    picture, axes = style.panels(len(groups), 3, (3.6, 3.0))
     for axis, ((grid, dataset, model, metric), group) in zip(axes, groups, strict=True):
         for i, (series, line) in enumerate(group.groupby("series", sort=False)):
             ordered = line.sort_values("pruned")
@@ -93,7 +93,7 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.set_xlabel("pruned share of the weights")
         _quality(axis, metric)
-        axis.set_title(Place(grid, dataset, model).title(plan))
+        axis.set_title(Panel(grid, dataset, model).title(plan))
         axis.legend()
     picture.tight_layout()
     caption = (
@@ -108,10 +108,10 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
 
 def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     """Quality against the number of weights, for all methods: what to use for a given size."""
-    data, kinds = _points(plan, results)
-    looks = pictures.looks(kinds)
+    data, methods = _points(plan, results)
+    looks = style.looks(methods)
     groups: list[Any] = list(data.groupby(["dataset", "model", "split"], sort=False))
-    picture, axes = pictures.panels(len(groups), 2, (5.2, 3.8))
+    picture, axes = style.panels(len(groups), 2, (5.2, 3.8))
     handles: dict[str, Any] = {}
     for axis, ((dataset, model, _), group) in zip(axes, groups, strict=True):
         metric = group["metric"].iloc[0]
@@ -135,7 +135,7 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("embedding weights that are not 0")
         _quality(axis, metric)
-        axis.set_title(f"{_title(plan, 'model', model)}, {_title(plan, 'dataset', dataset)}")
+        axis.set_title(f"{_entry(plan, 'models', model).title}, {_entry(plan, 'datasets', dataset).title}")
     picture.tight_layout()
     picture.legend(
         [handles[name] for name in looks],
@@ -152,10 +152,10 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     return data, picture, caption
 
 
-def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Size and quality of each result, a mean over its seeds, and each series's kind of method. A run of several grids is in here once."""
+def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Method]]:
+    """Size and quality of each result, a mean over its seeds, and each series's method. A run of several grids is in here once."""
     searches = {(cell.grid, cell.dataset, cell.model, cell.method, cell.seed): cell.search for cell in plan.cells}
-    chosen = pd.concat([_shown(plan, results), _shown(plan, results, varied="K")])
+    chosen = pd.concat([_shown(plan, results), _shown(plan, results, swept="K")])
     chosen = chosen[(chosen["nonzeros"] > 0) & (chosen["metric"] == chosen["headline"])]
     of = [
         searches[key]
@@ -167,15 +167,15 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
     chosen = chosen.assign(grid=chosen.groupby("search", sort=False)["grid"].transform("first"))
     first = chosen.groupby(["dataset", "model", "split", "series"], sort=False)["grid"].transform("first")
     terms = [
-        f"{series}{K_VARIED}"
-        if plan.grids[grid].varied
+        f"{series}{K_SWEPT}"
+        if plan.grids[grid].swept
         else f"{series}, {plan.grids[grid].title}"
         if grid != plain
         else series
         for series, grid, plain in zip(chosen["series"], chosen["grid"], first, strict=True)
     ]
     chosen = chosen.assign(series=terms)
-    kinds = dict(zip(chosen["series"], chosen["kind"], strict=True))
+    methods = _methods_of(plan, chosen)
     keys = ["dataset", "model", "split", "series", "k", "cr", "metric"]
     groups = chosen.groupby(keys, sort=False)
     data = groups["value"].agg(["mean", "std", "count"]).reset_index()
@@ -186,12 +186,12 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
         ordered = group.assign(loss=sign * group["mean"]).sort_values(["weights", "loss"])
         best = ordered["loss"].cummin()
         data.loc[ordered.index[ordered["loss"] < best.shift(fill_value=np.inf)], "front"] = True
-    return data, kinds
+    return data, methods
 
 
 def _window(group: pd.DataFrame, lower: bool) -> tuple[float, float]:
     """From the best to somewhat beyond the worst unpruned result."""
-    near = group[(group["cr"] == 1) & ~group["series"].str.endswith(K_VARIED)]["mean"]
+    near = group[(group["cr"] == 1) & ~group["series"].str.endswith(K_SWEPT)]["mean"]
     near = group["mean"] if near.empty else near
     best, worst = (group["mean"].min(), near.max()) if lower else (group["mean"].max(), near.min())
     span = (worst - best) or abs(best) * 0.01 or 1.0
@@ -199,35 +199,52 @@ def _window(group: pd.DataFrame, lower: bool) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-K_VARIED = ", K varied"
+K_SWEPT = ", K swept"
 
 # --- shared ---------------------------------------------------------------------------------------------------
 
 
-def _shown(plan: StudyPlan, results: pd.DataFrame, varied: str | None = None) -> pd.DataFrame:
-    """Results of the headline metrics in grids that vary nothing, or what the paper calls so; with each method's `kind`."""
-    grids = [name for name, grid in plan.grids.items() if varied == (symbol(grid.varied[0]) if grid.varied else None)]
-    kinds = {(cell.grid, cell.method): kind_of(plan, cell) for cell in plan.cells}
+def _shown(plan: StudyPlan, results: pd.DataFrame, swept: str | None = None) -> pd.DataFrame:
+    """Results of the headline metrics in grids without a sweep, or with a sweep of what the paper calls so; with what the paper calls each method."""
+    grids = [name for name, grid in plan.grids.items() if (grid.sweeps(swept) if swept else grid.swept is None)]
+    in_paper = {(cell.grid, cell.method): plan.method_of(cell).in_paper for cell in plan.cells}
+    headlines = {cell.settings.task.kind_name(): cell.settings.task.headlines for cell in plan.cells}
     chosen = results[results["grid"].isin(grids)]
     pairs = zip(chosen["metric"], chosen["task"], strict=True)
-    chosen = chosen[np.array([metric in HEADLINES[task] for metric, task in pairs], dtype=bool)]
+    chosen = chosen[np.array([metric in headlines[task] for metric, task in pairs], dtype=bool)]
     return chosen.assign(
-        kind=[kinds[key] for key in zip(chosen["grid"], chosen["method"], strict=True)],
-        headline=[HEADLINES[task][-1] for task in chosen["task"]],
+        in_paper=[in_paper[key] for key in zip(chosen["grid"], chosen["method"], strict=True)],
+        headline=[headlines[task][-1] for task in chosen["task"]],
     )
+
+
+def _methods_of(plan: StudyPlan, chosen: pd.DataFrame) -> dict[str, Method]:
+    """The settings of the method of each series."""
+    columns = chosen[["series", "grid", "method"]].drop_duplicates("series")
+    return {
+        series: plan.grids[grid if grid in plan.grids else _variant(plan, grid)].params.methods[method]
+        for series, grid, method in columns.itertuples(index=False)
+    }
+
+
+def _variant(plan: StudyPlan, name: str) -> str:
+    """One of the values of a grid with a sweep."""
+    return next(key for key, grid in plan.grids.items() if grid.name == name)
 
 
 def _names(plan: StudyPlan, results: pd.DataFrame, rates: bool = False) -> list[str]:
     """What each row's method is called, with its compression rate if asked for."""
     names = []
     for grid, method, rate in results[["grid", "method", "cr"]].itertuples(index=False):
-        title = plan.titles[grid, f"method {method}"]
+        title = plan.title(grid, method=method)
         names.append(f"{title} (CR = {rate_name(rate)})" if rates and rate != 1 else title)
     return names
 
 
-def _title(plan: StudyPlan, kind: str, name: str) -> str:
-    return next(title for (_, entry), title in plan.titles.items() if entry == f"{kind} {name}")
+def _entry(plan: StudyPlan, section: str, name: str) -> Any:
+    """An entry of ``params/``, as the first grid that has it knows it."""
+    found = (getattr(grid.params, section) for grid in plan.grids.values())
+    return next(entries[name] for entries in found if name in entries)
 
 
 def _line(axis: Axes, x: pd.Series, y: pd.DataFrame, look: dict[str, Any], name: str) -> Any:
@@ -239,7 +256,7 @@ def _line(axis: Axes, x: pd.Series, y: pd.DataFrame, look: dict[str, Any], name:
 def _quality(axis: Axes, metric: str) -> None:
     """The axis of a metric, in the unit of the tables, with which way is better."""
     axis.set_ylabel(f"{label(metric)} {'↓' if quantity(metric).better == 'lower' else '↑'}")
-    if metric.removeprefix(topk.FULL) in topk.NAMES:
+    if quantity(metric).percent:
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
 
 
@@ -251,8 +268,8 @@ def _over_seeds(plan: StudyPlan) -> str:
 MAKERS: dict[Figure, Callable[[StudyPlan, pd.DataFrame], Drawn]] = {
     "figure2a": figure2a,
     "figure2b": figure2b,
-    "figure3a": learned.figure3a,
-    "figure3b": learned.figure3b,
+    "figure3a": dnis_figures.figure3a,
+    "figure3b": dnis_figures.figure3b,
     "figure3c": figure3c,
     "pareto": pareto,
 }

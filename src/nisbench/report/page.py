@@ -2,23 +2,23 @@
 
 import base64
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 from markdown_it import MarkdownIt
 
-from nisbench.console import duration
-from nisbench.params.settings import Figure
+from nisbench import records
+from nisbench.logs import duration
+from nisbench.params.studies import Figure
 from nisbench.report import claims
 from nisbench.report.claims import Finding
 from nisbench.report.figures import TITLES
-from nisbench.report.layout import FAILED, NONE, PAPER, Sheet, how_to_read, markdown, terms
-from nisbench.report.places import kind_of
-from nisbench.report.results import code_of, read_run
+from nisbench.report.formatting import FAILED, NONE, PAPER, Sheet, how_to_read, markdown, terms
+from nisbench.report.results import code_of, search_result
 from nisbench.report.significance import LEVEL
-from nisbench.runs import Step, rate_name
+from nisbench.run_files import SearchRun
+from nisbench.steps import Step, rate_name
 from nisbench.studies import StudyPlan
 
 
@@ -31,27 +31,34 @@ def text(
 ) -> str:
     """The page, in Markdown."""
     searches = {cell.search.id: cell.search for cell in plan.cells}
-    runs = {step_id: read_run(step) for step_id, step in searches.items()}
-    parts = [f"# {plan.study.title}", _head(plan, runs)]
+    runs = {step_id: search_result(step) for step_id, step in searches.items()}
+    sections = [f"# {plan.study.title}", _head(plan, runs)]
     if plan.study.note:
-        parts.append(plan.study.note.strip())
+        sections.append(plan.study.note.strip())
     if failures := _failures(plan, results, searches, runs):
-        parts.append(failures)
+        sections.append(failures)
     if findings:
-        parts += ["## The paper's claims, checked", ABOUT_CLAIMS, claims.scorecard(findings)]
-        parts.append(_folded(f"All {len(findings)} comparisons", claims.details(findings)))
+        sections += ["## The paper's claims, checked", ABOUT_CLAIMS, claims.scorecard(findings)]
+        sections.append(_folded(f"All {len(findings)} comparisons", claims.details(findings)))
     if sheets:
-        parts += [sheet.markdown(level=2).strip() for sheet in sheets.values()]
-        parts += ["### How to read the tables", how_to_read(len(plan.study.seeds))]
+        sections += [sheet.markdown(level=2).strip() for sheet in sheets.values()]
+        sections += ["### How to read the tables", how_to_read(len(plan.study.seeds))]
     for figure in plan.study.figures:
         caption = captions[figure]
-        parts += [
+        sections += [
             f"## {TITLES[figure]}",
             f"![{caption}]({figure}.png)",
             f"{caption} ([SVG]({figure}.svg), [data]({figure}.csv))",
         ]
-    parts += ["## Settings", _settings(plan), "## Runs", _runs(plan, searches, runs), "## To repeat it", _repeat(plan)]
-    return "\n\n".join(parts) + "\n"
+    sections += [
+        "## Settings",
+        _settings(plan),
+        "## Runs",
+        _runs(plan, searches, runs),
+        "## To repeat it",
+        _repeat(plan),
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 ABOUT_CLAIMS = (
@@ -76,32 +83,30 @@ def html(plan: StudyPlan, page: str) -> str:
     page = page.replace("<details>", "<details open>")
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(page)
     for figure in (*plan.study.figures, *(["recovery"] if "recovery" in plan.study.tables else [])):
-        picture = base64.b64encode(Path(plan.folder, f"{figure}.svg").read_bytes()).decode()
+        picture = base64.b64encode((plan.folder / f"{figure}.svg").read_bytes()).decode()
         body = body.replace(f'src="{figure}.png"', f'src="data:image/svg+xml;base64,{picture}"')
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(plan.study.title)}</title><style>{STYLE}</style>{body}</html>\n'
 
 
-def _head(plan: StudyPlan, runs: dict[str, Any]) -> str:
+def _head(plan: StudyPlan, runs: dict[str, SearchRun]) -> str:
     seeds = plan.study.seeds
-    trials = sum(len(run["trials"]) for run in runs.values())
-    dates = sorted(run["machine"]["time"][:10] for run in runs.values())
-    machines = {
-        f"{run['machine']['device']}, torch {run['machine']['packages']['torch']}": None for run in runs.values()
-    }
+    trials = sum(len(run.trials) for run in runs.values())
+    dates = sorted(run.machine.time[:10] for run in runs.values())
+    machines = {f"{run.machine.device}, torch {run.machine.packages['torch']}": None for run in runs.values()}
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     sets = len({cell.dataset for cell in plan.cells})
     return (
         f"{len(runs)} searches with {trials} trials on {sets} data set{'s' * (sets > 1)}, "
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {duration(sum(run['seconds'] for run in runs.values()))} of training, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {duration(sum(run.seconds for run in runs.values()))} of training, "
         f"on {when}, on {'; '.join(machines)}. Generated by `snakemake --cores all {plan.name}`, with the settings below; every number of the tables is also in "
         f"[summary.csv](summary.csv). Validation chose every trial, epoch and selection; the test set was read once per result. *The paper* is {PAPER}."
     )
 
 
-def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step], runs: dict[str, Any]) -> str:
+def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step], runs: dict[str, SearchRun]) -> str:
     """Which runs and which trials diverged, at which step."""
     lines = [
-        f"* {plan.heading(grid, dataset)}, {plan.titles[grid, f'model {model}']}, {plan.titles[grid, f'method {method}']}"
+        f"* {plan.title(grid, model=model, method=method, dataset=dataset)}"
         f"{'' if rate == 1 else f' (CR = {rate_name(rate)})'}, seed {seed}: {cause}"
         for grid, dataset, model, method, rate, seed, cause in results[results["failed"].notna()][
             ["grid", "dataset", "model", "method", "cr", "seed", "failed"]
@@ -110,8 +115,8 @@ def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step],
         .itertuples(index=False)
     ]
     for step_id, run in runs.items():
-        of_search = [f"{trial['name']}: {trial['failed']}" for trial in run["trials"] if trial["failed"]]
-        if of_search and run["best_trial"] is not None:
+        of_search = [f"{trial.name}: {trial.failed}" for trial in run.trials if trial.failed]
+        if of_search and run.best_trial is not None:
             step = searches[step_id]
             count = f"{len(of_search)} of {len(run['trials'])} trials, the others stand: {'; '.join(of_search)}"
             lines.append(f"* {step.dataset} {step.label}: {count}")
@@ -124,12 +129,12 @@ def _settings(plan: StudyPlan) -> str:
     rows = []
     for name, grid in plan.study.grids.items():
         methods = "; ".join(f"{method} ({', '.join(map(rate_name, rates))})" for method, rates in grid.methods.items())
-        varied = ", ".join(f"{key} = {', '.join(map(str, values))}" for key, values in (grid.vary or {}).items())
-        rows.append([f"`{name}`", ", ".join(grid.datasets), ", ".join(grid.models), methods, varied])
-    lines = [markdown(rows, ["Grid", "Data sets", "Models", "Methods (compression rates)", "Varied"], align="left")]
+        swept = ", ".join(f"{key} = {', '.join(map(str, values))}" for key, values in (grid.sweep or {}).items())
+        rows.append([f"`{name}`", ", ".join(grid.datasets), ", ".join(grid.models), methods, swept])
+    lines = [markdown(rows, ["Grid", "Data sets", "Models", "Methods (compression rates)", "Sweep"], align="left")]
     told = set()
     for name, apart in plan.grids.items():
-        if apart.varied and apart.name in told:
+        if apart.swept and apart.name in told:
             continue
         told.add(apart.name)
         used = [cell for cell in plan.cells if cell.grid == name]
@@ -149,36 +154,36 @@ def _settings(plan: StudyPlan) -> str:
         dump = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
         lines.append(
             _folded(
-                f"Settings of {f'`{apart.name}`' if name else 'the other grids'}{', the first of its values' if apart.varied else ''}",
+                f"Settings of {f'`{apart.name}`' if name else 'the other grids'}{', the first of its values' if apart.swept else ''}",
                 f"{terms(apart.params.training)}\n\n```yaml\n{dump}```",
             )
         )
     return "\n\n".join(lines)
 
 
-def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, Any]) -> str:
+def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]) -> str:
     """A row per search."""
     cells = {cell.search.id: cell for cell in reversed(plan.cells)}
     several = len({machine_of(run) for run in runs.values()}) > 1
     rows = []
     for step_id, step in searches.items():
-        run, cell = runs[step_id], cells[step_id]
-        best = None if run["best_trial"] is None else run["trials"][run["best_trial"]]
-        learns = "†" if kind_of(plan, cell) in {"dnis", "nis"} else ""
+        run, cell, record = runs[step_id], cells[step_id], records.read(step.record)
+        best = run.best
+        learns = "†" if plan.method_of(cell).learns_selection else ""
         rows.append(
             [
-                plan.heading(cell.grid, step.dataset),
-                plan.titles[cell.grid, f"model {cell.model}"],
-                plan.titles[cell.grid, f"method {cell.method}"],
+                plan.title(cell.grid, dataset=cell.dataset),
+                plan.title(cell.grid, model=cell.model),
+                plan.title(cell.grid, method=cell.method),
                 str(cell.seed),
                 f"`{step_id}`",
                 trials_of(run),
-                best["name"] if best else FAILED,
-                f"{best['validation_loss']:.4f}{learns}" if best else NONE,
-                str(best["best_epoch"]) if best else NONE,
-                duration(run["seconds"]),
-                f"{run['peak_memory_mib']:.0f} MiB",
-                f"{run['record'].commit or NONE} `{code_of(run['record'])}`",
+                best.name if best else FAILED,
+                f"{best.validation_loss:.4f}{learns}" if best else NONE,
+                str(best.best_epoch) if best else NONE,
+                duration(run.seconds),
+                f"{run.peak_memory_mib:.0f} MiB",
+                f"{record.commit or NONE} {code_of(record)}",
                 *([machine_of(run)] if several else []),
             ]
         )
@@ -205,24 +210,22 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, Any]) -> s
     return f"{_folded(f'All {len(rows)} searches', table)}\n\n{notes}"
 
 
-def machine_of(run: dict[str, Any]) -> str:
-    machine = run["machine"]
+def machine_of(run: SearchRun) -> str:
+    machine = run.machine
     threads = (
-        f", {machine['threads']} thread{'s' * (machine['threads'] > 1)} per search"
-        if machine["device"].startswith("CPU")
+        f", {machine.threads} thread{'s' * (machine.threads > 1)} per search"
+        if machine.device.startswith("CPU")
         else ""
     )
-    versions = (
-        f"nisbench {machine['packages']['nisbench']}, torch {machine['packages']['torch']}, Python {machine['python']}"
-    )
-    return f"{machine['device']}{threads} ({versions})"
+    versions = f"nisbench {machine.packages['nisbench']}, torch {machine.packages['torch']}, Python {machine.python}"
+    return f"{machine.device}{threads} ({versions})"
 
 
-def trials_of(search: dict[str, Any]) -> str:
+def trials_of(search: SearchRun) -> str:
     """How many trials a search had, and how many of them at most trained at once."""
-    at_once = max(trial["at_once"] for trial in search["trials"])
-    failed = sum(trial["failed"] is not None for trial in search["trials"])
-    count = f"{len(search['trials'])}" + (f", up to {at_once} at once" if at_once > 1 else "")
+    fused = max(trial.fused for trial in search.trials)
+    failed = sum(trial.failed is not None for trial in search.trials)
+    count = f"{len(search['trials'])}" + (f", up to {fused} at once" if fused > 1 else "")
     return count + (f", {failed} failed" if failed else "")
 
 

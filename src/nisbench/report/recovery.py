@@ -1,60 +1,56 @@
 """Did a search find the right answer? Found dimensions against planted ones, which only generated data can tell."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from scipy.stats import spearmanr
 
 from nisbench.data.parquet import read_table
-from nisbench.embedding import DimensionScheme
+from nisbench.embedding.scheme import DimensionScheme
 from nisbench.files import write_text
-from nisbench.params.settings import Planted
-from nisbench.report import pictures
-from nisbench.report.layout import KEYS, NONE, QUANTITIES, Part, Sheet, cells, grouped, row_names, terms
-from nisbench.runs import rate_name
+from nisbench.report import style
+from nisbench.report.formatting import KEYS, NONE, Sheet, SubTable, cells, grouped, quantity, row_names, terms
+from nisbench.steps import rate_name
 from nisbench.studies import Cell, StudyPlan
 
 
 def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
     """Rank correlation of found with planted dimensions, and quality, of all methods on generated data."""
-    cells_of_planted = [cell for cell in plan.compared if isinstance(plan.dataset_of(cell), Planted)]
+    cells_of_planted = [cell for cell in plan.compared if plan.dataset_of(cell).planted]
     found = pd.DataFrame([measured(cell) for cell in cells_of_planted])
     summary = found.groupby(KEYS, sort=False)[["spearman", "dimensions"]].agg(["mean", "std", "count"])
-    places: dict[Any, pd.Series] = dict(summary.iterrows())
+    measures: dict[Any, pd.Series] = dict(summary.iterrows())
     quality = grouped(results)
-    parts = []
+    tables = []
     for grid, dataset, model in found[["grid", "dataset", "model"]].drop_duplicates().itertuples(index=False):
         of_model = quality[(quality["grid"] == grid) & (quality["dataset"] == dataset) & (quality["model"] == model)]
-        metrics = [name for name in of_model["metric"].unique() if name in QUANTITIES and QUANTITIES[name].better]
+        metrics = [name for name in of_model["metric"].unique() if quantity(name).better and not quantity(name).context]
         columns = {
             name: cells(of_model[of_model["metric"] == name].set_index(["method", "cr"]), name) for name in metrics
         }
         body = []
         for key, name in row_names(plan, grid, list(zip(of_model["method"], of_model["cr"], strict=True))).items():
-            place = places[grid, dataset, model, *key]
+            measure = measures[grid, dataset, model, *key]
             body.append(
                 [
                     name,
-                    _spread(place["spearman"]),
-                    _spread(place["dimensions"]),
+                    _spread(measure["spearman"]),
+                    _spread(measure["dimensions"]),
                     *(column[key] for column in columns.values()),
                 ]
             )
-        heads = ["Search method", "Spearman", "Mean dimension", *(QUANTITIES[name].title for name in metrics)]
-        heading = f"{plan.titles[grid, f'model {model}']}, {plan.heading(grid, dataset)}"
-        parts.append(Part(heading, heads, body, terms(plan.grids[grid].params.training)))
+        heads = ["Search method", "Spearman", "Mean dimension", *(quantity(name).title for name in metrics)]
+        heading = plan.title(grid, model=model, dataset=dataset)
+        tables.append(SubTable(heading, heads, body, terms(plan.grids[grid].params.training)))
     picture(plan, cells_of_planted)
     drawn = (("Found against planted dimensions", "recovery.png"),)
-    return Sheet("Recovery of planted dimensions", parts, READING, found, drawn)
+    return Sheet("Recovery of planted dimensions", tables, READING, found, drawn)
 
 
 def dimensions(cell: Cell) -> pd.DataFrame:
     """The `planted` and the `found` dimension of each feature that occurs in train."""
-    features = read_table(
-        Path(cell.search.needs["block"].path("features")), ["frequency", "planted_dimension"]
-    ).to_pandas()
-    sizes = DimensionScheme.load(Path(cell.prune.path("scheme"))).sizes()
+    features = read_table(cell.search.needs["block"].path("features"), ["frequency", "planted_dimension"]).to_pandas()
+    sizes = DimensionScheme.load(cell.prune.path("scheme")).sizes()
     both = pd.DataFrame({"planted": features["planted_dimension"], "found": sizes})
     known: pd.DataFrame = both.loc[features["frequency"].to_numpy() > 0]
     return known
@@ -64,7 +60,7 @@ def measured(cell: Cell) -> dict[str, Any]:
     """One run's rank correlation, and its mean dimension."""
     both = dimensions(cell)
     alike = any(len(both[name].unique()) == 1 for name in both)
-    place = [cell.grid, cell.dataset, cell.model, cell.method, cell.compression_rate]
+    place = cell.key[:5]
     return {
         **dict(zip(KEYS, place, strict=True)),
         "seed": cell.seed,
@@ -77,7 +73,7 @@ def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
     """For each method, which dimensions it left to features of each planted one: ``recovery.png``, ``.svg``, and their data."""
     rows: list[dict[str, Any]] = []
     for cell in cells_of_planted:
-        place = [cell.grid, cell.dataset, cell.model, cell.method, cell.compression_rate]
+        place = cell.key[:5]
         for planted, found in dimensions(cell).itertuples(index=False):
             rows.append({**dict(zip(KEYS, place, strict=True)), "planted": planted, "found": found})
     by_planted = pd.DataFrame(rows).groupby([*KEYS, "planted"], sort=False)["found"]
@@ -85,13 +81,13 @@ def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
         name: by_planted.quantile(q) for name, q in (("quarter", 0.25), ("median", 0.5), ("three_quarters", 0.75))
     }
     data = pd.DataFrame(quartiles).reset_index()
-    folder = Path(plan.folder)
+    folder = plan.folder
     write_text(folder / "recovery_dimensions.csv", data.to_csv(index=False))
 
     groups: list[Any] = list(data.groupby(KEYS, sort=False))
-    figure, axes = pictures.panels(len(groups), 5, (2.3, 2.2))
+    figure, axes = style.panels(len(groups), 5, (2.3, 2.2))
     several = len({key[:3] for key, _ in groups}) > 1
-    colour = pictures.COLOURS[0]
+    colour = style.COLOURS[0]
     for axis, (key, group) in zip(axes, groups, strict=True):
         grid, dataset, model, method, rate = key
         found = group.sort_values("planted")
@@ -102,15 +98,15 @@ def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
         )
         axis.plot(found["planted"], found["median"], color=colour, marker="o", markersize=3)
         axis.set_ylim(-0.03 * highest, 1.05 * highest)
-        names = [plan.titles[grid, f"method {method}"] + ("" if rate == 1 else f" (CR = {rate_name(rate)})")]
+        names = [plan.title(grid, method=method) + ("" if rate == 1 else f" (CR = {rate_name(rate)})")]
         if several:
-            names.append(f"{plan.titles[grid, f'model {model}']}, {plan.heading(grid, dataset)}")
+            names.append(plan.title(grid, model=model, dataset=dataset))
         axis.set_title("\n".join(names), fontsize=8)
         axis.tick_params(labelsize=7)
     figure.supxlabel("planted dimension", fontsize=9)
     figure.supylabel("found dimension: median and middle half", fontsize=9)
     figure.tight_layout()
-    pictures.save(figure, folder, "recovery")
+    style.save(figure, folder, "recovery")
 
 
 def _spread(values: pd.Series) -> str:

@@ -4,43 +4,44 @@ After each step of the weights on a training batch, one step of the soft selecti
 (Algorithm 1). First order holds the weights fixed for it. Second order lets them follow alpha by one step of descent.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from nisbench.data.instances import Instances
-from nisbench.embedding import Embeddings
-from nisbench.evaluation.tasks import Task
-from nisbench.models import recommender as recommenders
+from nisbench.embedding.autograd import rows_of
 from nisbench.models.recommender import Recommender
-from nisbench.params.settings import DNIS
-from nisbench.row_functions import rows_of
-from nisbench.search.proposal import Blocks, Proposal
+from nisbench.params.methods import DNIS
+from nisbench.search.trial_spec import FeatureStats, TrialSpec
+from nisbench.tasks.task import Task
 from nisbench.training.adam import Adam
 
 
-def propose(settings: DNIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: DNIS, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """A single trial, from alpha = 1 everywhere."""
 
-    def learner(recommender: Recommender, task: Task) -> AlphaLearner:
-        return AlphaLearner(recommender, task, settings)
+    def optimizer(recommender: Recommender, task: Task) -> AlphaOptimizer:
+        return AlphaOptimizer(recommender, task, settings)
 
-    warm_start = settings.warm_start_epochs
-    return [Proposal("soft selection", torch.ones(len(blocks), k), learner, warm_start_epochs=warm_start)]
+    block = None
+    if settings.blocks == "shuffled":
+        block = torch.from_numpy(np.random.default_rng(seed).permutation(features.block))
+    ones = torch.ones(len(features), k)
+    return [TrialSpec("soft selection", ones, optimizer, warm_start_epochs=settings.warm_start_epochs, block=block)]
 
 
-class AlphaLearner:
-    """Learns alpha in [0, 1]."""
+class AlphaOptimizer:
+    """Steps of the soft selection alpha, kept in [0, 1]."""
 
     xi: float
     """Of Eq. 7."""
 
     def __init__(self, recommender: Recommender, task: Task, settings: DNIS) -> None:
         self.task, self.settings = task, settings
-        self.alpha = recommender.embedding.selection
+        self.alpha = recommender.selected.selection
         self.adam = Adam({"alpha": self.alpha}) if settings.optimizer == "adam" else None
         if settings.freeze_network:
-            recommender.model.requires_grad_(False)
+            recommender.freeze_network()
 
     def begin_epoch(self, _recommender: Recommender, learning_rate: float) -> None:
         self.xi = self.settings.inner_learning_rate or learning_rate
@@ -59,8 +60,8 @@ class AlphaLearner:
             self.alpha.sub_(self.alpha.grad, alpha=self.settings.learning_rate)
         self.alpha.clamp_(0, 1)
 
-    def settle(self, recommender: Recommender) -> None:
-        """Alpha is what it is."""
+    def finalize(self, recommender: Recommender) -> None:
+        """Alpha is its own result."""
 
     def state(self) -> dict[str, Tensor]:
         return self.adam.state() if self.adam else {}
@@ -72,7 +73,7 @@ class AlphaLearner:
 
 def first_order(recommender: Recommender, task: Task, batch: Instances) -> Tensor:
     """Gradient (L, K) of the batch's loss by alpha alone; no gradient of the weights is computed."""
-    alpha = recommender.embedding.selection.requires_grad_()
+    alpha = recommender.selected.selection.requires_grad_()
     try:
         (gradient,) = torch.autograd.grad(task.loss(recommender(batch), batch.labels), alpha)
     finally:
@@ -86,29 +87,28 @@ def second_order(recommender: Recommender, task: Task, validation: Instances, tr
     (The printed Eq. 7 ends in a gradient by alpha; its dimensions want the one by Theta'.) Only embeddings of features that
     are in the batches are differentiated: the cost goes with the batch, not with N.
     """
-    in_training, in_validation = training.ids, validation.ids
-    parameters, block = dict(recommender.named_parameters()), recommender.embedding.block
+    table, parameters = recommender.selected, dict(recommender.named_parameters())
     theta = {name: parameter.detach() for name, parameter in parameters.items()}
-    if len(block) > in_training.numel() + in_validation.numel():
-        rows, places = torch.unique(torch.cat([training.ids, validation.ids]), return_inverse=True)
-        in_training, in_validation = places[: len(training)], places[len(training) :]
-        theta |= {name: theta[name][rows] for name in recommender.tables()}
+    block = table.block
+    if len(block) > training.ids.numel() + validation.ids.numel():
+        rows, at = torch.unique(torch.cat([training.ids, validation.ids]), return_inverse=True)
+        in_training, in_validation = at[: len(training)], at[len(training) :]
+        training = Instances(in_training, training.labels, training.values)
+        validation = Instances(in_validation, validation.labels, validation.values)
+        theta |= {name: theta[name][rows] for name in recommender.row_parameters()}
         block = block[rows]
     learned = {name: theta[name].requires_grad_() for name, parameter in parameters.items() if parameter.requires_grad}
-    alpha = recommender.embedding.selection.detach().requires_grad_()
+    alpha = table.selection.detach().requires_grad_()
     scales = rows_of(alpha, block)
 
-    def loss(batch: Instances, at: Tensor, theta: dict[str, Tensor]) -> Tensor:
-        embeddings = Embeddings(at, batch.values, theta["embedding.weight"] * scales)
-        linear = recommenders.first_order(theta.get("first_order"), at, batch.values)
-        of_model = {name.removeprefix("model."): p for name, p in theta.items() if name.startswith("model.")}
-        return task.loss(functional_call(recommender.model, of_model, (embeddings, linear)), batch.labels)
+    def loss(batch: Instances, weights: dict[str, Tensor]) -> Tensor:
+        return task.loss(recommender(batch, weights, scales), batch.labels)
 
     by_theta = torch.autograd.grad(
-        loss(training, in_training, theta), list(learned.values()), create_graph=True, materialize_grads=True
+        loss(training, theta), list(learned.values()), create_graph=True, materialize_grads=True
     )
     stepped = {name: torch.add(p, g, alpha=-xi) for (name, p), g in zip(learned.items(), by_theta, strict=True)}
-    (gradient,) = torch.autograd.grad(loss(validation, in_validation, theta | stepped), alpha)
+    (gradient,) = torch.autograd.grad(loss(validation, theta | stepped), alpha)
     return gradient
 
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from nisbench.params.settings import FullTable
-from nisbench.search.proposal import Blocks, Proposal
+from nisbench.params.methods import FullTable
+from nisbench.search.trial_spec import FeatureStats, TrialSpec
 
 
-def propose(settings: FullTable, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: FullTable, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """A single trial."""
-    return [Proposal(f"dimension {k}", torch.ones(len(blocks), k))]
+    return [TrialSpec(f"dimension {k}", torch.ones(len(features), k))]

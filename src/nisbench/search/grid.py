@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from nisbench.params.settings import GridSearch
-from nisbench.search.proposal import Blocks, Proposal, prefix_selection
+from nisbench.params.methods import GridSearch
+from nisbench.search.trial_spec import FeatureStats, TrialSpec, prefix_selection
 
 
-def propose(settings: GridSearch, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: GridSearch, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """One trial per candidate dimension."""
-    return [Proposal(f"dimension {d}", prefix_selection(np.full(len(blocks), d), k)) for d in settings.dimensions]
+    return [TrialSpec(f"dimension {d}", prefix_selection(np.full(len(features), d), k)) for d in settings.dimensions]

@@ -5,27 +5,27 @@ As compared in the DNIS paper: on the blocks that all methods share, with prefix
 
 import numpy as np
 
-from nisbench.params.settings import MDE
-from nisbench.search.proposal import Blocks, Proposal, prefix_selection
+from nisbench.params.methods import MDE
+from nisbench.search.trial_spec import FeatureStats, TrialSpec, prefix_selection
 
 
-def propose(settings: MDE, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: MDE, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """One trial per pair of base dimension and temperature."""
-    proposals = []
+    specs = []
     for pair in settings.settings:
-        stair = staircase(blocks, pair.base_dimension, pair.temperature, settings.min_dimension, k)
+        stair = staircase(features, pair.base_dimension, pair.temperature, settings.min_dimension, k)
         name = f"base {pair.base_dimension}, temperature {pair.temperature:g}: {'-'.join(map(str, stair))}"
-        proposals.append(Proposal(name, prefix_selection(stair, k)))
-    return proposals
+        specs.append(TrialSpec(name, prefix_selection(stair, k)))
+    return specs
 
 
-def staircase(blocks: Blocks, base_dimension: int, temperature: float, low: int, k: int) -> np.ndarray:
+def staircase(features: FeatureStats, base_dimension: int, temperature: float, low: int, k: int) -> np.ndarray:
     """(L,) dimensions floor(B p_b^a / sum_c p_c^a / n_b) within [low, k].
 
     The budget B is base_dimension * N weights, p_b a block's share of occurrences, n_b its size, a the temperature.
     What a block may not use beyond k is not given to others.
     """
-    power = blocks.mass**temperature
-    budget = base_dimension * blocks.sizes.sum()
-    dimensions: np.ndarray = np.floor(budget * power / power.sum() / blocks.sizes)
+    power = features.mass**temperature
+    budget = base_dimension * features.sizes.sum()
+    dimensions: np.ndarray = np.floor(budget * power / power.sum() / features.sizes)
     return dimensions.clip(low, k).astype(np.int64)

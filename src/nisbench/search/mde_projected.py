@@ -9,39 +9,39 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nisbench.params.settings import MDEProjected, ProjectedSetting
-from nisbench.search.proposal import Blocks, Proposal, prefix_selection
+from nisbench.params.methods import MDEProjected, ProjectedSetting
+from nisbench.search.trial_spec import FeatureStats, TrialSpec, prefix_selection
 
 
-def propose(settings: MDEProjected, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: MDEProjected, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """One trial per setting."""
-    block = own_blocks(settings, blocks)
+    block = own_blocks(settings, features)
     sizes = np.bincount(block)
-    probability = np.bincount(block, weights=blocks.frequency) / sizes
+    probability = np.bincount(block, weights=features.frequency) / sizes
     # Every instance has one feature of each field: the field's occurrences are those of all instances.
-    probability /= np.bincount(blocks.field, weights=blocks.frequency).max()
-    proposals = []
+    probability /= np.bincount(features.field, weights=features.frequency).max()
+    specs = []
     for each in settings.settings:
         found = dimensions(each, probability, sizes, settings, k)
         within = "" if each.budget is None else f", budget {each.budget:g}"
         name = f"base {each.base_dimension}, temperature {each.temperature:g}{within}: {'-'.join(map(str, found))}"
-        proposals.append(
-            Proposal(name, prefix_selection(found, k), block=torch.from_numpy(block), projected=each.base_dimension)
+        specs.append(
+            TrialSpec(name, prefix_selection(found, k), block=torch.from_numpy(block), projected=each.base_dimension)
         )
-    return proposals
+    return specs
 
 
-def own_blocks(settings: MDEProjected, blocks: Blocks) -> np.ndarray:
+def own_blocks(settings: MDEProjected, features: FeatureStats) -> np.ndarray:
     """(N,) block of each feature: its field or, within fields, blocks of equal mass by falling frequency."""
     if settings.blocks_per_field is None:
-        return blocks.field
-    block = np.empty(len(blocks.field), dtype=np.int64)
+        return features.field
+    block = np.empty(len(features.field), dtype=np.int64)
     first = 0
-    for field in range(int(blocks.field.max()) + 1):
-        members = np.flatnonzero(blocks.field == field)
-        ordered = members[np.argsort(-blocks.frequency[members], kind="stable")]
-        before = np.cumsum(blocks.frequency[ordered]) - blocks.frequency[ordered]
-        total = max(blocks.frequency[members].sum(), 1)
+    for field in range(int(features.field.max()) + 1):
+        members = np.flatnonzero(features.field == field)
+        ordered = members[np.argsort(-features.frequency[members], kind="stable")]
+        before = np.cumsum(features.frequency[ordered]) - features.frequency[ordered]
+        total = max(features.frequency[members].sum(), 1)
         number = np.minimum(before * settings.blocks_per_field // total, settings.blocks_per_field - 1)
         # A very frequent feature may leave the block after its own empty: numbers are made contiguous.
         block[ordered] = first + np.unique(number, return_inverse=True)[1]

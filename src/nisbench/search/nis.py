@@ -6,7 +6,7 @@ many of the first row blocks have it. A controller of bare logits samples a choi
 from the loss of a validation batch under that choice, by REINFORCE with a baseline. A choice that exceeds the budget is
 penalised; in the end the likeliest choice within the budget is trained anew.
 
-Columns keep their places, so parts of different size need no projection to a common width (as in the comparison of MDE here).
+Columns keep their places, so embeddings of different size need no projection to a common width (as in the comparison of MDE here).
 """
 
 from copy import copy
@@ -16,37 +16,39 @@ from torch import Tensor
 from torch.nn import functional
 
 from nisbench.data.instances import Instances
-from nisbench.evaluation.tasks import Task
 from nisbench.models.recommender import Recommender
-from nisbench.params.settings import NIS
-from nisbench.search.proposal import Blocks, Proposal
+from nisbench.params.methods import NIS
+from nisbench.search.trial_spec import FeatureStats, TrialSpec
 from nisbench.seeds import derived
+from nisbench.tasks.task import Task
 from nisbench.training.adam import Adam
 
 
-def propose(settings: NIS, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: NIS, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """A trial under the controller and, after it, one of what it chose."""
-    space = Space(settings, blocks, k)
+    space = Space(settings, features, k)
 
-    def learner(recommender: Recommender, task: Task) -> Controller:
+    def optimizer(recommender: Recommender, task: Task) -> Controller:
         return Controller(recommender, task, settings, space, seed)
 
-    def chosen(selection: Tensor) -> Proposal:
+    def chosen(selection: Tensor) -> TrialSpec:
         share = space.cost(selection[None]).item() / space.full
-        return Proposal(f"the controller's choice, {100 * share:.0f} % of the weights", selection)
+        return TrialSpec(f"the controller's choice, {100 * share:.0f} % of the weights", selection)
 
-    everything = torch.ones(len(blocks), k)
+    everything = torch.ones(len(features), k)
     warm_start, patience = settings.warm_start_epochs, settings.patience
-    return [Proposal("controller", everything, learner, warm_start_epochs=warm_start, then=chosen, patience=patience)]
+    return [
+        TrialSpec("controller", everything, optimizer, warm_start_epochs=warm_start, then=chosen, patience=patience)
+    ]
 
 
 class Space:
     """The choices there are, and what they cost. A choice is a row of ints: one for single size, one per column block for multi."""
 
-    def __init__(self, settings: NIS, blocks: Blocks, k: int) -> None:
-        self.rows, self.columns = len(blocks), min(settings.column_blocks, k)
+    def __init__(self, settings: NIS, features: FeatureStats, k: int) -> None:
+        self.rows, self.columns = len(features), min(settings.column_blocks, k)
         self.single = settings.choice == "single"
-        self.sizes = torch.as_tensor(blocks.sizes, dtype=torch.float32)
+        self.sizes = torch.as_tensor(features.sizes, dtype=torch.float32)
         self.column_block = torch.arange(k) * self.columns // k
         self.row = torch.arange(self.rows)[:, None]
         self.full = float(self.sizes.sum() * k)
@@ -73,7 +75,7 @@ class Space:
         return (row < choices[:, column][:, None, :]).float()
 
     def cost(self, selections: Tensor) -> Tensor:
-        """The weights that selections (n, L, K) let exist, of one part: (n,)."""
+        """The weights that selections (n, L, K) let exist in one embedding per feature: (n,)."""
         return selections.sum(2) @ self.sizes
 
     def likeliest(self, logits: Tensor) -> Tensor:
@@ -104,15 +106,13 @@ class Controller:
     """Samples choices and learns which are worth it."""
 
     def __init__(self, recommender: Recommender, task: Task, settings: NIS, space: Space, seed: int) -> None:
-        device = recommender.embedding.selection.device
+        device = recommender.selected.selection.device
         self.task, self.settings, self.space, self.space_on_cpu = task, settings, space.to(device), space
         self.logits = torch.zeros(space.logits, device=device)
         self.adam = Adam({"logits": self.logits})
         self.choice = torch.zeros(space.logits[0], dtype=torch.long, device=device)
         self.baseline = torch.tensor(torch.nan, device=device)
         self.generator = torch.Generator().manual_seed(derived(seed, "controller"))
-        k = len(space.column_block)
-        self.multiples = [width // k for width in recommender.widths]
 
     def begin_epoch(self, recommender: Recommender, _learning_rate: float) -> None:
         self._sample(recommender)
@@ -132,7 +132,7 @@ class Controller:
         self.adam.step(self.settings.learning_rate)
         self._sample(recommender)
 
-    def settle(self, recommender: Recommender) -> None:
+    def finalize(self, recommender: Recommender) -> None:
         self.choice = self.space_on_cpu.likeliest(self.logits.cpu()).to(self.logits.device)
         self._show(recommender, self.choice)
 
@@ -155,7 +155,4 @@ class Controller:
         self._show(recommender, self.choice)
 
     def _show(self, recommender: Recommender, choice: Tensor) -> None:
-        """Put a choice's selection into the recommender, in all its parts."""
-        selection = self.space.selections(choice[None])[0]
-        parts = [selection.repeat_interleave(multiple, 1) for multiple in self.multiples]
-        recommender.embedding.selection.copy_(torch.cat(parts, 1))
+        recommender.set_selection(self.space.selections(choice[None])[0])

@@ -2,10 +2,10 @@
 
 import torch
 
-from nisbench.params.settings import NoEmbeddings
-from nisbench.search.proposal import Blocks, Proposal
+from nisbench.params.methods import NoEmbeddings
+from nisbench.search.trial_spec import FeatureStats, TrialSpec
 
 
-def propose(settings: NoEmbeddings, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: NoEmbeddings, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """A single trial, in which no feature has a dimension."""
-    return [Proposal("first-order weights" if settings.biases else "a constant", torch.zeros(len(blocks), k))]
+    return [TrialSpec("first-order weights" if settings.biases else "a constant", torch.zeros(len(features), k))]

@@ -2,12 +2,12 @@
 
 import torch
 
-from nisbench.params.settings import Oracle
-from nisbench.search.proposal import Blocks, Proposal, prefix_selection
+from nisbench.params.methods import Oracle
+from nisbench.search.trial_spec import FeatureStats, TrialSpec, prefix_selection
 
 
-def propose(settings: Oracle, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: Oracle, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """A single trial, in which each feature is a block of its own."""
-    assert blocks.planted is not None
-    selection = prefix_selection(blocks.planted.copy(), k)  # a copy: torch warns of arrays that are read only
-    return [Proposal("planted dimensions", selection, block=torch.arange(len(selection)))]
+    assert features.planted is not None
+    selection = prefix_selection(features.planted.copy(), k)  # a copy: torch warns of arrays that are read only
+    return [TrialSpec("planted dimensions", selection, block=torch.arange(len(selection)))]

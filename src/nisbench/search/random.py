@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from nisbench.params.settings import RandomSearch
-from nisbench.search.proposal import Blocks, Proposal, prefix_selection
+from nisbench.params.methods import RandomSearch
+from nisbench.search.trial_spec import FeatureStats, TrialSpec, prefix_selection
 
 
-def propose(settings: RandomSearch, blocks: Blocks, k: int, seed: int) -> list[Proposal]:
+def propose(settings: RandomSearch, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """`trials` random staircases."""
     generator = np.random.default_rng(seed)
-    stairs = [staircase(len(blocks), settings.min_dimension, k, generator) for _ in range(settings.trials)]
-    return [Proposal(f"dimensions {'-'.join(map(str, stair))}", prefix_selection(stair, k)) for stair in stairs]
+    stairs = [staircase(len(features), settings.min_dimension, k, generator) for _ in range(settings.trials)]
+    return [TrialSpec(f"dimensions {'-'.join(map(str, stair))}", prefix_selection(stair, k)) for stair in stairs]
 
 
 def staircase(length: int, low: int, k: int, generator: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Weights and half-done trials as safetensors: nothing is ever unpickled."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nisbench.console import log
 from nisbench.errors import NisbenchError
-from nisbench.files import whole_file
+from nisbench.files import atomic_write
+from nisbench.logs import log
 from nisbench.models.recommender import Recommender
-from nisbench.training.learner import SelectionLearner
-from nisbench.training.optimizers import Optimizer
+from nisbench.training.selection_optimizer import SelectionOptimizer
+from nisbench.training.train_step import TrainStep
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Checkpoint:
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
     """Write `tensors`, with `about` as JSON in the file's metadata."""
     copies = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(copies, temporary, metadata={"nisbench": json.dumps(about or {})})
 
 
@@ -43,6 +44,11 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         raise NisbenchError(f"{path}: not a readable file of weights: {error}. Delete it and run again.") from error
 
 
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def is_readable(path: Path) -> bool:
     """Whether a file written by `save_tensors` is there and whole."""
     try:
@@ -55,45 +61,42 @@ def is_readable(path: Path) -> bool:
 def save_checkpoint(
     path: Path,
     recommender: Recommender,
-    optimizer: Optimizer,
-    learner: SelectionLearner | None,
+    train_step: TrainStep,
+    selection_optimizer: SelectionOptimizer | None,
     best: dict[str, Tensor],
     progress: dict[str, Any],
 ) -> None:
     """Save all that the rest of the trial depends on."""
     tensors = {f"now.{name}": tensor for name, tensor in recommender.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
-    if learner:
-        tensors |= {f"learner.{name}": tensor for name, tensor in learner.state().items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in train_step.state().items()}
+    if selection_optimizer:
+        tensors |= {f"selection.{name}": tensor for name, tensor in selection_optimizer.state().items()}
     save_tensors(path, tensors, progress)
 
 
 def load_checkpoint(
     path: Path,
     recommender: Recommender,
-    optimizer: Optimizer,
-    learner: SelectionLearner | None,
+    train_step: TrainStep,
+    selection_optimizer: SelectionOptimizer | None,
 ) -> Checkpoint | None:
-    """Put a trial back to where `save_checkpoint` saved it; None if it did not, or if the file is damaged."""
+    """Put a trial back to where `save_checkpoint` saved it; None if there is no such file, or if it is damaged."""
     if not path.exists():
         return None
     try:
-        tensors, progress = load_tensors(path, recommender.embedding.weight.device)
+        tensors, progress = load_tensors(path, next(recommender.parameters()).device)
     except NisbenchError as error:
         log.warning("the trial begins again: %s", error)
         return None
 
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
     try:
-        recommender.load_state_dict(under("now."))
-        optimizer.load_state(under("optimizer."))
-        if learner:
-            learner.load_state(under("learner."))
+        recommender.load_state_dict(under(tensors, "now."))
+        train_step.load_state(under(tensors, "optimizer."))
+        if selection_optimizer:
+            selection_optimizer.load_state(under(tensors, "selection."))
     except (KeyError, RuntimeError) as error:  # some of it may be in place by now
         raise NisbenchError(
-            f"{path}: not this trial's: {' '.join(str(error).split())} Delete it and run again."
+            f"{path}: of another trial: {' '.join(str(error).split())} Delete it and run again."
         ) from error
-    return Checkpoint(under("best."), progress)
+    return Checkpoint(under(tensors, "best."), progress)

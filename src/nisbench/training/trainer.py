@@ -1,8 +1,8 @@
 """The training loop: the whole of it, for every model and method.
 
-Each epoch goes once through the training instances in a random order that depends on nothing but the seed and the
-epoch's number, so a trial that is killed and taken up again is trained on the same batches. The host does not wait
-for the device within an epoch, save where a method must (second-order DNIS, projections of large tables).
+Each epoch goes once through the training instances in a random order that depends on nothing but the seed and the epoch's number,
+so a trial that is killed and resumed is trained on the same batches. The host does not wait for the device within an epoch, except
+where a method must (second-order DNIS, projections of large tables).
 """
 
 import logging
@@ -14,28 +14,35 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nisbench.console import log
 from nisbench.data.instances import Instances
 from nisbench.errors import NisbenchError
-from nisbench.evaluation.tasks import Task
+from nisbench.logs import duration, log
 from nisbench.models.recommender import Recommender
-from nisbench.params.settings import Training
+from nisbench.params.training import Training
 from nisbench.seeds import Stream, derived
-from nisbench.training import optimizers
+from nisbench.tasks.task import Task
+from nisbench.training import train_step
 from nisbench.training.checkpoints import load_checkpoint, save_checkpoint
-from nisbench.training.learner import SelectionLearner
-from nisbench.training.optimizers import Optimizer
+from nisbench.training.selection_optimizer import SelectionOptimizer
+from nisbench.training.train_step import TrainStep
+
+SILENCE = 15
+"""Seconds after which a running trial reports its progress."""
 
 
 class DivergenceError(NisbenchError):
-    """A training whose loss ceased to be a number; `progress` is how far it was, `cause` where that was."""
+    """A training whose loss ceased to be a number. `progress` is how far it came."""
 
-    def __init__(self, title: str, cause: str, progress: "Progress") -> None:
-        super().__init__(f"{title}: {cause}; lower the learning rates")
-        self.cause, self.progress = cause, progress
+    progress: "Progress"
 
 
-SILENCE = 15  # seconds after which a running trial says how far it is
+@dataclass(frozen=True)
+class Data:
+    """What trials are trained and validated on."""
+
+    training: Instances
+    validation: Instances
+    task: Task
 
 
 @dataclass
@@ -53,15 +60,28 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     """Validation loss after each epoch."""
 
+    def is_active(self, settings: Training) -> bool:
+        """Whether the trial needs another epoch: neither `patience` nor `max_epochs` has run out."""
+        stale = self.epoch - self.best_epoch
+        return self.epoch < self.first_epoch + settings.max_epochs and stale < settings.patience
+
+    def add(self, loss: float, settings: Training) -> bool:
+        """Add one more epoch's validation loss. Returns whether it is the lowest so far."""
+        self.losses.append(loss)
+        if loss < self.best_loss:
+            self.best_epoch, self.best_loss = self.epoch, loss
+            return True
+        self.learning_rate *= settings.learning_rate_drop
+        return False
+
 
 def train(
     recommender: Recommender,
-    training: Instances,
-    validation: Instances,
-    task: Task,
+    data: Data,
     settings: Training,
     seed: int,
-    learner: SelectionLearner | None = None,
+    *,
+    selection_optimizer: SelectionOptimizer | None = None,
     before: Progress | None = None,
     best_loss: float = math.inf,
     checkpoint: Path | None = None,
@@ -69,111 +89,124 @@ def train(
 ) -> Progress:
     """Train until the validation loss has not fallen for ``patience`` epochs, and keep the best epoch's weights.
 
-    `before` is the progress of an earlier phase, from whose weights this one goes on: its epochs count, its losses do not.
-    `best_loss` is the validation loss of the weights as they are, where they are a result if no epoch lowers it.
-    With a `checkpoint` path, the state is saved there from time to time, and taken up from there if it exists: the
-    result is the same as without the interruption.
+    `before` is the progress of an earlier phase that this one continues: its epochs count, its losses do not. `best_loss` is the
+    validation loss of the weights as they are, where they are a result if no epoch lowers it. With a `checkpoint` path, the state
+    is saved there from time to time and loaded from there if it exists: the result is the same as without the interruption.
+    Raises `DivergenceError` if a loss is not finite.
     """
-    optimizer = optimizers.build(recommender, task, settings, fields=training.ids.shape[1])
+    stepper = train_step.build(recommender, data.task, settings, fields=data.training.ids.shape[1])
     progress = Progress(settings.learning_rate, best_loss=best_loss)
     if before:
         progress.epoch = progress.first_epoch = progress.best_epoch = before.epoch
         progress.seconds, progress.losses = before.seconds, list(before.losses)
     best = snapshot(recommender)
-    loaded = load_checkpoint(checkpoint, recommender, optimizer, learner) if checkpoint else None
+    loaded = load_checkpoint(checkpoint, recommender, stepper, selection_optimizer) if checkpoint else None
     if loaded:
         best, progress = loaded.best, Progress(**loaded.progress)
-        log.info("%s: going on after epoch %d", title, progress.epoch)
-    saved = said = started = time.perf_counter()
+        log.info("%s: resuming after epoch %d", title, progress.epoch)
+    heartbeat, saved, started = Heartbeat(), time.perf_counter(), time.perf_counter()
     already = progress.seconds
 
-    last = progress.first_epoch + settings.max_epochs
-    while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
-        if learner:
-            learner.begin_epoch(recommender, progress.learning_rate)
-        batches = Batches(training, validation, settings.batch_size, (seed, progress.epoch))
-        step_losses = run_epoch(recommender, batches, task, optimizer, progress.learning_rate, learner)
-        if learner:
-            learner.settle(recommender)
-        loss = task.validation_loss(recommender, validation)
+    while progress.is_active(settings):
+        if selection_optimizer:
+            selection_optimizer.begin_epoch(recommender, progress.learning_rate)
+        epoch = Epoch(data, settings.batch_size, seed, progress.epoch)
+        step_losses = run_epoch(recommender, epoch, stepper, progress.learning_rate, selection_optimizer)
+        if selection_optimizer:
+            selection_optimizer.finalize(recommender)
+        loss = data.task.validation_loss(recommender, data.validation)
         progress.epoch += 1
-        if cause := divergence(step_losses, loss, progress.epoch):
-            progress.seconds = already + time.perf_counter() - started
-            raise DivergenceError(title, cause, progress)
-        progress.losses.append(loss)
-        if loss < progress.best_loss:
-            progress.best_epoch, progress.best_loss = progress.epoch, loss
-            best = snapshot(recommender, best)
-        else:
-            progress.learning_rate *= settings.learning_rate_drop
         now = time.perf_counter()
         progress.seconds = already + now - started
-        spoken = logging.INFO if now - said > SILENCE else logging.DEBUG
-        said = now if spoken == logging.INFO else said
-        log.log(spoken, "%s: epoch %d: validation loss %.5f, %.1f s", title, progress.epoch, loss, progress.seconds)
+        try:
+            check_finite(step_losses, loss, progress.epoch)
+        except DivergenceError as error:
+            error.progress = progress
+            raise
+        if progress.add(loss, settings):
+            best = snapshot(recommender, best)
+        heartbeat.log(
+            "%s: epoch %d of at most %d: validation loss %.5f; best %.5f at epoch %d, stops %d later; %s",
+            title, progress.epoch, progress.first_epoch + settings.max_epochs, loss, progress.best_loss, progress.best_epoch,
+            settings.patience, duration(progress.seconds),
+        )  # fmt: skip
         if checkpoint and now - saved >= settings.checkpoint_seconds:
-            save_checkpoint(checkpoint, recommender, optimizer, learner, best, asdict(progress))
+            save_checkpoint(checkpoint, recommender, stepper, selection_optimizer, best, asdict(progress))
             saved = now
 
     recommender.load_state_dict(best)
     return progress
 
 
-@dataclass(frozen=True)
-class Batches:
-    """What an epoch's batches come from: examples of `training` in a random order and, for each batch, one of `validation`."""
+class Heartbeat:
+    """Reports progress: each line goes to the log file, and one to the terminal after every `SILENCE` seconds."""
 
-    training: Instances
-    validation: Instances
-    size: int
-    seeds: tuple[int, int]
-    """The run's, and the epoch."""
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+
+    def log(self, message: str, *values: object) -> None:
+        level, now = logging.DEBUG, time.perf_counter()
+        if now - self.last > SILENCE:
+            level, self.last = logging.INFO, now
+        log.log(level, message, *values)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch goes through: examples of `training` in a random order and, for each batch, one of `validation`."""
+
+    data: Data
+    batch_size: int
+    seed: int
+    number: int
+    """From 0."""
 
 
 def run_epoch(
     recommender: Recommender,
-    batches: Batches,
-    task: Task,
-    optimizer: Optimizer,
+    epoch: Epoch,
+    stepper: TrainStep,
     learning_rate: float,
-    learner: SelectionLearner | None,
+    selection_optimizer: SelectionOptimizer | None,
 ) -> Tensor:
-    """One pass over the examples of the training instances; with a learner, each step is followed by one of its own on a validation batch.
+    """One pass over the examples of the training instances. Each step may be followed by one of the selection, on a validation batch.
 
-    Returns the training loss at each step, (steps,), on the device; of T recommenders (steps, T).
+    Returns the training loss at each step, (steps,), on the device; of T fused recommenders (steps, T).
     """
-    seed, epoch = batches.seeds
-    size, device = batches.size, batches.training.labels.device
-    training = task.examples("train", batches.training, derived(seed, "training examples", epoch))
-    order = shuffled(len(training), len(training), batches.seeds, "training batches", device)
-    if learner:
-        validation = task.examples("validation", batches.validation, derived(seed, "validation examples", epoch))
-        selection_order = shuffled(len(validation), len(training), batches.seeds, "validation batches", device)
+    data, size, seed, number = epoch.data, epoch.batch_size, epoch.seed, epoch.number
+    device = data.training.labels.device
+    training = data.task.examples("train", data.training, derived(seed, "training_examples", number))
+    order = shuffled(len(training), len(training), (seed, number), "training_batches", device)
+    if selection_optimizer:
+        validation = data.task.examples("validation", data.validation, derived(seed, "validation_examples", number))
+        selection_order = shuffled(len(validation), len(training), (seed, number), "validation_batches", device)
     losses = []
     for start in range(0, len(training), size):
         batch = training[order[start : start + size]]
-        losses.append(optimizer.step(batch, learning_rate))
-        if learner:
+        losses.append(stepper.step(batch, learning_rate))
+        if selection_optimizer:
             held_out = validation[selection_order[start : start + size]]
-            optimizer.settle(held_out)
-            learner.step(recommender, held_out, batch)
-    optimizer.settle()
+            stepper.sync(held_out)
+            selection_optimizer.step(recommender, held_out, batch)
+    stepper.sync()
     return torch.stack(losses)
 
 
-def divergence(step_losses: Tensor, validation_loss: float, epoch: int) -> str | None:
-    """Where in an epoch the loss ceased to be a number, if it did."""
+def check_finite(step_losses: Tensor, validation_loss: float, epoch: int) -> None:
+    """Raise `DivergenceError`, which says where, if a loss of an epoch is not a number."""
     wrong = step_losses.isfinite().logical_not().nonzero()
     if len(wrong):
         step = int(wrong[0])
-        return (
-            f"the training loss is {step_losses[step].item()} at step {step + 1} of {len(step_losses)} of epoch {epoch}"
+        raise DivergenceError(
+            f"the training loss is {step_losses[step].item()} at step {step + 1} of {len(step_losses)} of epoch {epoch}; "
+            "lower the learning rates"
         )
-    return None if math.isfinite(validation_loss) else f"the validation loss is {validation_loss} after epoch {epoch}"
+    if not math.isfinite(validation_loss):
+        raise DivergenceError(f"the validation loss is {validation_loss} after epoch {epoch}; lower the learning rates")
 
 
 def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:
-    """(length,) indices below `n`: random orders of all `n`, one after another, fixed by `seeds` and `stream`."""
+    """(length,) indices below `n`: random orders of all `n`, one after another, fixed by `seeds` (run, epoch) and `stream`."""
     run_seed, epoch = seeds
     # Drawn on the CPU, so that CPU and GPU runs see the same batches.
     generator = torch.Generator().manual_seed(derived(run_seed, stream, epoch))

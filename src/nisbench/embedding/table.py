@@ -1,0 +1,112 @@
+"""Embedding tables: where the embeddings of features come from, and what of them is stored in the end.
+
+A *selection* is an (L, K) matrix over feature blocks: 1 = the dimension exists, 0 = it does not, between = softly.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from nisbench.embedding.autograd import rows_of
+from nisbench.embedding.batch import Embeddings
+
+
+class Table(nn.Module, ABC):
+    """The table of one trial. Models are handed `Embeddings`, and cannot tell which table these come from.
+
+    A method may propose a table of its own (`TrialSpec.table`). Everything else that a trial needs is here: differentiable
+    embeddings for ids, parameters (those of the module), and what is stored.
+    """
+
+    row_parameters: tuple[str, ...] = ()
+    """Parameters (N, ...) with one row per feature, of which a batch reads those of its ids only: they can be trained row by row."""
+
+    @property
+    @abstractmethod
+    def features(self) -> int:
+        """N."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """The number of columns of an embedding."""
+
+    @abstractmethod
+    def forward(self, ids: Tensor, values: Tensor | None = None) -> Embeddings:
+        """The embeddings of a batch: (B, M) ids, and (B, M) values of scalar fields or None."""
+
+    @abstractmethod
+    def rows(self, features: Tensor) -> Tensor:
+        """The embeddings of some features, each once: (n,) -> (n, width)."""
+
+    @abstractmethod
+    def stored(self) -> "SelectedTable":
+        """What is stored in the end, and pruned: weights and a selection with the same embeddings."""
+
+
+class SelectedTable(Table):
+    """Embeddings e~_i = e_i * selection[block(i)] (paper, Eq. 4). A scalar field's row is multiplied by its value.
+
+    `weight` (N, width) is learned. `block` (N,) int32 and `selection` (L, width) are not, by this module. `soft` says that
+    something else changes the selection during training.
+    """
+
+    weight: nn.Parameter
+    block: Tensor
+    selection: Tensor
+    row_parameters = ("weight",)
+
+    def __init__(self, block: Tensor, selection: Tensor, weight: Tensor, soft: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.register_buffer("block", block.to(torch.int32))
+        self.register_buffer("selection", selection)
+        self.selective = soft or bool((selection != 1).any())  # else there is nothing to multiply by
+
+    @property
+    def features(self) -> int:
+        return len(self.weight)
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(
+        self, ids: Tensor, values: Tensor | None = None, weight: Tensor | None = None, scales: Tensor | None = None
+    ) -> Embeddings:
+        """As in `Table`. If given, `weight` (U, width), times `scales` (U, width), stands in for the table, and `ids` index it."""
+        if weight is not None:
+            return Embeddings(ids, values, weight if scales is None else weight * scales)
+        if not self.selective:
+            return Embeddings(ids, values, self.weight)
+        if len(self.weight) <= ids.numel():  # cheaper to scale each row of the table once than each occurrence of it
+            return Embeddings(ids, values, self.effective_weight())
+        of_ids = rows_of(self.selection, self.block.index_select(0, ids.flatten()).view(ids.shape))
+        return Embeddings(ids, values, self.weight, of_ids)
+
+    def rows(self, features: Tensor) -> Tensor:
+        weights, scales = rows_of(self.weight, features), self.scales(features)
+        return weights if scales is None else weights * scales
+
+    def scales(self, features: Tensor) -> Tensor | None:
+        """What the weights of some features (n,) are multiplied by, (n, width); None if by nothing."""
+        return rows_of(self.selection, self.block[features]) if self.selective else None
+
+    def effective_weight(self) -> Tensor:
+        """E~ (N, width): each feature's weights times the selection of its block."""
+        return self.weight * rows_of(self.selection, self.block) if self.selective else self.weight
+
+    def stored(self) -> "SelectedTable":
+        return self
+
+
+def used_columns(selection: Tensor) -> Tensor:
+    """(L, K) -> indices of the columns that any block selects, or the first if none does."""
+    used = selection.ne(0).any(0).nonzero()[:, 0]
+    return used if len(used) else torch.zeros(1, dtype=torch.long)
+
+
+def xavier_std(features: int, k: int) -> float:
+    """Standard deviation that Glorot & Bengio (2010) give an (N, K) table, as in the released code."""
+    return float((2.0 / (features + k)) ** 0.5)

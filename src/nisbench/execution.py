@@ -1,0 +1,77 @@
+"""The life of a step: lock it, check what it reads, run it, record what it made.
+
+A step that is killed at any moment is either done or to be done again. Its files are placed whole, its record comes last, and what
+it has saved to resume from stays until the record is written.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nisbench import records
+from nisbench.logs import log
+from nisbench.steps import Step
+from nisbench.wiring import WORK
+
+
+def run_step(step: Step, threads: int = 1) -> None:
+    """Do a step's work, unless it is done. Raises `NisbenchError` if a file that it reads is missing or damaged."""
+    with locked(step.root, step.id) as waited:
+        if waited and records.done(step):
+            log.info("already finished by another process")
+            return
+        if not step.record.exists() and all(step.path(file).exists() for file in step.files):
+            log.info("outputs are complete; writing the missing step.json")  # files are only ever placed whole
+            _finish(step)
+            return
+        records.delete_outputs(step)
+        delete_leftovers(step.folder)
+        for needed in step.needs.values():
+            records.check(needed)
+        WORK[step.name](step, threads)
+        _finish(step)
+
+
+def run_with_inputs(step: Step, threads: int = 1) -> None:
+    """Do a step and, before it, all that it needs and that is not done yet."""
+    if not records.done(step):
+        for needed in step.needs.values():
+            run_with_inputs(needed, threads)
+        run_step(step, threads)
+
+
+@contextmanager
+def locked(root: Path, name: str) -> Iterator[bool]:
+    """Keep other processes from a step's or a report's files. Yields whether another process had to be waited for."""
+    path = root / "logs" / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, waited = FileLock(path), False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process is at this step; waiting for it to end")
+        lock.acquire()
+        waited = True
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Remove half-written files that a killed process left."""
+    _delete(*folder.glob(".*.part"), *folder.glob(".download-*"))
+
+
+def _finish(step: Step) -> None:
+    """Remove what was saved to resume from, and then record that the step is done."""
+    _delete(*(left for left in step.folder.iterdir() if left.name not in step.files.values()))
+    records.write(step)
+
+
+def _delete(*paths: Path) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,197 @@
+"""The identity of code: what of it enters a run's id, and how a refactoring leaves ids as they are.
+
+An id must change when a number may, and only then. Three things of the code enter it:
+
+* the source of the step's *kinds* (its data format, task, model and method, one file each), normalised: without comments,
+  docstrings, annotations, and the arguments of `raise` and of log calls. An edit there reruns what depends on the kind.
+* the *version* of the step's core: an integer per kind of step in ``core.json``, raised by hand when numbers change.
+* nothing else, as long as the core's normalised source is the one recorded in ``core.json`` beside the version. The golden values
+  in ``tests/golden/`` were made with that source. If the core is another, its hash enters the ids too, which makes them
+  *development ids*: nothing stale can be taken for new. `make golden` computes the golden values again and, where they are the
+  same, records the new source; where they are not, it refuses until the version is raised.
+
+Versions of torch, NumPy and other packages enter no id. They are recorded with every result.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from nisbench.errors import NisbenchError
+from nisbench.params.base import Kind
+from nisbench.params.kinds import OWN, kinds
+
+PACKAGE = Path(__file__).parent
+CORE_FILE = PACKAGE / "core.json"
+
+CoreStep = Literal["prepare", "split", "block", "search", "prune"]
+
+_TRAINING = (
+    "seeds.py", "machine.py", "data/instances.py", "data/parquet.py",
+    "embedding/*.py", "models/*.py", "tasks/*.py", "training/*.py", "search/*.py",
+)  # fmt: skip
+CORE: dict[CoreStep, tuple[str, ...]] = {
+    "prepare": ("wiring.py:prepare", "data/archives.py", "data/click_log.py", "data/parquet.py", "data/planted.py"),
+    "split": ("wiring.py:split", "data/split.py", "data/parquet.py"),
+    "block": ("wiring.py:block", "data/blocks.py", "data/parquet.py"),
+    "search": ("wiring.py:search", "!search/pruning.py", *_TRAINING),
+    "prune": ("wiring.py:prune", *_TRAINING),
+}
+"""The core of each kind of step: files of the package, without those of kinds and those behind "!"; after a colon, one function
+of a file. `wiring` says which files a step is handed."""
+
+REPORT = ("report/*.py", "logs.py")
+"""What makes reports. It has no golden values: the same runs are reported anew when it changes."""
+
+IGNORED_CALLS = {"debug", "info", "warning", "error", "exception", "critical"}
+"""Methods of loggers: their arguments change no number."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; floats in their shortest exact form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+# --- what enters ids ------------------------------------------------------------------------------------------
+
+
+def core_identity(step: CoreStep) -> dict[str, Any]:
+    """What of a step's core enters its id: the version and, for development ids, the source."""
+    recorded = recorded_core()[step]
+    source = core_source(step)
+    identity = {"version": recorded["version"]}
+    return identity if source == recorded["source"] else identity | {"development": source}
+
+
+def is_development(step: CoreStep) -> bool:
+    """Whether a step's core is not the one that its golden values were made with."""
+    return "development" in core_identity(step)
+
+
+def kind_source(kind: type[Kind]) -> str:
+    """The hash of the normalised source of a kind's module."""
+    return _source_hash(kind_file(kind))
+
+
+def kind_file(kind: type[Kind]) -> Path:
+    """The file that a kind's module is in."""
+    name = kind.module_name()
+    if name.startswith("nisbench."):
+        return PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
+    found = getattr(kind.module(), "__file__", None)
+    if not found:
+        raise NisbenchError(f"{name} has no source file, so no run of it can be given an id.")
+    return Path(found)
+
+
+@cache
+def report_source() -> str:
+    """The hash of the source that makes reports."""
+    return _joint_hash(_files(REPORT))
+
+
+@cache
+def core_source(step: CoreStep) -> str:
+    """The hash of the normalised source of a step's core."""
+    return _joint_hash(_files(CORE[step]))
+
+
+@cache
+def recorded_core() -> dict[str, Any]:
+    """Version and source of each kind of step, as recorded with the golden values."""
+    found: dict[str, Any] = json.loads(CORE_FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def _files(patterns: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """Files relative to the package, each whole (None) or one function of it."""
+    left_out = {pattern[1:] for pattern in patterns if pattern.startswith("!")} | _files_of_kinds()
+    found: set[tuple[str, str | None]] = set()
+    for pattern in patterns:
+        file, _, function = pattern.partition(":")
+        if function:
+            found.add((file, function))
+        elif not pattern.startswith("!"):
+            found |= {(name, None) for name in _matching(pattern) if name not in left_out}
+    return sorted(found, key=str)
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    for path in PACKAGE.glob(pattern):
+        yield path.relative_to(PACKAGE).as_posix()
+
+
+def _files_of_kinds() -> set[str]:
+    every = [kind for section in OWN for kind in kinds(section).values()]
+    return {
+        f"{kind.module_name().removeprefix('nisbench.').replace('.', '/')}.py"
+        for kind in every
+        if kind.module_name().startswith("nisbench.")
+    }
+
+
+# --- normalised source ----------------------------------------------------------------------------------------
+
+
+def _joint_hash(files: list[tuple[str, str | None]]) -> str:
+    # Names of files do not count, nor their order: code may move.
+    hashes = sorted(_source_hash(PACKAGE / file, function) for file, function in files)
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+@cache
+def _source_hash(path: Path, function: str | None = None) -> str:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise NisbenchError(f"{path}: cannot be read as Python: {error}") from error
+    node: ast.AST = tree
+    if function:
+        node = next(item for item in tree.body if isinstance(item, ast.FunctionDef) and item.name == function)
+    return hashlib.sha256(repr(normalised(node)).encode()).hexdigest()
+
+
+def normalised(node: Any) -> Any:
+    """A syntax tree as nested tuples, without what cannot change a number; the same in every Python version."""
+    if isinstance(node, list):
+        return tuple(normalised(item) for item in node if not _is_docstring(item))
+    if not isinstance(node, ast.AST):
+        return node if isinstance(node, str | int | bool | type(None)) else (type(node).__name__, repr(node))
+    if isinstance(node, ast.Raise):
+        return ("Raise", _callee(node.exc))
+    if isinstance(node, ast.Call) and _is_log_call(node):
+        return ("log",)
+    if isinstance(node, ast.AnnAssign):
+        return ("Assign", (normalised(node.target),), normalised(node.value))
+    if isinstance(node, ast.Assign):
+        return ("Assign", normalised(node.targets), normalised(node.value))
+    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nisbench":
+        return ("ImportFrom", "nisbench", normalised(node.names))  # a module may move
+    fields = (
+        (name, normalised(value))
+        for name, value in ast.iter_fields(node)
+        if name not in {"kind", "type_comment", "annotation", "returns", "ctx"} and value not in (None, [])
+    )
+    return (type(node).__name__, *fields)
+
+
+def _is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _callee(error: ast.expr | None) -> Any:
+    return normalised(error.func if isinstance(error, ast.Call) else error)
+
+
+def _is_log_call(node: ast.Call) -> bool:
+    function = node.func
+    if not isinstance(function, ast.Attribute) or function.attr not in {*IGNORED_CALLS, "log"}:
+        return False
+    owner = function.value
+    return (isinstance(owner, ast.Name) and owner.id == "log") or (
+        isinstance(owner, ast.Attribute) and owner.attr == "log"
+    )

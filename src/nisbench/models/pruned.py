@@ -1,0 +1,91 @@
+"""A trained model in the state that pruning leaves it in, and its two files: the whole of what a pruning found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nisbench.embedding.scheme import DimensionScheme
+from nisbench.embedding.table import SelectedTable
+from nisbench.errors import NisbenchError
+from nisbench.models.projection import Projection
+from nisbench.models.recommender import TABLE, Recommender, Shape, build_model
+from nisbench.params.models import Model
+from nisbench.training.checkpoints import load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """Effective embeddings, in which pruned weights are 0, and all other weights."""
+
+    embeddings: np.ndarray
+    """E~, (N, width) float32."""
+    others: Mapping[str, Tensor]
+    """The state of the recommender without its table."""
+    settings: Model
+    widths: tuple[int, ...]
+    """Of the embeddings that the model sees."""
+    field_sizes: tuple[int, ...]
+    projection: tuple[list[list[int]], list[int]] | None = None
+    """The dimensions of the blocks, for each of the model's embeddings, and the common dimensions that they are projected to."""
+
+    @classmethod
+    def of_search(
+        cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any], settings: Model, field_sizes: tuple[int, ...]
+    ) -> "PrunedModel":
+        """From the content of a search's ``weights.safetensors``; nothing is pruned yet."""
+        table = SelectedTable(*(tensors[TABLE + name] for name in ("block", "selection", "weight")))
+        embeddings = table.effective_weight().detach().numpy()
+        return cls(
+            embeddings, non_embedding_state(tensors), settings, tuple(about["widths"]), field_sizes, about["projection"]
+        )
+
+    def with_embeddings(self, embeddings: np.ndarray, others: Mapping[str, Tensor] | None = None) -> "PrunedModel":
+        return replace(self, embeddings=embeddings, others=self.others if others is None else others)
+
+    def to_recommender(self) -> Recommender:
+        """The recommender that is measured and served."""
+        n, width = self.embeddings.shape
+        return self._recommender(SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings)))
+
+    def with_mask(self) -> Recommender:
+        """A recommender to train on, in which weights that are 0 stay 0: each feature is a block of the dimensions it has left."""
+        weight = torch.from_numpy(self.embeddings).clone()
+        return self._recommender(SelectedTable(torch.arange(len(weight)), weight.ne(0).float(), weight))
+
+    def _recommender(self, table: SelectedTable) -> Recommender:
+        shape = Shape(self.field_sizes, self.widths, 0.0)
+        projection = Projection(self.others["projection.block"], *self.projection) if self.projection else None
+        recommender = Recommender(table, build_model(self.settings, shape), self.widths, projection)
+        own = {TABLE + name: tensor for name, tensor in table.state_dict().items()}
+        recommender.load_state_dict(own | dict(self.others))
+        return recommender
+
+    @property
+    def projection_weights(self) -> int:
+        return sum(tensor.numel() for name, tensor in self.others.items() if name.startswith("projection.weights"))
+
+    def save(self, scheme_file: Path, model_file: Path) -> None:
+        """Write the embeddings as a `DimensionScheme`, and all else as safetensors."""
+        DimensionScheme.from_dense(self.embeddings).save(scheme_file)
+        about = {"widths": self.widths, "field_sizes": self.field_sizes, "projection": self.projection}
+        save_tensors(model_file, dict(self.others), about)
+
+    @classmethod
+    def load(cls, scheme_file: Path, model_file: Path, settings: Model) -> "PrunedModel":
+        """What `save` wrote. Raises `NisbenchError` if a file is damaged, or holds the result of a failed run."""
+        others, about = load_tensors(model_file)
+        if "widths" not in about:
+            raise NisbenchError(f"{model_file}: holds no model, because the run failed; see run.json beside it.")
+        scheme = DimensionScheme.load(scheme_file)
+        sizes = tuple(about["field_sizes"])
+        return cls(scheme.to_dense(), others, settings, tuple(about["widths"]), sizes, about["projection"])
+
+
+def non_embedding_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A recommender's tensors, on the CPU, without those of its table."""
+    return {name: tensor.cpu() for name, tensor in tensors.items() if not name.startswith(TABLE)}

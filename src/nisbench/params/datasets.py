@@ -1,0 +1,223 @@
+"""Data sets: where instances come from, how they are split, and how their features are blocked."""
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, StringConstraints, Tag
+
+from nisbench.params.base import UNHASHED, Kind, Name, Problem, Seed, Settings
+from nisbench.params.kinds import chosen_by_tag
+from nisbench.params.tasks import Task
+
+Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+ArchiveMember = Annotated[str, StringConstraints(pattern=r"^[^/\\:][^\\:]*$")]
+
+
+class RandomSplit(Settings):
+    proportions: Annotated[list[Annotated[int, Field(gt=0, le=10**6)]], Field(min_length=3, max_length=3)]
+    """Shares of train : validation : test, such as [8, 1, 1]."""
+    seed: Seed
+    """Seed of the random assignment of instances to splits."""
+
+
+NamedSplit = Literal["leave_one_out", "published"]
+"""Each user's last instance for test and the one before for validation; or as the publisher divided the instances."""
+
+AnySplit = Annotated[
+    Annotated[RandomSplit, Tag("(at random)")] | Annotated[NamedSplit, Tag("(by name)")],
+    Discriminator(lambda value: "(by name)" if isinstance(value, str) else "(at random)"),
+]
+
+
+class BlockSettings(Settings):
+    by: Literal["count", "magnitude"]
+    """Blocks of equal feature count, or one for each power of ten of the frequency, the last for all below 100."""
+    count: PositiveInt
+    """L, the number of blocks. By magnitude, empty blocks are left out."""
+
+
+class Dataset(Kind):
+    """What all data sets have."""
+
+    section: ClassVar[str] = "datasets"
+    tag: ClassVar[str] = "format"
+    package: ClassVar[str] = "nisbench.data"
+
+    title: Annotated[str, UNHASHED]
+    """The name that tables show."""
+    task: Name
+    """What is predicted: an entry of `tasks`."""
+    split: AnySplit
+    blocks: BlockSettings
+
+    tasks: ClassVar[tuple[str, ...]]
+    """The kinds of task that data of this format can serve."""
+    published_split: ClassVar[Literal["never", "may be", "always"]] = "never"
+    """Whether instances come divided by their publisher (a column ``split``)."""
+    planted: ClassVar[bool] = False
+    """Whether the data are generated, and each feature's true dimension is known."""
+    field_count: ClassVar[int | None] = None
+    """Number of fields, where the format fixes it."""
+    number_fields: ClassVar[int] = 0
+    """Number of them that hold numbers, where the format fixes it."""
+
+    def problems(self, task: Task) -> Iterator[Problem]:
+        """What does not fit together, given the task that `task` names."""
+        kind = str(task.kind_name())
+        if kind not in self.tasks:
+            yield (
+                ("task",),
+                (
+                    f"{self.task} is of the kind {kind}, but data of the format {self.kind_name()} serve only: {', '.join(self.tasks)}"
+                ),
+            )
+        elif task.splits_by_user != (self.split == "leave_one_out"):
+            needed = f"must be leave_one_out for the task {kind}"
+            yield ("split",), needed if task.splits_by_user else f"leave_one_out is not for the task {kind}"
+        elif self.published_split == "always" and self.split != "published":
+            yield ("split",), f"must be published for data of the format {self.kind_name()}"
+        elif self.published_split == "never" and self.split == "published":
+            yield ("split",), f"cannot be published for data of the format {self.kind_name()}"
+
+    def expected_size(self) -> tuple[tuple[int, ...], int] | None:
+        """The number of features of each field, and of instances, as far as the settings say."""
+        return None
+
+
+class Archive(Dataset):
+    """A data set that its publisher packs into one archive."""
+
+    url: str
+    """Address or path of the archive."""
+    md5: Md5 | None
+    """MD5 sum of the archive, or null where the publisher fixes none."""
+
+
+class MovieLens(Archive):
+    format: Literal["movielens"]
+    ratings: ArchiveMember
+    """Path of the ratings inside the archive: .dat (user::movie::rating::timestamp) or .csv (with a header)."""
+    movies: ArchiveMember | None
+    """Path of the list of all movies, each of which is a feature; null = only rated movies are."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("rating", "topk")
+    field_count: ClassVar[int | None] = 2
+
+    @property
+    def label(self) -> str:
+        """The folder that the publisher keeps the ratings in, such as ml-1m."""
+        folder = re.sub(r"[^a-z0-9_-]+", "-", PurePosixPath(self.ratings).parent.name.lower()).strip("-")
+        return folder[:48] or "movielens"
+
+
+class Criteo(Archive):
+    format: Literal["criteo"]
+    member: ArchiveMember
+    """Path of the instances inside the archive: label, 13 numbers, 26 tokens a line, separated by tabs."""
+    min_count: PositiveInt
+    """A token that occurs less often, in the whole file, becomes its field's unknown feature."""
+    scalar_maxima: Annotated[list[PositiveInt], Field(min_length=13, max_length=13)]
+    """At most these are the maxima by which the numbers are scaled. The numbers themselves are not cut."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("ctr",)
+    field_count: ClassVar[int | None] = 39
+    number_fields: ClassVar[int] = 13
+
+
+class Member(Settings):
+    path: ArchiveMember
+    """Inside the archive."""
+    md5: Md5 | None
+    """MD5 sum of this file, or null where the publisher fixes none."""
+
+
+class CriteoX1(Archive):
+    format: Literal["criteo_x1"]
+    train: Member
+    """Like the others: label, I1 to I13, C1 to C26, separated by commas, behind a header."""
+    validation: Member
+    test: Member
+
+    tasks: ClassVar[tuple[str, ...]] = ("ctr",)
+    published_split: ClassVar[Literal["never", "may be", "always"]] = "always"
+    field_count: ClassVar[int | None] = 39
+    number_fields: ClassVar[int] = 13
+
+    def problems(self, task: Task) -> Iterator[Problem]:
+        yield from super().problems(task)
+        paths = [member.path for member in (self.train, self.validation, self.test)]
+        for path in sorted({path for path in paths if paths.count(path) > 1}):
+            yield ("test", "path"), f"{path!r} is listed twice"
+
+
+class Planted(Dataset):
+    """A generated data set, whose features have known dimensions."""
+
+    instances: Annotated[int, Field(ge=10)]
+    rank: PositiveInt
+    """The largest planted dimension."""
+    levels: PositiveInt
+    """Frequency levels over which the planted dimension falls from `rank` to 1."""
+    scatter: Annotated[int, Field(ge=0)]
+    """A feature's planted dimension lies up to this far from its level's."""
+    zipf_exponent: Annotated[float, Field(ge=0)]
+    """Frequency of a field's r-th most frequent feature is proportional to r ** -zipf_exponent."""
+    seed: Seed
+
+    planted: ClassVar[bool] = True
+
+
+class PlantedRatings(Planted):
+    format: Literal["planted_ratings"]
+    users: Annotated[int, Field(ge=2)]
+    items: Annotated[int, Field(ge=2)]
+    signal: PositiveFloat
+    """Standard deviation of what the embeddings contribute to a rating."""
+    noise: Annotated[float, Field(ge=0)]
+    """Standard deviation of the part of a rating that nothing explains. Its square is the least MSE any model can have."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("rating",)
+    field_count: ClassVar[int | None] = 2
+
+    def expected_size(self) -> tuple[tuple[int, ...], int]:
+        return (self.users, self.items), self.instances
+
+
+class PlantedTopK(Planted):
+    format: Literal["planted_topk"]
+    users: Annotated[int, Field(ge=2)]
+    items: Annotated[int, Field(ge=6)]
+    signal: PositiveFloat
+    """Standard deviation of what the embeddings contribute to an item's log-odds of being taken by a user."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("topk",)
+    field_count: ClassVar[int | None] = 2
+
+    def expected_size(self) -> tuple[tuple[int, ...], int]:
+        return (self.users, self.items), self.instances
+
+
+class PlantedCTR(Planted):
+    format: Literal["planted_ctr"]
+    scalar_fields: Annotated[int, Field(ge=0)]
+    categorical_fields: Annotated[list[PositiveInt], Field(min_length=2)]
+    """The number of tokens in each categorical field."""
+    missing: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the numbers and tokens that are missing."""
+    click_rate: Annotated[float, Field(gt=0, lt=1)]
+    first_order: Annotated[float, Field(ge=0)]
+    """Standard deviation of the logit's first-order term."""
+    second_order: Annotated[float, Field(ge=0)]
+    """Of its second-order term, which only models with pairs of embeddings, or hidden layers, can express."""
+    wave: Annotated[float, Field(ge=0)]
+    """Of the term that only models with hidden layers can express."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("ctr",)
+
+    def expected_size(self) -> tuple[tuple[int, ...], int]:
+        return (*[1] * self.scalar_fields, *self.categorical_fields), self.instances
+
+
+AnyDataset = Annotated[SerializeAsAny[Dataset], chosen_by_tag(Dataset)]

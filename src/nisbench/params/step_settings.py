@@ -1,0 +1,51 @@
+"""The settings of single steps, as far as they are not a section of ``params/``: all that a step is told."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from nisbench.params.base import Settings
+from nisbench.params.datasets import AnyDataset, AnySplit
+from nisbench.params.methods import AnyMethod, Importance
+from nisbench.params.models import AnyModel
+from nisbench.params.tasks import AnyTask
+from nisbench.params.training import Training
+
+
+class DownloadSettings(Settings):
+    """Where an archive is and what it is: only the latter counts."""
+
+    url: Annotated[str, Field(exclude=True)]
+    md5: Annotated[str | None, Field(exclude=True)]
+    identity: str
+
+
+class PrepareSettings(Settings):
+    dataset: AnyDataset
+
+
+class SplitSettings(Settings):
+    split: AnySplit
+
+
+class SearchSettings(Settings):
+    """All that a search is told. It cannot tell which study asks."""
+
+    task: AnyTask
+    model: AnyModel
+    method: AnyMethod
+    training: Training
+    seed: int
+
+
+class PruneSettings(Settings):
+    task: AnyTask
+    model: AnyModel
+    importance: Importance
+    rounds: int
+    compression_rate: float
+    seed: int
+    training: Training | None
+    """Of what is left, after each round."""
+    deterministic: bool
+    device: Annotated[str, Field(exclude=True)]

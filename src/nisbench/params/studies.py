@@ -1,0 +1,101 @@
+"""Studies: grids of runs, the tables and figures to make of them, and the paper's printed figures."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from nisbench.params.base import Name, Seed, Settings
+from nisbench.params.datasets import AnyDataset
+from nisbench.params.kinds import kinds
+from nisbench.params.methods import AnyMethod
+from nisbench.params.models import AnyModel
+from nisbench.params.tasks import AnyTask, Task
+from nisbench.params.training import Training
+
+Figure = Literal["figure2a", "figure2b", "figure3a", "figure3b", "figure3c", "pareto"]
+"""Those of the paper, and quality against size."""
+
+TABLES = ("table1", "recovery")
+"""Tables that belong to no task: the data sets, and found against planted dimensions."""
+
+
+def task_tables() -> dict[str, type[Task]]:
+    """The tables that compare methods, each on one kind of task."""
+    return {kind.table: kind for kind in kinds("tasks").values() if issubclass(kind, Task)}
+
+
+CompressionRate = Annotated[float, Field(ge=1)]
+Swept = int | float | str | bool | None
+
+
+class Grid(Settings):
+    """Every one of the data sets with every model and every method."""
+
+    datasets: Annotated[list[str], Field(min_length=1)]
+    models: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[dict[str, Annotated[list[CompressionRate], Field(min_length=1)]], Field(min_length=1)]
+    """Method -> the compression rates to prune its result at; 1 = unpruned."""
+    title: str | None = None
+    """What tables add to a data set's name, to tell this grid from the others."""
+    overrides: dict[str, Any] | None = None
+    """What this grid sets differently from its study: the same keys as params/, merged over them."""
+    sweep: (
+        Annotated[
+            dict[str, Annotated[list[Swept], Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=1)
+        ]
+        | None
+    ) = None
+    """One key, such as training.base_dimension, and the values it takes one after another, for figures. Entries that extend the
+    swept one keep the value they have."""
+
+    @property
+    def variants(self) -> list[tuple[str, Swept] | None]:
+        """The swept key with each of its values; one None if there is no sweep."""
+        return [(key, value) for key, values in (self.sweep or {}).items() for value in values] or [None]
+
+
+class Study(Settings):
+    """Grids of runs, and the tables and figures to make of them."""
+
+    title: str
+    note: str | None = None
+    """Markdown for the report's head: what a reader should know of the data, and of how this differs from the paper."""
+    grids: Annotated[dict[Name, Grid], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Seeds of initial weights, batch order and the methods' own draws."""
+    tables: list[str]
+    figures: list[Figure] = []
+    overrides: dict[str, Any] | None = None
+    """What this study sets differently from the other files: the same keys as theirs, merged over them."""
+
+
+class DatasetReference(Settings):
+    """A row of the paper's Table 1."""
+
+    instances: PositiveInt
+    fields: PositiveInt
+    features: PositiveInt
+
+
+class Reference(Settings):
+    """What the paper prints."""
+
+    datasets: dict[Name, DatasetReference]
+    results: dict[Name, dict[PositiveInt, dict[Name, dict[Name, dict[CompressionRate, dict[str, PositiveFloat]]]]]]
+    """Data set -> base dimension K -> model -> method -> compression rate -> costs and metrics, as results name them."""
+
+
+class Params(Settings):
+    """All of ``params/``, with overlays merged in."""
+
+    tasks: dict[Name, AnyTask]
+    datasets: dict[Name, AnyDataset]
+    models: dict[Name, AnyModel]
+    methods: dict[Name, AnyMethod]
+    training: Training
+    reference: Reference
+    studies: dict[Name, Study]
+
+    def task_of(self, dataset: str) -> Task:
+        task: Task = self.tasks[self.datasets[dataset].task]
+        return task

@@ -1,0 +1,33 @@
+"""How every trial is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints
+
+from nisbench.params.base import UNHASHED, Settings
+
+
+class Training(Settings):
+    base_dimension: PositiveInt
+    """K, the columns of the embedding table before selection."""
+    embedding_std: Literal["xavier"] | PositiveFloat
+    """Standard deviation of the initial embedding weights; xavier = sqrt(2 / (features + K))."""
+    learning_rate: PositiveFloat
+    """Of Adam, for embeddings and model."""
+    learning_rate_drop: Annotated[float, Field(gt=0, le=1)]
+    """Factor applied to the learning rate after each epoch without improvement; 1 = constant."""
+    l2: Annotated[float, Field(ge=0)]
+    """L2 penalty: this times a weight is added to its gradient, for embeddings and model."""
+    batch_size: PositiveInt
+    max_epochs: PositiveInt
+    """Of a trial. A warm start before it has its own."""
+    patience: PositiveInt
+    """A trial stops after this many epochs without a lower validation loss."""
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), UNHASHED]
+    """auto, cpu, cuda or cuda:INDEX."""
+    deterministic: bool
+    """On a GPU: sum in one fixed order, more slowly, so that the same run gives the same bytes. A CPU always does."""
+    fused_trials: Annotated[PositiveInt, UNHASHED]
+    """Trials of a search that train together, at most, where that is faster. Their results are the same up to rounding."""
+    checkpoint_seconds: Annotated[float, Field(ge=0), UNHASHED]
+    """A running trial is saved this often, at the end of an epoch."""

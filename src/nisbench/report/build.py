@@ -1,0 +1,71 @@
+"""A study's report: tables, figures, the page that holds them all, and what they were made from."""
+
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+
+from nisbench import records
+from nisbench.files import write_json, write_text
+from nisbench.logs import log
+from nisbench.params.studies import TABLES, Figure, task_tables
+from nisbench.report import claims, curves, figures, page, recovery, style, tables
+from nisbench.report.formatting import Sheet, how_to_read
+from nisbench.report.outputs import item_files, manifest, outputs
+from nisbench.report.results import complete, metrics, provenance, summary
+from nisbench.report.style import NothingToShowError
+from nisbench.studies import StudyPlan
+
+
+def run(plan: StudyPlan) -> None:
+    """Write all of ``results/<study>/``. The manifest of the runs behind it comes last: it says that all else is complete."""
+    folder, last = plan.folder, manifest(plan)
+    for old in folder.glob("runs-*.json"):  # what it says of the files beside it is no longer true
+        old.unlink()
+    results = summary(plan)
+    compared = complete(plan, results)
+    sheets, reading = {}, how_to_read(len(plan.study.seeds))
+    for name in plan.study.tables:
+        log.info("%s", folder / f"{name}.md")
+        sheet = sheets[name] = _sheet(name, plan, results)
+        write_text(folder / f"{name}.md", f"{sheet.markdown()}\n{reading}\n")
+        write_text(folder / f"{name}.tex", sheet.latex(f"{plan.name}-{name}", reading))
+        write_text(folder / f"{name}.csv", sheet.data.to_csv(index=False))
+    captions = {}
+    for figure in plan.study.figures:
+        log.info("%s", folder / f"{figure}.svg")
+        try:
+            data, picture, captions[figure] = figures.MAKERS[figure](*compared)
+        except NothingToShowError:
+            data, picture, captions[figure] = style.nothing()
+        write_text(folder / f"{figure}.csv", data.to_csv(index=False))
+        style.save(picture, folder, figure)
+    curves.draw(plan)
+    findings = claims.findings(*compared)
+    write_text(folder / "claims.csv", claims.table(findings).to_csv(index=False))
+    write_text(folder / "summary.csv", results.to_csv(index=False))
+    write_json(folder / "metrics.json", metrics(results))
+    log.info("%s", folder / "README.md")
+    text = page.text(plan, results, findings, sheets, captions)
+    write_text(folder / "README.md", text)
+    write_text(folder / "page.html", page.html(plan, text))
+    _remove_old(plan, folder)
+    files = {path: records.sums_of(Path(path)).sha256 for path in outputs(plan)[:-1]}
+    write_json(last, {**provenance(plan), "files": files})
+
+
+def _sheet(name: str, plan: StudyPlan, results: pd.DataFrame) -> Sheet:
+    if name == "table1":
+        return tables.table1(plan, results)
+    if name == "recovery":
+        return recovery.sheet(*complete(plan, results))
+    return tables.comparison(plan, results, task_tables()[name])
+
+
+def _remove_old(plan: StudyPlan, folder: Path) -> None:
+    """Delete what earlier parameters asked for and today's do not."""
+    current = outputs(plan)
+    known = [name for item in (*TABLES, *task_tables(), *get_args(Figure)) for name in item_files(item)]
+    for old in [*folder.glob("curves/*.svg"), *(folder / name for name in known)]:
+        if str(old) not in current:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""How figures look, and how they become files: the same data, the same bytes."""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nisbench.files import atomic_write
+from nisbench.params.kinds import kinds
+from nisbench.params.methods import Method
+
+Drawn = tuple[pd.DataFrame, Figure, str]
+"""A figure: its data, in the form that its CSV has, its picture, and a caption."""
+
+mpl.use("agg")  # style are files: no screen is needed
+
+STYLE = {
+    "svg.hashsalt": "nisbench",
+    "figure.facecolor": "white",
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5.5,
+}
+# Colours that the colour-blind tell apart; in grey, markers do.
+COLOURS = sns.color_palette("colorblind")
+SPARE_COLOURS = (8, 6, 5, 9, 3, 2)
+"""Places in the palette for kinds that name no colour."""
+SPARE_MARKERS = "X>d8H"
+"""Of a kind's third and fourth method, and so on: every second one is hollow."""
+
+
+def use_style() -> None:
+    sns.set_theme(style="whitegrid", palette="colorblind", rc=STYLE)
+
+
+def looks(methods: Mapping[str, Method]) -> dict[str, dict[str, object]]:
+    """How to draw each series, given its method: a kind has a colour in all figures, its first method the kind's marker."""
+    seen: dict[str, int] = {}
+    found: dict[str, dict[str, object]] = {}
+    for name, method in methods.items():
+        kind = str(method.kind_name())
+        colour, marker = _colour_of(kind, method), method.marker or "o"
+        nth = seen[kind] = seen.get(kind, -1) + 1
+        marker = SPARE_MARKERS[(nth // 2 - 1) % len(SPARE_MARKERS)] if nth > 1 else marker
+        found[name] = {"color": colour, "marker": marker, "markeredgewidth": 0.5, "markeredgecolor": "black"}
+        if nth % 2:
+            found[name] |= {"markerfacecolor": "white", "markeredgewidth": 1.2, "markeredgecolor": colour}
+    return found
+
+
+def _colour_of(kind: str, method: Method) -> Any:
+    if isinstance(method.colour, str):
+        return method.colour
+    if method.colour is not None:
+        return COLOURS[method.colour % len(COLOURS)]
+    without = sorted(name for name, other in kinds("methods").items() if getattr(other, "colour", None) is None)
+    return COLOURS[SPARE_COLOURS[without.index(kind) % len(SPARE_COLOURS)]]
+
+
+class NothingToShowError(Exception):
+    """All runs that a figure would show failed."""
+
+
+def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels of that size in inches, in rows of so many at most. Raises `NothingToShowError` if none."""
+    if count == 0:
+        raise NothingToShowError
+    use_style()
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, list(axes.flat[:count])
+
+
+def nothing() -> Drawn:
+    """In place of a figure that has nothing to show."""
+    figure, (axis,) = panels(1, 1, (3.6, 1.2))
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, "all runs for this figure failed", ha="center", va="center")
+    return pd.DataFrame(columns=["nothing"]), figure, "All runs for this figure failed."
+
+
+def save(figure: Figure, folder: Path, name: str, formats: Iterable[str] = ("png", "svg")) -> None:
+    """As ``name.png`` and ``name.svg``, without anything that differs from one run to the next."""
+    for suffix in formats:
+        metadata = {"Software": None} if suffix == "png" else {"Date": None}
+        with atomic_write(folder / f"{name}.{suffix}") as temporary:
+            figure.savefig(temporary, format=suffix, dpi=160, metadata=metadata, bbox_inches="tight")
+    plt.close(figure)

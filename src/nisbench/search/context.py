@@ -1,0 +1,81 @@
+"""What all trials of a search have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nisbench.data import instances
+from nisbench.data.parquet import field_sizes, read_table
+from nisbench.models import recommender as recommenders
+from nisbench.models.recommender import Recommender
+from nisbench.params.step_settings import SearchSettings
+from nisbench.params.training import Training
+from nisbench.search.trial_spec import FeatureStats, TrialSpec
+from nisbench.seeds import derived
+from nisbench.tasks import task as tasks
+from nisbench.training.trainer import Data
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """A search's settings and data, in memory."""
+
+    settings: SearchSettings
+    data: Data
+    field_sizes: tuple[int, ...]
+    features: FeatureStats
+    device: torch.device
+
+    @classmethod
+    def read(
+        cls, settings: SearchSettings, splits: Mapping[str, Path], features_file: Path, device: torch.device
+    ) -> "SearchContext":
+        """Load the files of train and validation, and of the features."""
+        features = read_table(features_file)
+        sizes = field_sizes(splits["train"])
+        planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
+        block, frequency = features["block"].to_numpy(), features["frequency"].to_numpy()
+        task = tasks.build(settings.task, splits, device)
+        training, validation = (instances.read(splits[name], device) for name in ("train", "validation"))
+        stats = FeatureStats.of(block, frequency, sizes, planted)
+        return cls(settings, Data(training, validation, task), sizes, stats, device)
+
+    def specs(self) -> list[TrialSpec]:
+        """The trials that the method proposes."""
+        settings = self.settings
+        k, seed = settings.training.base_dimension, derived(settings.seed, "method")
+        specs: list[TrialSpec] = settings.method.module().propose(settings.method, self.features, k, seed)
+        return specs
+
+    def recommender(self, spec: TrialSpec) -> Recommender:
+        """A new recommender, as the trial begins with it."""
+        return recommenders.build(
+            self.settings.model,
+            block=self._block(spec),
+            selection=spec.selection,
+            soft=spec.selection_optimizer is not None,
+            table=spec.table,
+            projected=spec.projected,
+            embedding_std=self.settings.training.embedding_std,
+            field_sizes=self.field_sizes,
+            prior=self.data.task.prior(self.data.training),
+            seed=self.settings.seed,
+        ).to(self.device)
+
+    def training_of(self, spec: TrialSpec) -> Training:
+        """The terms that a trial is trained on: some are its own."""
+        own = {"l2": spec.l2, "patience": spec.patience}
+        return self.settings.training.model_copy(
+            update={name: value for name, value in own.items() if value is not None}
+        )
+
+    def weights_of(self, spec: TrialSpec) -> int:
+        """The embedding weights that a trial's selection lets exist."""
+        dimensions = spec.selection.ne(0).sum(1) * sum(self.settings.model.embedding_multiples)
+        return int(dimensions[self._block(spec).long()].sum())
+
+    def _block(self, spec: TrialSpec) -> Tensor:
+        return torch.tensor(self.features.block) if spec.block is None else spec.block

@@ -1,0 +1,87 @@
+"""What a search method answers with: the trials to run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nisbench.embedding.table import SelectedTable, Table
+from nisbench.models.recommender import Recommender
+from nisbench.tasks.task import Task
+from nisbench.training.selection_optimizer import SelectionOptimizer
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """What a method may know of the features. All of it comes from train."""
+
+    block: np.ndarray
+    """(N,) the block of each feature; block 0 holds the most frequent."""
+    sizes: np.ndarray
+    """(L,) features in each block."""
+    mass: np.ndarray
+    """(L,) share of all feature occurrences that fall into each block."""
+    frequency: np.ndarray
+    """(N,) occurrences of each feature."""
+    field: np.ndarray
+    """(N,) the number of each feature's field."""
+    planted: np.ndarray | None = None
+    """(N,) the true dimensions of features of generated data: for the oracle alone."""
+
+    @classmethod
+    def of(
+        cls, block: np.ndarray, frequency: np.ndarray, field_sizes: Sequence[int], planted: np.ndarray | None = None
+    ) -> "FeatureStats":
+        occurrences = np.bincount(block, weights=frequency)
+        field = np.repeat(np.arange(len(field_sizes)), field_sizes)
+        return cls(block, np.bincount(block), occurrences / occurrences.sum(), frequency, field, planted)
+
+    def __len__(self) -> int:
+        """L, the number of blocks."""
+        return len(self.sizes)
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial: a selection to train under and, if the selection is to change during training, what changes it."""
+
+    name: str
+    selection: Tensor
+    """(L, K) float32."""
+    selection_optimizer: Callable[[Recommender, Task], SelectionOptimizer] | None = None
+    warm_start_epochs: int = 0
+    """Epochs of training, at most, before the selection is optimized."""
+    then: "Callable[[Tensor], TrialSpec] | None" = None
+    """Given the selection (L, K) that this trial ends with, the trial that trains anew. Only the latter is a result."""
+    block: Tensor | None = None
+    """(N,) the row of the selection that each feature has, in place of the data set's blocks."""
+    table: Callable[[SelectedTable], Table] | None = None
+    """Turns the table of weights as they were drawn, under the selection, into the table to train."""
+    projected: int | None = None
+    """Project embeddings to this common dimension, block by block."""
+    l2: float | None = None
+    """Stands in for training.l2, where given."""
+    patience: int | None = None
+    """Stands in for training.patience, where given."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether weights alone are trained, under a selection of the data set's blocks that stays as it is."""
+        special = (self.selection_optimizer, self.then, self.block, self.table, self.projected)
+        return all(part is None for part in special)
+
+    def has_terms_of(self, other: "TrialSpec") -> bool:
+        """Whether both are trained on the same terms."""
+        return (self.l2, self.patience) == (other.l2, other.patience)
+
+    def same_as(self, other: "TrialSpec") -> bool:
+        """Whether both trials train the same model."""
+        both_fixed = self.is_fixed and other.is_fixed and self.has_terms_of(other)
+        return both_fixed and torch.equal(self.selection, other.selection)
+
+
+def prefix_selection(dimensions: np.ndarray, k: int) -> Tensor:
+    """(L, K): block b has its first ``dimensions[b]`` dimensions, at most K of them."""
+    return (torch.arange(k) < torch.as_tensor(dimensions)[:, None]).float()

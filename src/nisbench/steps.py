@@ -1,0 +1,204 @@
+"""Steps and their ids: what a result is called and where it lives.
+
+A *step* is one unit of work with files as its result: a download, a preparation, a split, a blocking, a search, a pruning. Its
+*id* is a hash of its settings by value, of the ids of the steps it needs, and of the code that computes it (`nisbench.identity`).
+The id is part of the step's folder, so a file that exists is right, and a file that is missing must be made. Names of entries in
+``params/``, their order and their titles enter neither id nor folder. `nisbench.studies` says which steps a study has.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nisbench.files import md5_sum
+from nisbench.identity import canonical_json, core_identity, kind_source
+from nisbench.params.base import Kind, Settings
+from nisbench.params.datasets import Archive, Dataset
+from nisbench.params.methods import Method
+from nisbench.params.models import Model
+from nisbench.params.step_settings import (
+    DownloadSettings,
+    PrepareSettings,
+    PruneSettings,
+    SearchSettings,
+    SplitSettings,
+)
+from nisbench.params.tasks import Task
+from nisbench.params.training import Training
+
+StepName = Literal["download", "prepare", "split", "block", "search", "prune"]
+STEPS: tuple[StepName, ...] = get_args(StepName)
+
+STAGES: dict[str, tuple[StepName, ...]] = {
+    "data": ("download", "prepare", "split", "block"),
+    "search": ("search",),
+    "prune": ("prune",),
+}
+"""DVC's stages per data set, and the steps in them."""
+
+FILES: dict[StepName, dict[str, str]] = {
+    "download": {"archive": "archive"},
+    "prepare": {"instances": "instances.parquet", "vocabulary": "vocabulary.parquet"},
+    "split": {"train": "train.parquet", "validation": "validation.parquet", "test": "test.parquet"},
+    "block": {"features": "features.parquet"},
+    "search": {"run": "run.json", "weights": "weights.safetensors"},
+    "prune": {"run": "run.json", "scheme": "scheme.safetensors", "model": "model.safetensors"},
+}
+"""What each kind of step makes: a name for each file in its folder."""
+
+ID_LENGTH = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One unit of work. `needs` holds, by step name, the steps whose files it reads."""
+
+    name: StepName
+    dataset: str
+    """The label of the data set's settings, a folder's name."""
+    label: str
+    """What tells runs on a data set apart, for people: the id alone names the step."""
+    settings: Settings
+    needs: Mapping[str, "Step"]
+    kinds: tuple[type[Kind], ...] = ()
+    """The kinds whose code it runs."""
+    root: Path = Path()
+    """The folder that holds ``data/`` and ``results/``."""
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        identity = {
+            "step": self.name,
+            "settings": hashed_form(self),
+            "needs": {name: step.id for name, step in self.needs.items()},
+            **self.code,
+        }
+        digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+        object.__setattr__(self, "id", digest[:ID_LENGTH])
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """The code that computes it: its kinds' sources and its core. A download is what its archive is, whoever fetches it."""
+        if self.name == "download":
+            return {}
+        return {"kinds": [kind_source(kind) for kind in self.kinds], "core": core_identity(self.name)}
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        return FILES[self.name]
+
+    @property
+    def folder(self) -> Path:
+        if self.name in {"search", "prune"}:
+            return self.root / "results" / "runs" / self.dataset / self.name / f"{self.label}-{self.id}"
+        return self.root / "data" / self.dataset / f"{self.name}-{self.id}"
+
+    def path(self, file: str) -> Path:
+        return self.folder / self.files[file]
+
+    @property
+    def record(self) -> Path:
+        """The file that is written last, once all others are complete; see `nisbench.records`."""
+        return self.folder / "step.json"
+
+    def paths(self) -> list[str]:
+        """All files that exist once the step is done."""
+        return [*(str(self.path(file)) for file in self.files), str(self.record)]
+
+    def title(self) -> str:
+        return f"{self.name} {self.dataset} {self.label}".strip()
+
+    def upstream(self) -> Iterator["Step"]:
+        """All steps that this one needs, directly or not, and itself last."""
+        for step in self.needs.values():
+            yield from step.upstream()
+        yield self
+
+
+def hashed_form(step: Step) -> Any:
+    """The settings that enter the id: the content of the files depends on them."""
+    form = step.settings.model_dump(mode="json")
+    if step.name == "prepare":  # how a data set is split, blocked and fetched is other steps' business
+        elsewhere = {"task", "split", "blocks", "url", "md5"}
+        form["dataset"] = {key: value for key, value in form["dataset"].items() if key not in elsewhere}
+    return form
+
+
+def block_step(dataset: Dataset, root: Path = Path()) -> Step:
+    """The last of a data set's own steps, with download (if any), prepare and split below it."""
+    name = dataset.label
+    needs = {"download": download_step(dataset, root)} if isinstance(dataset, Archive) else {}
+    prepare = Step("prepare", name, "", PrepareSettings(dataset=dataset), needs, (type(dataset),), root)
+    split = Step("split", name, "", SplitSettings(split=dataset.split), {"prepare": prepare}, root=root)
+    return Step("block", name, "", dataset.blocks, {"prepare": prepare, "split": split}, root=root)
+
+
+def download_step(dataset: Archive, root: Path = Path()) -> Step:
+    # Without an MD5 sum, an address stands for what it holds today, and a local file for its content.
+    local = os.path.isfile(dataset.url)  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
+    identity = dataset.md5 or (_md5_of_local(Path(dataset.url)) if local else dataset.url)
+    settings = DownloadSettings(url=dataset.url, md5=dataset.md5, identity=identity)
+    return Step("download", dataset.label, "", settings, {}, root=root)
+
+
+def _md5_of_local(path: Path) -> str:
+    found = path.stat()
+    return _md5_of_state(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _md5_of_state(path: Path, _size: int, _time: int) -> str:
+    return md5_sum(path)
+
+
+def search_step(block: Step, task: Task, model: Model, method: Method, training: Training, seed: int) -> Step:
+    """The search of a method. Methods that differ in their pruning only share it."""
+    network = method.own_model or model
+    settings = SearchSettings(task=task, model=network, method=method, training=training, seed=seed)
+    return Step(
+        "search",
+        block.dataset,
+        f"{network.label}-{method.label}-seed{seed}",
+        settings,
+        {"split": block.needs["split"], "block": block},
+        (type(task), type(network), type(method)),
+        block.root,
+    )
+
+
+def prune_step(search: Step, method: Method, rate: float) -> Step:
+    """The pruning of a search's result at one compression rate, which also measures it on test."""
+    searched = search.settings
+    assert isinstance(searched, SearchSettings)
+    rounds = method.rounds if rate > 1 else 0
+    settings = PruneSettings(
+        task=searched.task,
+        model=searched.model,
+        importance=method.importance,
+        rounds=rounds,
+        compression_rate=rate,
+        seed=searched.seed,
+        training=searched.training if rounds else None,
+        deterministic=searched.training.deterministic,
+        device=searched.training.device,
+    )
+    special = "" if method.importance == "effective" else f"-{method.importance}"
+    special += f"-rounds{rounds}" if rounds else ""
+    return Step(
+        "prune",
+        search.dataset,
+        f"{search.label}{special}-cr{rate_name(rate)}",
+        settings,
+        {"split": search.needs["split"], "search": search},
+        (type(searched.task), type(searched.model)),
+        search.root,
+    )
+
+
+def rate_name(rate: float) -> str:
+    """A compression rate as names show it: 2, 2.5, 1e06."""
+    return f"{rate:.12g}".replace("+", "")

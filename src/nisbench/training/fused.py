@@ -1,0 +1,275 @@
+"""Trials trained together, as one model whose columns are those of all: each batch is read once for all of them.
+
+Each trial has the result that it would have alone, up to rounding: its weights are drawn alike, every epoch has the same batches,
+and it stops where it would have stopped. Its columns then leave the table. This is worth it for matrix factorisation, whose step is
+mostly reading rows; the time of other models goes into their layers, which cannot be shared. No other room knows of fused trials
+than this one and the search, which asks which trials to train together.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from nisbench.data.instances import Instances
+from nisbench.embedding.batch import Embeddings
+from nisbench.embedding.table import SelectedTable, used_columns
+from nisbench.errors import NisbenchError
+from nisbench.logs import log
+from nisbench.models.mf import MatrixFactorisation
+from nisbench.models.recommender import Recommender
+from nisbench.params.models import MF, Model
+from nisbench.params.training import Training
+from nisbench.tasks.task import Task
+from nisbench.training import train_step
+from nisbench.training.checkpoints import load_tensors, save_tensors, under
+from nisbench.training.trainer import (
+    Data,
+    DivergenceError,
+    Epoch,
+    Heartbeat,
+    Progress,
+    check_finite,
+    run_epoch,
+    snapshot,
+)
+
+# --- which trials to fuse -------------------------------------------------------------------------------------
+
+
+def can_fuse(model: Model, settings: Training) -> bool:
+    """Whether trials of this model can train together: their learning rates must stay the same."""
+    return isinstance(model, MF) and settings.learning_rate_drop == 1 and settings.fused_trials > 1
+
+
+def columns_of(selection: Tensor) -> int:
+    """The columns of the table that a trial takes."""
+    return len(used_columns(selection))
+
+
+def columns_with_room(device: torch.device, features: int, batch_ids: int) -> int:
+    """The columns that fused trials may have together, for so many `features`, and `batch_ids` in a batch.
+
+    They must fit into memory, with Adam's moments, the best weights and what a step computes. On a CPU, where a batch reads much of
+    the table, it should also stay in the cache; where it reads few rows, what is read of it.
+    """
+    if device.type == "cuda":
+        memory, paying = torch.cuda.get_device_properties(device).total_memory, (1 << 27) // batch_ids
+    else:
+        memory = psutil.virtual_memory().total
+        paying = (1 << 23) // batch_ids if features > 4 * batch_ids else (1 << 21) // features
+    bytes_per_column = 4 * (6 * features + 6 * batch_ids)
+    return int(min(paying, memory // 4 // bytes_per_column))
+
+
+# --- several factorisations as one ----------------------------------------------------------------------------
+
+
+class SegmentSum(torch.autograd.Function):
+    """The sums of segments of columns, whose widths are given: (..., columns) -> (..., T)."""
+
+    @staticmethod
+    def forward(ctx: Any, columns: Tensor, widths: list[int]) -> Tensor:
+        ctx.widths = widths
+        return torch.stack([segment.sum(-1) for segment in torch.split(columns, widths, -1)], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        segments = zip(torch.split(gradient, 1, -1), ctx.widths, strict=True)
+        return torch.cat([one.expand(*one.shape[:-1], width) for one, width in segments], -1), None
+
+
+class FusedFactorisation(nn.Module):
+    """T matrix factorisations, each on its segment of the columns."""
+
+    def __init__(self, models: Sequence[MatrixFactorisation], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.mean, self.first_order = models[0].mean, models[0].first_order
+        self.averages, self.widths = models[0].reduce is torch.mean, list(widths)
+
+    def forward(self, embeddings: Embeddings, first_order: Tensor | None) -> Tensor:
+        """(B, 2, columns) embeddings, (B, T) sums of biases if any -> (B, T) predictions."""
+        user, item = embeddings.dense().unbind(1)
+        products: Tensor = SegmentSum.apply(user * item, self.widths)  # type: ignore[no-untyped-call]
+        if self.averages:
+            products = products / torch.tensor(self.widths, dtype=products.dtype, device=products.device)
+        rating = self.mean + products
+        return rating if first_order is None else rating + first_order
+
+
+def fuse(members: Sequence[Recommender]) -> Recommender:
+    """One recommender, (B,) instances -> (B, T) predictions, of T for the same features. Weights are copied."""
+    tables = [member.selected for member in members]
+    wide = SelectedTable(
+        tables[0].block,
+        torch.cat([table.selection for table in tables], 1),
+        torch.cat([table.weight.detach() for table in tables], 1),
+    )
+    widths = tuple(table.width for table in tables)
+    models = [member.model for member in members if isinstance(member.model, MatrixFactorisation)]
+    fused = Recommender(wide, FusedFactorisation(models, widths), widths)
+    if fused.first_order is not None:
+        biases = [member.first_order for member in members if member.first_order is not None]
+        fused.first_order = nn.Parameter(torch.stack([bias.detach() for bias in biases], 1))
+    return fused.to(wide.weight.device)
+
+
+@torch.no_grad()
+def copy_back(fused: Recommender, members: Sequence[Recommender]) -> None:
+    """Copy the fused weights into the members."""
+    weights = torch.split(fused.selected.weight, list(fused.widths), 1)
+    for i, (member, weight) in enumerate(zip(members, weights, strict=True)):
+        member.selected.weight.copy_(weight)
+        if fused.first_order is not None and member.first_order is not None:
+            member.first_order.copy_(fused.first_order[:, i])
+
+
+def narrowed(state: Mapping[str, Tensor], widths: Sequence[int], kept: Sequence[int]) -> dict[str, Tensor]:
+    """A step's state for fused trials of these `widths`, narrowed to the members whose places are `kept`."""
+    columns = torch.cat([torch.arange(sum(widths[:i]), sum(widths[: i + 1])) for i in kept])
+    found = {}
+    for name, tensor in state.items():
+        if tensor.dim() == 2:
+            index = columns if name.startswith("embedding.weight.") else torch.tensor(kept)
+            found[name] = tensor.index_select(1, index.to(tensor.device))
+        else:
+            found[name] = tensor
+    return found
+
+
+class LossPerTrial(Task):
+    """A task whose loss is one number for each fused trial. It is for training only."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def losses(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """(B, T) predictions, (B,) labels -> (B, T)."""
+        return self.task.losses(predictions, labels[:, None].expand_as(predictions))
+
+    def prior(self, training: Instances) -> float:
+        return self.task.prior(training)
+
+    def validation_loss(self, recommender: Recommender, data: Instances) -> float:
+        raise NotImplementedError
+
+    def evaluate(self, recommender: Recommender, data: Instances) -> dict[str, float]:
+        raise NotImplementedError
+
+
+# --- training -------------------------------------------------------------------------------------------------
+
+
+def train_fused(
+    recommenders: Sequence[Recommender],
+    titles: Sequence[str],
+    data: Data,
+    settings: Training,
+    seed: int,
+    checkpoint: Path | None = None,
+) -> list[Progress | None]:
+    """`trainer.train` for several matrix factorisations of the same features. An epoch's seconds are shared among them.
+
+    None for those whose loss ceased to be a number. A finite result proves that no other trial contaminated it.
+    """
+    trials = FusedTrials(recommenders, titles, settings)
+    state = trials.load(checkpoint) if checkpoint else {}
+    running = trials.active(range(len(recommenders)))
+    fused, loss_per_trial = None, LossPerTrial(data.task)
+    heartbeat, saved = Heartbeat(), time.perf_counter()
+    while running:
+        members = [recommenders[i] for i in running]
+        if fused is None:
+            fused = fuse(members)
+            stepper = train_step.build(fused, loss_per_trial, settings, fields=data.training.ids.shape[1])
+            if state:
+                stepper.load_state(state)
+        started = time.perf_counter()
+        number = trials.progress[running[0]].epoch
+        epoch = Epoch(data, settings.batch_size, seed, number)
+        step_losses = run_epoch(fused, epoch, stepper, settings.learning_rate, None)
+        copy_back(fused, members)
+        for i, losses in zip(running, step_losses.unbind(1), strict=True):
+            trials.add(i, losses, data.task.validation_loss(recommenders[i], data.validation))
+        now = time.perf_counter()
+        for i in running:
+            trials.progress[i].seconds += (now - started) / len(running)
+
+        best = min(trials.progress[i].best_loss for i in running)
+        heartbeat.log(
+            "%d of %d trials still train: epoch %d of at most %d: best validation loss %.5f",
+            len(running), len(titles), number + 1, settings.max_epochs, best,
+        )  # fmt: skip
+        still = trials.active(running)
+        if len(still) < len(running):
+            places = [running.index(i) for i in still]
+            state = narrowed(stepper.state(), fused.widths, places) if still else {}
+            running, fused = still, None
+        if checkpoint and running and now - saved >= settings.checkpoint_seconds:
+            trials.save(checkpoint, running, stepper.state() if fused else state)
+            saved = now
+
+    for recommender, weights in zip(recommenders, trials.best, strict=True):
+        recommender.load_state_dict(weights)
+    return [None if i in trials.failed else progress for i, progress in enumerate(trials.progress)]
+
+
+class FusedTrials:
+    """How far each of the fused trials is, and its best weights so far."""
+
+    def __init__(self, recommenders: Sequence[Recommender], titles: Sequence[str], settings: Training) -> None:
+        self.recommenders, self.titles, self.settings = recommenders, titles, settings
+        self.progress = [Progress(settings.learning_rate) for _ in recommenders]
+        self.best: list[dict[str, Any]] = [snapshot(recommender) for recommender in recommenders]
+        self.failed: set[int] = set()
+
+    def active(self, among: Sequence[int]) -> list[int]:
+        return [i for i in among if i not in self.failed and self.progress[i].is_active(self.settings)]
+
+    def add(self, i: int, step_losses: Tensor, loss: float) -> None:
+        """Add a trial's training and validation losses of one more epoch."""
+        progress = self.progress[i]
+        progress.epoch += 1
+        try:
+            check_finite(step_losses, loss, progress.epoch)
+        except DivergenceError as error:
+            log.warning("%s: %s", self.titles[i], error)
+            self.failed.add(i)
+            return
+        if progress.add(loss, self.settings):
+            self.best[i] = snapshot(self.recommenders[i], self.best[i])
+
+    def save(self, path: Path, running: Sequence[int], step_state: Mapping[str, Tensor]) -> None:
+        """Save all that the rest of the trials depends on."""
+        tensors = {f"optimizer.{name}": tensor for name, tensor in step_state.items()}
+        for i, best in enumerate(self.best):
+            tensors |= {f"best.{i}.{name}": tensor for name, tensor in best.items()}
+        for i in running:
+            tensors |= {f"now.{i}.{name}": tensor for name, tensor in self.recommenders[i].named_parameters()}
+        about = {"progress": [asdict(each) for each in self.progress], "failed": sorted(self.failed)}
+        save_tensors(path, tensors, {"titles": list(self.titles), **about})
+
+    def load(self, path: Path) -> dict[str, Tensor]:
+        """Put the trials back to where `save` saved them, and return the step's state; nothing if there is no such file."""
+        if not path.exists():
+            return {}
+        try:
+            tensors, about = load_tensors(path, self.recommenders[0].selected.weight.device)
+        except NisbenchError as error:
+            log.warning("the trials begin again: %s", error)
+            return {}
+        if about.get("titles") != list(self.titles):
+            return {}
+        self.progress, self.failed = [Progress(**each) for each in about["progress"]], set(about["failed"])
+        for i, recommender in enumerate(self.recommenders):
+            self.best[i] = under(tensors, f"best.{i}.")
+            if now := under(tensors, f"now.{i}."):
+                recommender.load_state_dict(now, strict=False)
+        log.info("%d trials: resuming after epoch %d", len(self.titles), max(one.epoch for one in self.progress))
+        return under(tensors, "optimizer.")

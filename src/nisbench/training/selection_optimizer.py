@@ -1,0 +1,29 @@
+"""What a method that learns its selection offers the training loop."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from nisbench.data.instances import Instances
+from nisbench.models.recommender import Recommender
+
+
+class SelectionOptimizer(Protocol):
+    """Changes the selection while the weights train, on validation batches."""
+
+    def begin_epoch(self, recommender: Recommender, learning_rate: float) -> None:
+        """Called before an epoch's first step, with the learning rate that the weights have in it."""
+
+    def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:
+        """One update of the table's selection on a batch of each, after an update of the weights on `training`.
+
+        Of a large table, only the rows that the two batches read are up to date here.
+        """
+
+    def finalize(self, recommender: Recommender) -> None:
+        """Set the selection to what the search would end with now: validation measures it, and it is kept if it is the best."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, beside the selection itself."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...

@@ -1,0 +1,126 @@
+"""One step of training: forward pass, loss, gradients and Adam, on all rows of the tables or, with the same result, on a batch's."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nisbench.data.instances import Instances
+from nisbench.models.recommender import Recommender
+from nisbench.params.training import Training
+from nisbench.tasks.task import Task
+from nisbench.training.adam import Adam
+from nisbench.training.lazy_adam import LazyAdam
+
+LARGE = 1 << 22
+"""Weights of a table from which on it is cheaper to read rows only: what no longer fits into a CPU's cache."""
+
+
+class TrainStep(Protocol):
+    """What the training loop asks for."""
+
+    def step(self, batch: Instances, learning_rate: float) -> Tensor:
+        """One step on a batch's loss, which is returned: (), or (T,) of T fused recommenders."""
+
+    def sync(self, batch: Instances | None = None) -> None:
+        """Bring the recommender's weights up to date: those that a batch reads, or all.
+
+        Between a step and this call, rows that the last batch did not read may be behind.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Adam's exp_avg, exp_avg_sq and step of each parameter, by name. Call `sync` before."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+
+def build(recommender: Recommender, task: Task, settings: Training, fields: int) -> TrainStep:
+    """The cheaper step, for batches of instances with so many `fields`."""
+    kind = LazyStep if worth_reading_rows(recommender, settings, fields) else DenseStep
+    return kind(recommender, task, settings)
+
+
+def worth_reading_rows(recommender: Recommender, settings: Training, fields: int) -> bool:
+    """Whether a batch reads few of the rows of a large table. An L2 penalty gives every row a gradient at every step."""
+    table = recommender.embedding
+    few = table.features * table.width >= LARGE and table.features > settings.batch_size * fields
+    return few and bool(table.row_parameters) and not settings.l2 and recommender.projection is None
+
+
+class DenseStep:
+    """torch's Adam on all parameters."""
+
+    def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
+        self.recommender, self.task = recommender, task
+        learned = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
+        self.adam = Adam(learned, settings.l2)
+
+    def step(self, batch: Instances, learning_rate: float) -> Tensor:
+        self.adam.zero_grad()
+        loss = self.task.loss(self.recommender(batch), batch.labels)
+        torch.autograd.backward(loss.sum())
+        self.adam.step(learning_rate)
+        return loss.detach()
+
+    def sync(self, batch: Instances | None = None) -> None:
+        """All weights always are up to date."""
+
+    def state(self) -> dict[str, Tensor]:
+        return self.adam.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.adam.load_state(state)
+
+
+class LazyStep:
+    """Adam on the rows that a batch reads, and on all parameters without rows; see `lazy_adam`."""
+
+    def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
+        self.recommender, self.task = recommender, task
+        self.tables = recommender.row_parameters()
+        self.rows = LazyAdam(list(self.tables.values()), settings.learning_rate)
+        others = {n: p for n, p in recommender.named_parameters() if p.requires_grad and n not in self.tables}
+        self.others = Adam(others)
+        self.place = torch.zeros(recommender.embedding.features, dtype=torch.int32, device=self.rows.device)
+
+    def step(self, batch: Instances, learning_rate: float) -> Tensor:
+        rows, at = self._rows_of(batch.ids)
+        weights = dict(zip(self.tables, self.rows.read(rows), strict=True))
+        self.others.zero_grad()
+        self.rows.learning_rate = learning_rate
+        numbered = Instances(at, batch.labels, batch.values)
+        prediction = self.recommender(numbered, weights, self.recommender.selected.scales(rows))
+        loss = self.task.loss(prediction, batch.labels)
+        torch.autograd.backward(loss.sum())
+        self.rows.step()
+        self.others.step(learning_rate)
+        return loss.detach()
+
+    def sync(self, batch: Instances | None = None) -> None:
+        if batch is None:
+            self.rows.catch_up_all()
+        else:
+            self.rows.catch_up(self._rows_of(batch.ids)[0])
+
+    def state(self) -> dict[str, Tensor]:
+        return self.others.state() | {
+            f"{name}.{key}": tensor
+            for name, of_table in zip(self.tables, self.rows.state(), strict=True)
+            for key, tensor in of_table.items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        keys = ("exp_avg", "exp_avg_sq", "step")
+        self.rows.load_state([{key: state[f"{name}.{key}"] for key in keys} for name in self.tables])
+        self.others.load_state(state)
+
+    def _rows_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The features (U,) in `ids` (B, M), each once, and where among them each of the ids is (B, M)."""
+        if ids.is_cuda:  # where it depends on chance which of several equal ids is written last
+            rows, at = torch.unique(ids, return_inverse=True)
+            return rows.long(), at
+        flat, count = ids.flatten(), torch.arange(ids.numel(), dtype=self.place.dtype)
+        self.place[flat] = count
+        rows = flat[self.place.index_select(0, flat) == count].long()
+        self.place[rows] = count[: len(rows)]
+        return rows, self.place.index_select(0, flat).view(ids.shape)

@@ -1,0 +1,88 @@
+"""Which files each kind of step is handed. One function per kind of step; its source is part of that step's core (`identity`).
+
+A search is handed train and validation, never test. Only a pruning is handed all three splits, because a top-k test must know
+what a user has taken already.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+from nisbench.params.datasets import BlockSettings
+from nisbench.params.step_settings import (
+    DownloadSettings,
+    PrepareSettings,
+    PruneSettings,
+    SearchSettings,
+    SplitSettings,
+)
+from nisbench.steps import Step, StepName
+
+# Modules are imported where they are used: most commands need no torch, which takes over a second to import.
+
+
+def download(step: Step, _threads: int) -> None:
+    """Fetch a data set's archive."""
+    from nisbench.data import download as fetching  # noqa: PLC0415
+
+    settings = cast(DownloadSettings, step.settings)
+    fetching.run(settings.url, settings.md5, step.path("archive"))
+
+
+def prepare(step: Step, _threads: int) -> None:
+    """Turn an archive into instances, or generate them."""
+    dataset = cast(PrepareSettings, step.settings).dataset
+    archive = step.needs["download"].path("archive") if "download" in step.needs else None
+    dataset.module().prepare(dataset, archive, step.path("instances"), step.path("vocabulary"))
+
+
+def split(step: Step, _threads: int) -> None:
+    """Divide instances into train, validation and test."""
+    from nisbench.data import split as splitting  # noqa: PLC0415
+
+    settings = cast(SplitSettings, step.settings)
+    splitting.run(
+        settings.split, step.needs["prepare"].path("instances"), {name: step.path(name) for name in step.files}
+    )
+
+
+def block(step: Step, _threads: int) -> None:
+    """Count features in train and put them into blocks."""
+    from nisbench.data import blocks  # noqa: PLC0415
+
+    settings = cast(BlockSettings, step.settings)
+    vocabulary, train = step.needs["prepare"].path("vocabulary"), step.needs["split"].path("train")
+    blocks.run(settings, vocabulary, train, step.path("features"))
+
+
+def search(step: Step, threads: int) -> None:
+    """Train a model under every selection that a method proposes."""
+    from nisbench import machine  # noqa: PLC0415
+    from nisbench.search import trials  # noqa: PLC0415
+
+    settings = cast(SearchSettings, step.settings)
+    splits = {name: step.needs["split"].path(name) for name in ("train", "validation")}
+    features = step.needs["block"].path("features")
+    with machine.device(settings.training.device, threads, settings.training.deterministic) as device:
+        trials.run(settings, splits, features, step.folder, device)
+
+
+def prune(step: Step, threads: int) -> None:
+    """Prune a search's result, and measure what is left on test."""
+    from nisbench import machine  # noqa: PLC0415
+    from nisbench.search import pruning  # noqa: PLC0415
+
+    settings = cast(PruneSettings, step.settings)
+    splits = {name: step.needs["split"].path(name) for name in ("train", "validation", "test")}
+    searched = step.needs["search"]
+    with machine.device(settings.device, threads, settings.deterministic) as device:
+        pruning.run(settings, searched.path("run"), searched.path("weights"), splits, step.folder, device)
+
+
+WORK: dict[StepName, Callable[[Step, int], None]] = {
+    "download": download,
+    "prepare": prepare,
+    "split": split,
+    "block": block,
+    "search": search,
+    "prune": prune,
+}
