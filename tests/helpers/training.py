@@ -9,6 +9,7 @@ import torch
 
 from nisbench.data import blocks, instances, planted_ctr, planted_ratings, planted_topk, split
 from nisbench.models.pruned import PrunedModel
+from nisbench.models.recommender import Recommender
 from nisbench.params.datasets import BlockSettings, Dataset
 from nisbench.params.loading import load
 from nisbench.params.step_settings import PruneSettings, SearchSettings
@@ -97,9 +98,19 @@ def run_pruning(
 
 def recomputed_metrics(settings: PruneSettings, data: Paths, folder: Path) -> dict[str, float]:
     """The test metrics, computed again from a pruning's files, its settings and the data alone."""
-    model = PrunedModel.load(folder / "scheme.safetensors", folder / "model.safetensors", settings.model)
     task = tasks.build(settings.task, {name: data[name] for name in SPLITS}, CPU)
-    return task.evaluate(model.to_recommender(), instances.read(data["test"], CPU))
+    return task.evaluate(_loaded(settings, folder), instances.read(data["test"], CPU))
+
+
+def recomputed_validation_loss(settings: PruneSettings, data: Paths, folder: Path) -> float:
+    """The same of the validation loss."""
+    task = tasks.build(settings.task, {name: data[name] for name in SPLITS[:2]}, CPU)
+    return task.validation_loss(_loaded(settings, folder), instances.read(data["validation"], CPU))
+
+
+def _loaded(settings: PruneSettings, folder: Path) -> Recommender:
+    model = PrunedModel.load(folder / "scheme.safetensors", folder / "model.safetensors", settings.model)
+    return model.to_recommender()
 
 
 @contextmanager
