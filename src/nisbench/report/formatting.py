@@ -189,13 +189,13 @@ class SubTable:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What people read under one name (Table 2), its data, and the style that go with it."""
+    """What people read under one name (Table 2), its data, and the pictures that go with it."""
 
     title: str
     tables: list[SubTable]
     note: str
     data: pd.DataFrame
-    style: tuple[tuple[str, str], ...] = ()
+    pictures: tuple[tuple[str, str], ...] = ()
     """Description and file."""
 
     def markdown(self, level: int = 1) -> str:
@@ -204,11 +204,11 @@ class Sheet:
         for table in self.tables:
             texts += [f"{'#' * (level + 1)} {table.heading}"] if table.heading else []
             texts += [markdown(table.rows, table.heads), *([table.note] if table.note else [])]
-        texts += [f"![{title}]({file})" for title, file in self.style]
+        texts += [f"![{title}]({file})" for title, file in self.pictures]
         return "\n\n".join([*texts, self.note]) + "\n"
 
     def latex(self, label: str, note: str) -> str:
-        """A table environment for each part, of the packages booktabs and graphicx; `note` stands below the last."""
+        """A table environment for each table, of the packages booktabs and graphicx; `note` stands below the last."""
         texts = ["% needs \\usepackage{booktabs, graphicx}"]
         for i, table in enumerate(self.tables):
             frame = pd.DataFrame(

@@ -19,7 +19,7 @@ from nisbench.params.methods import Method
 Drawn = tuple[pd.DataFrame, Figure, str]
 """A figure: its data, in the form that its CSV has, its picture, and a caption."""
 
-mpl.use("agg")  # style are files: no screen is needed
+mpl.use("agg")  # pictures are files: no screen is needed
 
 STYLE = {
     "svg.hashsalt": "nisbench",
