@@ -252,8 +252,15 @@ def test_blocks_by_magnitude_by_hand():
 
 
 @pytest.fixture(scope="module")
-def planted(config, tmp_path_factory):
-    settings = small.params.datasets["planted_ctr"].model_copy(update={"instances": 150_000})
+def planted(small, tmp_path_factory):
+    sizes = {
+        "instances": 150_000,
+        "scalar_fields": 5,
+        "categorical_fields": [1000, 500, 100, 20, 3],
+        "rank": 8,
+        "levels": 5,
+    }
+    settings = small.params.datasets["planted_ctr"].model_copy(update=sizes)
     folder = tmp_path_factory.mktemp("planted")
     planted_ctr.prepare(settings, None, folder / "i", folder / "v")
     return settings, instances.read(folder / "i", CPU), pq.read_table(folder / "v").to_pandas()
