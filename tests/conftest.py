@@ -9,8 +9,9 @@ import torch
 from hypothesis import settings
 
 from nisbench.data.instances import Instances
+from nisbench.params.datasets import PlantedRatings
 from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
-from nisbench.params.settings import MF, PlantedRatings
+from nisbench.params.models import MF
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "datasets"
