@@ -225,7 +225,7 @@ def trials_of(search: SearchRun) -> str:
     """How many trials a search had, and how many of them at most trained at once."""
     fused = max(trial.fused for trial in search.trials)
     failed = sum(trial.failed is not None for trial in search.trials)
-    count = f"{len(search['trials'])}" + (f", up to {fused} at once" if fused > 1 else "")
+    count = f"{len(search.trials)}" + (f", up to {fused} at once" if fused > 1 else "")
     return count + (f", {failed} failed" if failed else "")
 
 
