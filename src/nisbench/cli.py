@@ -293,6 +293,17 @@ def show(
     command.show(current_plan(), what, Filter(grid, dataset, model, method, cr, seed), json)
 
 
+# --- extend ---------------------------------------------------------------------------------------------------
+
+
+@app.command("check-plugin", rich_help_panel=EXTEND)
+def check_plugin(file: Annotated[Path, typer.Argument(metavar="FILE", help="A Python file.")]) -> None:
+    """Test a method, model, task or data format of your own on tiny data: a line for each claim that all kinds must meet."""
+    from nisbench.commands import check_plugin as command
+
+    sys.exit(command.run(file))
+
+
 # --- steps ----------------------------------------------------------------------------------------------------
 
 

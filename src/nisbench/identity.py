@@ -3,7 +3,8 @@
 An id must change when a number may, and only then. Three things of the code enter it:
 
 * the source of the step's *kinds* (its data format, task, model and method, one file each), normalised: without comments,
-  docstrings, annotations, and the arguments of `raise` and of log calls. An edit there reruns what depends on the kind.
+  docstrings, annotations, the arguments of `raise` and of log calls, and a plug-in's `EXAMPLE` and looks. An edit there reruns
+  what depends on the kind.
 * the *version* of the step's core: an integer per kind of step in ``core.json``, raised by hand when numbers change.
 * nothing else, as long as the core's normalised source is the one recorded in ``core.json`` beside the version. The golden values
   in ``tests/golden/`` were made with that source. If the core is another, its hash enters the ids too, which makes them
@@ -46,6 +47,9 @@ of a file. `wiring` says which files a step is handed."""
 
 REPORT = ("report/*.py", "logs.py")
 """What makes reports. It has no golden values: the same runs are reported anew when it changes."""
+
+SHOWN = {"EXAMPLE", "example_archive", "colour", "marker", "table_title", "measured"}
+"""What a plug-in's file may define besides its arithmetic, for its test and for figures and tables."""
 
 IGNORED_CALLS = {"debug", "info", "warning", "error", "exception", "critical"}
 """Methods of loggers: their arguments change no number."""
@@ -186,7 +190,7 @@ def _hash(node: ast.AST) -> str:
 def normalised(node: Any) -> Any:  # noqa: PLR0911 - one for each kind of node
     """A syntax tree as nested tuples, without what cannot change a number; the same in every Python version."""
     if isinstance(node, list):
-        return tuple(normalised(item) for item in node if not _is_docstring(item))
+        return tuple(normalised(item) for item in node if not (_is_docstring(item) or _is_shown(item)))
     if not isinstance(node, ast.AST):
         return node if isinstance(node, str | int | bool | type(None)) else (type(node).__name__, repr(node))
     if isinstance(node, ast.Raise):
@@ -209,6 +213,13 @@ def normalised(node: Any) -> Any:  # noqa: PLR0911 - one for each kind of node
 
 def _is_docstring(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_shown(node: Any) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return node.name in SHOWN
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return bool(targets) and all(isinstance(target, ast.Name) and target.id in SHOWN for target in targets)
 
 
 def _callee(error: ast.expr | None) -> Any:
