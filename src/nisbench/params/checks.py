@@ -11,8 +11,13 @@ from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError, shortened
 from nisbench.params.base import KeyPath, Kind, Problem
+from nisbench.params.datasets import Dataset
 from nisbench.params.kinds import kinds
+from nisbench.params.methods import Method
+from nisbench.params.models import Model
 from nisbench.params.studies import TABLES, Grid, Params, Study, task_tables
+from nisbench.params.tasks import Task
+from nisbench.params.training import Training
 from nisbench.params.tree import Tree, dotted, short
 
 MOST_PROBLEMS = 20
@@ -46,8 +51,7 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
     try:
         params = Params.model_validate(tree.values)
     except ValidationError as error:
-        found = (_explain(details, tree) for details in error.errors(include_url=False))
-        raise NisbenchError(_problem_list(tree, found)) from None
+        raise NisbenchError(_problem_list(tree, explained(error, tree))) from None
     _raise_any(tree, _in_datasets(params))
     if study is None:
         _raise_any(tree, _in_reference(params))
@@ -183,6 +187,26 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
                 yield (*at, "methods", method), f"{dataset} has no planted dimensions for this method to know"
 
 
+def check_run(
+    dataset: Dataset, task: Task, model: Model, method: Method, training: Training, rate: float, seed: int
+) -> None:
+    """Raise `NisbenchError` if these settings of one search and pruning do not fit together, as for a cell of a grid."""
+    names = str(dataset.kind_name()), str(model.kind_name()), str(method.kind_name())
+    grid = Grid(datasets=[names[0]], models=[names[1]], methods={names[2]: [rate]})
+    params = Params.model_construct(
+        tasks={dataset.task: task},
+        datasets={names[0]: dataset},
+        models={names[1]: model},
+        methods={names[2]: method},
+        training=training,
+    )
+    texts = [text for _, text in (*_in_datasets(params), *_in_grid(params, "", "", grid))]
+    if not 0 <= seed < 2**31:
+        texts.append(f"a seed must be a whole number from 0 to {2**31 - 1}, not {seed}")
+    if texts:
+        raise NisbenchError("\n".join(texts))
+
+
 def _in_method(params: Params, name: str, rates: list[float], grid: KeyPath) -> Iterator[Problem]:
     """What of a method does not fit into the grid's table, or not together."""
     method, at = params.methods[name], (*grid, "methods", name)
@@ -229,6 +253,13 @@ def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: C
 
 
 # --- pydantic's errors in our words ---------------------------------------------------------------------------
+
+
+def explained(error: ValidationError, tree: Tree, at: KeyPath = ()) -> Iterator[Problem]:
+    """What is wrong, in our words, with the values at the key path `at` of a tree that were validated."""
+    for details in error.errors(include_url=False):
+        details["loc"] = (*map(str, at), *details["loc"])
+        yield _explain(details, tree)
 
 
 def _explain(error: ErrorDetails, tree: Tree) -> Problem:
