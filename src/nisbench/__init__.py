@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         load_dataset,
         results,
         search,
+        settings,
     )
     from nisbench.errors import NisbenchError
     from nisbench.serving import ServedModel, load_model
@@ -99,6 +100,7 @@ __all__ = [
     "load_model",
     "results",
     "search",
+    "settings",
 ]
 
 

@@ -86,12 +86,20 @@ def _loaded(root: Path, overlays: tuple[Path, ...], _state: frozenset[tuple[Path
 # --- settings by keyword --------------------------------------------------------------------------------------
 
 
+def settings(kind: type[S], **changes: Any) -> S:
+    """Settings of a class from keyword arguments: what `nb.DNIS` is for DNIS, for a class of your own that you imported.
+
+    >>> from square_root import SquareRoot
+    >>> nb.search(nb.settings(SquareRoot, mean_dimension=16), nb.MF(), data)
+    """
+    return _changed(kind, _entry(kind, None), changes, kind.__name__)
+
+
 def _maker(kind: type[S]) -> Callable[..., S]:
     """A function that makes settings of a class from keyword arguments, the rest being as in an entry of ``params/``."""
 
     def make(entry: str | None = None, /, **changes: Any) -> S:
-        base = _entry(kind, entry)
-        return _changed(kind, base, changes, f"nb.{kind.__name__}")
+        return _changed(kind, _entry(kind, entry), changes, f"nb.{kind.__name__}")
 
     names = [name for name in kind.model_fields if name != getattr(kind, "tag", None)]
     unchanged = type("Unchanged", (), {"__repr__": lambda _self: "..."})()
@@ -112,7 +120,7 @@ def _maker(kind: type[S]) -> Callable[..., S]:
 
 
 def _entry(kind: type[Settings], name: str | None) -> Mapping[str, Any]:
-    """The values of an entry of ``params/``, or of the first of that kind; only the kind's name where there is none."""
+    """The values of an entry of ``params/``, or of the first of that kind; where there is none, what all kinds have."""
     params = _config().params
     if not issubclass(kind, Kind):
         if name is not None:
@@ -121,7 +129,8 @@ def _entry(kind: type[Settings], name: str | None) -> Mapping[str, Any]:
     entries: dict[str, Kind] = getattr(params, kind.section)
     own = {key: value for key, value in entries.items() if type(value) is kind}
     if name is None:
-        return dict(next(iter(own.values()))) if own else {kind.tag: kind.kind_name(), "title": kind.__name__}
+        shared = {"importance": "effective", "rounds": 0} if issubclass(kind, methods.Method) else {}
+        return dict(next(iter(own.values()))) if own else {kind.tag: kind.kind_name(), "title": kind.__name__, **shared}
     if name not in own:
         raise NisbenchError(
             f"params/ has no {kind.kind_name()} called {name!r} among {kind.section}{nearest(name, own)}"
@@ -132,7 +141,11 @@ def _entry(kind: type[Settings], name: str | None) -> Mapping[str, Any]:
 def _changed(kind: type[S], base: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> S:
     """Settings with some values changed; a mapping is merged into what it changes, key by key."""
     values = dict(base)
+    fixed = getattr(kind, "tag", None)
     for name, change in changes.items():
+        if name not in kind.model_fields or name == fixed:
+            known = [field for field in kind.model_fields if field != fixed]
+            raise NisbenchError(f"{where}: there is no {name!r}{nearest(name, known)}")
         old = values.get(name)
         merge = isinstance(change, Mapping) and isinstance(old, Settings)
         values[name] = {**dict(cast(Settings, old)), **change} if merge else _plain(change)

@@ -309,7 +309,9 @@ def _valid_keys(loc: tuple[str | int, ...], tree: Tree) -> list[str]:
     if len(loc) >= 2 and loc[0] in {"tasks", "datasets", "models", "methods"}:
         section, entry = str(loc[0]), tree.values[loc[0]][loc[1]]
         known = kinds(section)
-        kind = known[entry[next(iter(known.values())).tag]]
+        kind = known.get(entry[next(iter(known.values())).tag])
+        if kind is None:  # a class that was handed over from Python
+            return []
         schema, rest = _schema(kind), loc[2:]
     definitions = schema.get("$defs", {})
 
