@@ -42,6 +42,8 @@ class Task(Kind):
     """What tables show beside the metrics."""
     pruned_rates: ClassVar[tuple[float, ...] | None] = None
     """Where the paper compares DNIS with search baselines: the compression rates at which it still wins on all models."""
+    predicts_logits: ClassVar[bool] = False
+    """Whether predictions are the logits of probabilities, which are what a served model answers with."""
     splits_by_user: ClassVar[bool] = False
     """Whether each user's last instances are held out (leave_one_out)."""
     variant_of: ClassVar[str | None] = None
@@ -90,6 +92,7 @@ class CTR(Task):
     table: ClassVar[str] = "table3"
     table_title: ClassVar[str] = "Table 3: click-through-rate prediction"
     measured: ClassVar[str] = "AUC and logloss on the test instances"
+    predicts_logits: ClassVar[bool] = True
     pruned_rates: ClassVar[tuple[float, ...] | None] = (20, 30)
 
 
