@@ -19,3 +19,11 @@ include: "workflow/rules/hooks.smk"
 
 
 report: "workflow/report/study.rst"
+
+
+rule all:  # it must stand here: an included file cannot set the default target
+    default_target: True
+    input:
+        lambda wildcards: outputs(PLAN.study("paper")),
+    message:
+        "all of paper is made"

@@ -2,15 +2,6 @@
 
 from nisbench.report.outputs import outputs
 
-
-rule all:
-    default_target: True
-    input:
-        lambda wildcards: outputs(PLAN.study("paper")),
-    message:
-        "all of paper is made"
-
-
 for _study in PLAN.studies.values():
 
     rule:
