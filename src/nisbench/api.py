@@ -22,7 +22,8 @@ from nisbench.errors import NisbenchError
 from nisbench.identity import PACKAGE, kind_file
 from nisbench.params import datasets, methods, models, tasks
 from nisbench.params.base import Kind, Settings
-from nisbench.params.checks import check_run, explained, nearest
+from nisbench.params.checks import check_run, explained
+from nisbench.params.tree import nearest
 from nisbench.params.kinds import OWN, kinds
 from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
 from nisbench.params.training import Training as TrainingSettings

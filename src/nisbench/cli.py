@@ -132,6 +132,18 @@ def plan(
 
 
 @app.command(rich_help_panel=RUN)
+def dvc(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether the file is up to date; exit 1 if not.")
+    ] = False,
+) -> None:
+    """Write DVC's pipeline, dvc.yaml, from params/: needed when a study or a data set is new."""
+    from nisbench.commands import dvc as command
+
+    sys.exit(command.run(Path(), check))
+
+
+@app.command(rich_help_panel=RUN)
 def doctor(json: Json = False) -> None:
     """Check this installation: versions, device, threads, memory, disk, git, plug-ins, parameters, ids, data.
 

@@ -1,4 +1,4 @@
-"""One Snakemake at a time in a checkout, and what is said when one ends badly.
+"""One Snakemake at a time in a checkout, and what is said when it ends.
 
 The lock is of the kind that the kernel frees when its holder dies, however it dies. Snakemake's own is not, and so is
 turned off (`nolock`, in the profile). Hooks run in the main process only, when there are jobs to run: dry runs and the
@@ -32,6 +32,16 @@ onstart:
         f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}: "
         f"{shlex.join(sys.argv)}",
     )
+
+
+onsuccess:
+    for study in PLAN.studies.values():
+        if study.name in (workflow.dag_settings.targets or ["paper"]):
+            page = study.folder / "README.md"
+            print(
+                f"nisbench: The page of {study.name}: {page} (in a browser: {page.with_name('page.html')})",
+                file=sys.stderr,
+            )
 
 
 onerror:
