@@ -27,14 +27,14 @@ from nisbench.studies import StudyPlan
 def figure2a(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     """Quality against the base dimension K."""
     data, picture = _varied(plan, results, "K", "base dimension K")
-    caption = f"Quality on the test instances against the base dimension K of the embedding table{_over_seeds(plan)}."
+    caption = f"Quality on the test instances against K, the base dimension of the embedding table{_over_seeds(plan)}."
     return data, picture, caption
 
 
 def figure2b(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     """Quality against the number of feature blocks L."""
     data, picture = _varied(plan, results, "L", "number of feature blocks L")
-    caption = f"Quality on the test instances against the number L of blocks that the features are cut into{_over_seeds(plan)}."
+    caption = f"Quality on the test instances against L, the number of feature blocks{_over_seeds(plan)}."
     return data, picture, caption
 
 
@@ -97,8 +97,8 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         axis.legend()
     picture.tight_layout()
     caption = (
-        "Quality on the test instances against the share of embedding weights that is 0, pruned in one shot and not trained after it; what the "
-        f"search itself has set to 0 counts{_over_seeds(plan)}."
+        "Quality on the test instances against the share of embedding weights that are 0. Pruning is in one shot, without training after it. "
+        f"Weights that the search itself has set to 0 count as pruned{_over_seeds(plan)}."
     )
     return data, picture, caption
 
@@ -145,9 +145,9 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         ncols=min(4, len(looks)),
     )
     caption = (
-        f"Quality on the test instances against size{_over_seeds(plan)}. Numbers are compression rates; without one nothing is pruned. The broad line is "
-        "the Pareto front of the means: no result has both fewer weights and better quality than a point on it. Results far worse than all unpruned "
-        "ones lie outside the picture, and models without embeddings are left out; all others are in the data."
+        f"Quality on the test instances against size{_over_seeds(plan)}. Numbers beside points are compression rates; points without a number are as "
+        "searched. The broad line is the Pareto front of the means, without regard to noise: no result has both fewer weights and better quality than "
+        "a point on it. The picture leaves out results far worse than all unpruned ones, and models without embeddings; the data have the former."
     )
     return data, picture, caption
 
