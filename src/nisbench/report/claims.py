@@ -341,7 +341,7 @@ def network_pruning(results: Results) -> Iterator[Finding]:
 
 
 def tuned_uniform(results: Results) -> Iterator[Finding]:
-    """DNIS, under all training settings of the study, against a uniform dimension that is tuned together with its L2 penalty."""
+    """DNIS, under all training settings of the study, against the uniform dimension tuned with its L2 penalty."""
     for panel in results.panels:
         references = [name for name in results.panels[panel] if results.method(panel, name).role == "reference"]
         for reference in [name for name in references if 1 in results.panels[panel][name]]:
@@ -357,7 +357,7 @@ def tuned_uniform(results: Results) -> Iterator[Finding]:
 
 
 def _alike(results: Results, a: Panel, b: Panel, training: bool = False) -> bool:
-    """Whether two panels have the same data, split alike, the same model and, if asked for, the same training settings."""
+    """Whether two panels have the same data and split, the same model and, if asked for, the same training settings."""
     one, other = (results.plan.grids[panel.grid].params for panel in (a, b))
     return (
         (a.dataset, a.model) == (b.dataset, b.model)

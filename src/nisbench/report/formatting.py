@@ -79,7 +79,7 @@ def figure(metric: str, value: float) -> str:
 
 
 def grouped(results: pd.DataFrame) -> pd.DataFrame:
-    """Each metric in each cell of the tables: mean, deviation and number of seeds, the paper's figure, and whether it is the best.
+    """Each metric in each cell of the tables: mean, deviation and number of seeds, the paper's number, whether it is best.
 
     `p` is of a paired test against the best mean of its grid, data set and model (`significance`); costs have none.
     """
@@ -135,7 +135,7 @@ def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
 
 
 def body(plan: StudyPlan, table: pd.DataFrame, metrics: list[str]) -> list[list[str]]:
-    """Rows of one model under one grid's settings: name, a column per metric, and below it, where it has any, the paper's figures."""
+    """Rows of one model under one grid's settings: name and a column per metric; below it the paper's numbers, if any."""
     by_key = table.set_index(["method", "cr"])
     columns = {metric: cells(by_key[by_key["metric"] == metric], metric) for metric in metrics}
     rows = []
@@ -153,16 +153,19 @@ def how_to_read(seeds: int) -> str:
         noise = "One seed: a difference may be noise, so nothing is in bold."
     else:
         noise = (
-            f"Quality is mean ± standard deviation over n = {seeds} seeds. **Bold** marks the best mean and every result that a paired t-test over "
-            "the seeds does not tell apart from it (5 %, two-sided, adjusted for the number of rows by Benjamini and Hochberg). If the test tells "
-            f"nothing apart, nothing is in bold. With {seeds} seeds the test finds large differences only."
+            f"Quality is mean ± standard deviation over n = {seeds} seeds. **Bold** marks the best mean, and every "
+            "result that is better than all those which a paired t-test over the seeds tells apart from the best (5 "
+            "%, two-sided, adjusted for the number of rows by Benjamini and Hochberg). If the test tells nothing "
+            f"apart, nothing is in bold. With {seeds} seeds the test finds large differences only."
         )
     return (
-        f"{noise} *paper*: the number that {PAPER} prints for this data set, model and method. CR is the compression rate: the number of weights "
-        "that the search allowed, divided by the number kept. A weight that the search has set to 0 counts as pruned. *As searched*: nothing is "
-        "pruned after the search. #Params is the number of embedding weights that are not 0, projections included. Params (M) is the paper's "
-        "measure: the size of these weights in MiB as a deflated SciPy COO file, not a count. Time cost is the whole search: all trials with "
-        "their validation, and all training after pruning. Trials that train together share the time. Memory is the peak of the search's process."
+        f"{noise} *paper*: the number that {PAPER} prints for this data set, model and method. CR is the compression "
+        "rate: the number of weights that the search allowed, divided by the number kept. A weight that the search "
+        "has set to 0 counts as pruned. *As searched*: nothing is pruned after the search. #Params is the number of "
+        "embedding weights that are not 0, projections included. Params (M) is the paper's measure: the size of "
+        "these weights in MiB as a deflated SciPy COO file, not a count. Time cost is the whole search: all trials "
+        "with their validation, and all training after pruning. Trials that train together share the time. Memory is "
+        "the peak of the search's process."
     )
 
 
@@ -174,7 +177,8 @@ def terms(training: Training) -> str:
     listed = ", ".join(
         f"`{name}: {value:g}`" if isinstance(value, float) else f"`{name}: {value}`" for name, value in settings.items()
     )
-    return f"Training: {listed}. A method's own settings take precedence: an L2 penalty, a warm start, a controller's patience."
+    own = "A method's own settings take precedence: an L2 penalty, a warm start, a controller's patience."
+    return f"Training: {listed}. {own}"
 
 
 # --- sheets ---------------------------------------------------------------------------------------------------
@@ -249,7 +253,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def _unbroken(text: str) -> str:
-    """The spaces in "0.73 ± 0.01", "4 min 09 s", "1,199 MiB" and "CR = 2" as no-break spaces, so that a cell stays on one line."""
+    """No-break spaces in "0.73 ± 0.01", "4 min 09 s", "1,199 MiB" and "CR = 2", so that these stay on one line."""
     return re.sub(
         r" (?=[±=] )|(?<=[±=]) |(?<=\d) (?=(?:h|min|s|MiB)\b)|(?<=\bmin) (?=\d)|(?<=\bh) (?=\d)", NO_BREAK, text
     )

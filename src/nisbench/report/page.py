@@ -62,16 +62,18 @@ def text(
 
 
 ABOUT_CLAIMS = (
-    "The table counts the comparisons that support each claim and those that contradict it. A paired t-test over the seeds decides a comparison of "
-    f"two methods (two-sided, {100 * LEVEL:.0f} %). The tests are not adjusted for their number: where there is no difference at all, about one in "
-    f"{1 / LEVEL:.0f} finds one. A claim about ranks holds if the rank correlation is at least {claims.RANK} at every seed. One seed decides nothing: it points "
-    "one way or the other. The tests cover initial weights and the order of batches, not another split, other users or other data. "
-    "[claims.csv](claims.csv) has every comparison."
+    "The table counts the comparisons that support each claim and those that contradict it. A paired t-test over the "
+    f"seeds decides a comparison of two methods (two-sided, {100 * LEVEL:.0f} %). The tests are not adjusted for "
+    f"their number: where there is no difference at all, about one in {1 / LEVEL:.0f} finds a difference. A claim about ranks "
+    f"holds if the rank correlation is at least {claims.RANK} at every seed. One seed decides nothing: it points one "
+    "way or the other. The tests cover initial weights and the order of batches, not another split, other users or "
+    "other data. [claims.csv](claims.csv) has every comparison."
 )
 
 ABOUT_METHODS = (
-    "[The table of methods](../../docs/reference/methods.md) explains each name, such as *NIS-SE, half*; *Uniform, tuned*; or *Network pruning, one "
-    "shot*. The section Settings lists the terms that all methods were trained under."
+    "[The table of methods](../../docs/reference/methods.md) explains each name, such as *NIS-SE, half*; *Uniform, "
+    "tuned*; or *Network pruning, one shot*. The section Settings lists the terms that all methods were trained "
+    "under."
 )
 
 
@@ -103,10 +105,11 @@ def _head(plan: StudyPlan, runs: dict[str, SearchRun]) -> str:
     sets = len({cell.dataset for cell in plan.cells})
     return (
         f"{len(runs)} searches with {trials} trials on {sets} data set{'s' * (sets > 1)}, "
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}. The searches took {duration(sum(run.seconds for run in runs.values()))} in all, "
-        f"added up over those that ran side by side, on {when}, on {'; '.join(machines)}. `snakemake --cores all {plan.name}` makes this page, with the settings "
-        "below. [summary.csv](summary.csv) has every number of the tables. Validation chose every trial, epoch and selection; the test set was read once "
-        f"per result. *The paper* is {PAPER}."
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}. The searches took "
+        f"{duration(sum(run.seconds for run in runs.values()))} in all, added up over those that ran side by side, on "
+        f"{when}, on {'; '.join(machines)}. `snakemake --cores all {plan.name}` makes this page, with the settings "
+        "below. [summary.csv](summary.csv) has every number of the tables. Validation chose every trial, epoch and "
+        f"selection; the test set was read once per result. *The paper* is {PAPER}."
     )
 
 
@@ -127,7 +130,9 @@ def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step],
             step = searches[step_id]
             count = f"{len(of_search)} of {len(run.trials)} trials failed: {'; '.join(of_search)}"
             lines.append(f"* {step.dataset} {step.label}: {count}")
-    about = "**Failed runs.** The loss of these runs was no longer a number. Tables mark them; claims and figures leave them out:"
+    about = (
+        "**Failed runs.** The loss was no longer a number. Tables mark these runs; claims and figures leave them out:"
+    )
     return "\n".join([about, "", *lines]) if lines else ""
 
 
@@ -161,7 +166,8 @@ def _settings(plan: StudyPlan) -> str:
         dump = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
         lines.append(
             _folded(
-                f"Settings of {f'<code>{apart.name}</code>' if name else 'the other grids'}{', at its first value' if apart.swept else ''}",
+                f"Settings of {f'<code>{apart.name}</code>' if name else 'the other grids'}"
+                f"{', at its first value' if apart.swept else ''}",
                 f"{terms(apart.params.training)}\n\n```yaml\n{dump}```",
             )
         )
@@ -210,9 +216,10 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]
     ]
     table = markdown(rows, [*heads, "Machine"] if several else heads, align="left")
     notes = (
-        "† This search learns its selection from the validation instances, so its validation loss is too low to be compared with others. "
-        "*Code* is the commit of the code that ran (+: with local changes) and the version of its core (*development*: its golden values were not confirmed). "
-        "`nisbench show ID` prints a run's settings. Where the runs were made, `runs-<id>.json` beside this page records every one."
+        "† This search learns its selection from the validation instances, so its validation loss is too low to be "
+        "compared with others. *Code* is the commit of the code that ran (+: with local changes) and the version of "
+        "its core (*development*: its golden values were not confirmed). `nisbench show ID` prints a run's settings. "
+        "Where the runs were made, `runs-<id>.json` beside this page records every one."
     )
     return f"{_folded(f'All {len(rows)} searches', table)}\n\n{notes}"
 
@@ -238,10 +245,11 @@ def trials_of(search: SearchRun) -> str:
 
 def _repeat(plan: StudyPlan) -> str:
     return (
-        f"```sh\nmake .venv/ready && source .venv/bin/activate\nnisbench plan {plan.name}              # how long it will take on this machine\n"
-        f"snakemake --cores all {plan.name}     # if interrupted, the same command resumes\n"
-        f"snakemake --report {plan.name}.html {plan.name}   # this page and all learning curves in one file\n```\n\n"
-        "On a CPU of the same kind and with the same package versions, the same seed gives the same numbers, except times and memory."
+        f"```sh\nmake .venv/ready && source .venv/bin/activate\nnisbench plan {plan.name}              # how long it "
+        f"will take on this machine\nsnakemake --cores all {plan.name}     # if interrupted, the same command "
+        f"resumes\nsnakemake --report {plan.name}.html {plan.name}   # this page and all learning curves in one "
+        "file\n```\n\nOn a CPU of the same kind and with the same package versions, the same seed gives the same "
+        "numbers, except times and memory."
     )
 
 
