@@ -1,6 +1,7 @@
 """The pages: what they link to, name and show exists and works."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,13 +108,17 @@ def test_plugins_that_are_shown_can_be_loaded(plugins):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.name)
 def test_parameters_that_are_shown_are_valid(page, plugins, tmp_path, monkeypatch):
-    """Each block is an overlay. The plug-ins that it needs are on the same page."""
+    """Each block is an overlay. The plug-ins that it needs are on the same page. One study is enough to merge it over."""
+    folder = tmp_path / "params"
+    shutil.copytree(ROOT / "params", folder, ignore=shutil.ignore_patterns("studies"))
+    (folder / "studies").mkdir()
+    shutil.copy(ROOT / "params" / "studies" / "criteo.yaml", folder / "studies")
     monkeypatch.setenv(VARIABLE, ":".join(map(str, plugins.get(page, []))))
     for i, code in enumerate(blocks(page, "yaml")):
         assert yaml.safe_load(code).keys() <= Params.model_fields.keys()
         overlay = tmp_path / f"{i}.yaml"
         overlay.write_text(code.replace("kind: my_method", "kind: full"), encoding="utf-8")  # the reader's own kind
-        load(ROOT, [overlay])
+        load(tmp_path, [overlay])
 
 
 def test_every_key_of_params_is_in_the_reference():
