@@ -629,7 +629,7 @@ def test_runs_that_failed_are_marked_and_the_rest_is_compared(study):
     assert [name for name, row in body.items() if "**" in row[-1]] == ["Grid Search", "Random Search"]
     text = Path("results/small/README.md").read_text()
     assert "* MF, MDE, MovieLens-20M, seed 2: the loss is nan at step 3" in text
-    assert "mf-grid-seed1: 1 of 2 trials, the others stand: wide: inf" in text
+    assert "mf-grid-seed1: 1 of 2 trials, the others are valid: wide: inf" in text
     told = pd.read_csv("results/small/claims.csv")
     assert not told["of"].str.startswith("DNIS").any()
     assert "dnis" not in json.loads(Path("results/small/metrics.json").read_text())["movielens_20m"]["mf"]

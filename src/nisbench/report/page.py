@@ -64,8 +64,8 @@ def text(
 ABOUT_CLAIMS = (
     "How many comparisons speak for each claim and how many against it. A comparison of two methods is decided by a paired t-test over the seeds "
     f"(two-sided, {100 * LEVEL:.0f} %, each by itself); one of ranks by a correlation of at least {claims.RANK} at every seed. With one seed it points one way or the other, "
-    "and decides nothing. The tests cover initial weights and the order of batches, not another split, other users or other data. All of it "
-    "is in [claims.csv](claims.csv)."
+    "and decides nothing. The tests cover initial weights and the order of batches, not another split, other users or other data. All comparisons "
+    "are in [claims.csv](claims.csv)."
 )
 
 
@@ -118,29 +118,31 @@ def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step],
         of_search = [f"{trial.name}: {trial.failed}" for trial in run.trials if trial.failed]
         if of_search and run.best_trial is not None:
             step = searches[step_id]
-            count = f"{len(of_search)} of {len(run.trials)} trials, the others stand: {'; '.join(of_search)}"
+            count = f"{len(of_search)} of {len(run.trials)} trials, the others are valid: {'; '.join(of_search)}"
             lines.append(f"* {step.dataset} {step.label}: {count}")
-    about = "**What failed.** Its loss ceased to be a number. It is marked in the tables, and takes no part in claims and figures:"
+    about = "**Failed runs.** Their loss ceased to be a number. They are marked in the tables and left out of claims and figures:"
     return "\n".join([about, "", *lines]) if lines else ""
 
 
 def _settings(plan: StudyPlan) -> str:
-    """Which grids there are, on what terms, and what each method is told."""
+    """The study's grids, and the settings of all that is in them."""
     rows = []
-    for name, grid in plan.study.grids.items():
-        methods = "; ".join(f"{method} ({', '.join(map(rate_name, rates))})" for method, rates in grid.methods.items())
-        swept = ", ".join(f"{key} = {', '.join(map(str, values))}" for key, values in (grid.sweep or {}).items())
-        rows.append([f"`{name}`", ", ".join(grid.datasets), ", ".join(grid.models), methods, swept])
+    for name, of_study in plan.study.grids.items():
+        methods = "; ".join(
+            f"{method} ({', '.join(map(rate_name, rates))})" for method, rates in of_study.methods.items()
+        )
+        swept = ", ".join(f"{key} = {', '.join(map(str, values))}" for key, values in (of_study.sweep or {}).items())
+        rows.append([f"`{name}`", ", ".join(of_study.datasets), ", ".join(of_study.models), methods, swept])
     lines = [markdown(rows, ["Grid", "Data sets", "Models", "Methods (compression rates)", "Sweep"], align="left")]
-    told = set()
-    for name, apart in plan.grids.items():
-        if apart.swept and apart.name in told:
+    shown = set()
+    for name, grid in plan.grids.items():
+        if grid.swept and grid.name in shown:
             continue
-        told.add(apart.name)
+        shown.add(grid.name)
         used = [cell for cell in plan.cells if cell.grid == name]
         sections = {
             kind: {
-                entry: getattr(apart.params, kind)[entry].model_dump(mode="json")
+                entry: getattr(grid.params, kind)[entry].model_dump(mode="json")
                 for entry in dict.fromkeys(getattr(cell, kind[:-1]) for cell in used)
             }
             for kind in ("datasets", "models", "methods")
@@ -148,14 +150,14 @@ def _settings(plan: StudyPlan) -> str:
         for dataset in sections["datasets"].values():
             dataset.pop("url", None)  # which may be a path of the machine that ran this
         sections["tasks"] = {
-            task: apart.params.tasks[task].model_dump(mode="json")
+            task: grid.params.tasks[task].model_dump(mode="json")
             for task in {d["task"]: None for d in sections["datasets"].values()}
         }
         dump = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
         lines.append(
             _folded(
-                f"Settings of {f'`{apart.name}`' if name else 'the other grids'}{', the first of its values' if apart.swept else ''}",
-                f"{terms(apart.params.training)}\n\n```yaml\n{dump}```",
+                f"Settings of {f'`{grid.name}`' if name else 'the other grids'}{', the first of its values' if grid.swept else ''}",
+                f"{terms(grid.params.training)}\n\n```yaml\n{dump}```",
             )
         )
     return "\n\n".join(lines)
@@ -204,7 +206,7 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]
     table = markdown(rows, [*heads, "Machine"] if several else heads, align="left")
     notes = (
         "† its search learns from the validation instances, so that this is lower than its test loss by more than others' are. "
-        "*Code* is the commit that ran (+: with changes) and the version of the part of the code that this search uses; *adopted*: later code was seen to do alike. "
+        "*Code* is the commit that ran (+: with changes) and the version of the core that the search ran on; *development*: its golden values were not confirmed. "
         "`nisbench show ID` prints a run's settings; where the runs are, `runs-<id>.json` beside this page records every one."
     )
     return f"{_folded(f'All {len(rows)} searches', table)}\n\n{notes}"
