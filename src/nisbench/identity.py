@@ -3,7 +3,7 @@
 An id must change when a number may, and only then. Three things of the code enter it:
 
 * the source of the step's *kinds* (its data format, task, model and method, one file each), normalised: without comments,
-  docstrings, annotations, and the arguments of `raise` and of log calls. An edit there reruns what depends on the kind.
+  docstrings, annotations, and the arguments of `raise`, of errors and of log calls. An edit there reruns what depends on the kind.
 * the *version* of the step's core: an integer per kind of step in ``core.json``, raised by hand when numbers change.
 * nothing else, as long as the core's normalised source is the one recorded in ``core.json`` beside the version. The golden values
   in ``tests/golden/`` were made with that source. If the core is another, its hash enters the ids too, which makes them
@@ -191,8 +191,8 @@ def normalised(node: Any) -> Any:  # noqa: PLR0911 - one for each kind of node
         return node if isinstance(node, str | int | bool | type(None)) else (type(node).__name__, repr(node))
     if isinstance(node, ast.Raise):
         return ("Raise", _callee(node.exc))
-    if isinstance(node, ast.Call) and _is_log_call(node):
-        return ("log",)
+    if isinstance(node, ast.Call) and _is_text(node):
+        return ("text",)
     if isinstance(node, ast.AnnAssign):
         return ("Assign", (normalised(node.target),), normalised(node.value))
     if isinstance(node, ast.Assign):
@@ -215,8 +215,11 @@ def _callee(error: ast.expr | None) -> Any:
     return normalised(error.func if isinstance(error, ast.Call) else error)
 
 
-def _is_log_call(node: ast.Call) -> bool:
+def _is_text(node: ast.Call) -> bool:
+    """Whether a call logs, or makes an error that is raised elsewhere."""
     function = node.func
+    if isinstance(function, ast.Name):
+        return function.id == "NisbenchError"
     if not isinstance(function, ast.Attribute) or function.attr not in {*IGNORED_CALLS, "log"}:
         return False
     owner = function.value
