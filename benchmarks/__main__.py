@@ -14,20 +14,32 @@ from tabulate import tabulate
 
 from benchmarks import limits, scale
 from benchmarks.case import STEPS
-from benchmarks.cases import MODES, SHAPES, models_of
+from benchmarks.cases import CLICK_MODELS, MODES, RATING_MODELS, SHAPES, models_of
 from benchmarks.libraries import LIBRARIES, WITHOUT
+from nisbench.errors import NisbenchError
 from nisbench.machine import device as held_device
+from nisbench.params.checks import nearest
 
 LEDGER = Path("results", "benchmarks", "ledger.csv")
 
-app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 console = Console(stderr=True, highlight=False)
 
 
 @app.command()
 def main(
     shape: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; all unless given.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Of the shape's task; all unless given.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"One of {', '.join(RATING_MODELS)} (MovieLens) or {', '.join(CLICK_MODELS)} (Criteo); all unless given."
+        ),
+    ] = None,
     mode: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(MODES)}; all unless given.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for torch.")] = os.cpu_count() or 1,
     k: Annotated[int, typer.Option("--k", min=16, help="Columns of the embedding table, a multiple of 16.")] = 64,
@@ -42,11 +54,16 @@ def main(
         bool, typer.Option(help="Instead, time steps against the number of features, batch and K.")
     ] = False,
 ) -> None:
-    """Time training, print a table and append it to results/benchmarks/.
+    """Time training on this machine, print a table and append it to results/benchmarks/.
 
-    Every round times nisbench in each mode and then a textbook loop (DataLoader, nn.Embedding, dense Adam) on the same generated
-    instances; the ratio is the median of the rounds' ratios. Memory is that of a process of its own.
+    Every round times nisbench in each mode and then a textbook loop
+    (DataLoader, nn.Embedding, dense Adam) on the same generated instances; the
+    ratio is the median of the rounds' ratios. Memory is that of a process of
+    its own.
+
+    Example: nisbench bench --shape movielens_1m --model mf
     """
+    check(shape or [], model or [], mode or [], k)
     common = {"k": k, "batch_size": batch_size, "threads": threads, "device": device}
     if curve:
         show_curve(common, model or ["mf", "deepfm"])
@@ -58,7 +75,7 @@ def main(
     )
     records: list[dict[str, Any]] = []
     for shape_name in shape or SHAPES:
-        for name in model or models_of(SHAPES[shape_name]):
+        for name in chosen_models(shape_name, model):
             console.print(f"{shape_name} {name} ...")
             modes = mode or list(MODES)
             case = {"shape": shape_name, "model": name, "modes": modes, "rounds": rounds}
@@ -83,10 +100,10 @@ def main(
         return
     extra = [library for library in LIBRARIES if any(library in record for record in records)]
     heads = ["shape", "model", "mode", "instances/s", "x textbook", *(f"x {library}" for library in extra),
-             "time / plain", "packed / alone", "step / its products", "of the limit", "peak memory"]  # fmt: skip
+             "time / plain", "fused / alone", "step / its products", "of the limit", "peak memory"]  # fmt: skip
     body = [
         [r["shape"], r["model"], r["mode"], f"{r['instances_per_second']:,.0f}", times(r["ratio"]),
-         *(times(r.get(library)) for library in extra), times(r["of_plain"]), times(r["packed_of_alone"]),
+         *(times(r.get(library)) for library in extra), times(r["of_plain"]), times(r["fused_of_alone"]),
          times(r["of_products"]), f"{100 * r['of_limit']:.0f} %", f"{r['peak_mib']:,.0f} MiB"]
         for r in records
     ]  # fmt: skip
@@ -95,6 +112,26 @@ def main(
             body, heads, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 3 + ["right"] * (len(heads) - 3)
         )
     )
+
+
+def check(shape: list[str], model: list[str], mode: list[str], k: int) -> None:
+    """Raise `NisbenchError` for a name that does not exist, or a model that no shape asked for is for."""
+    models = (*RATING_MODELS, *CLICK_MODELS)
+    for option, given, known in (("shape", shape, SHAPES), ("model", model, models), ("mode", mode, MODES)):
+        for name in given:
+            if name not in known:
+                raise NisbenchError(f"--{option}: there is no {name!r}{nearest(name, known)}")
+    for name in model:
+        if not any(name in models_of(SHAPES[each]) for each in shape or SHAPES):
+            fit = [each for each in SHAPES if name in models_of(SHAPES[each])]
+            raise NisbenchError(f"--model {name} is not for {', '.join(shape)}; it is for {', '.join(fit)}")
+    if k % 16:
+        raise NisbenchError(f"--k {k}: must be a multiple of 16, the number of Grid Search's trials")
+
+
+def chosen_models(shape: str, model: list[str] | None) -> list[str]:
+    """The models to time in a shape."""
+    return [name for name in models_of(SHAPES[shape]) if not model or name in model]
 
 
 def show_curve(common: dict[str, Any], models: list[str]) -> None:
@@ -128,7 +165,9 @@ def run_in(python: str, arguments: list[str]) -> Any:
     """What a Python process prints last, as JSON."""
     paths = os.pathsep.join([str(Path.cwd()), str(Path.cwd() / "src")])
     environment = os.environ | {"PYTHONPATH": paths}
-    done = subprocess.run([python, *arguments], check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run([python, *arguments], check=False, stdout=subprocess.PIPE, text=True, env=environment)
+    if done.returncode:
+        raise NisbenchError(f"{' '.join(arguments[:2])} failed (status {done.returncode}); what it said is above.")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -147,4 +186,7 @@ def keep(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except NisbenchError as error:
+        sys.exit(f"nisbench: {error}")

@@ -17,10 +17,11 @@ import torch
 from benchmarks import limits, textbook
 from benchmarks.cases import SHAPES, Mode, settings_of
 from nisbench.cost.estimate import groups_of
-from nisbench.cost.steps import Training, per, search_in
+from nisbench.cost.steps import TimedTraining, per, search_in
 from nisbench.machine import device as held_device
 from nisbench.machine import peak_memory_mib, provenance
-from nisbench.search.trials import Search
+from nisbench.search.context import SearchContext
+from nisbench.training.fused import columns_of
 
 STEPS = {"movielens_1m": 16, "movielens_20m": 16, "criteo": 2}
 """Per round: enough for the textbook's garbage to be collected as often as it is in a long run."""
@@ -43,10 +44,10 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
                 work[mode] = of_mode(mode, search)
             elif fits(search):
                 work[mode] = of_mode(mode, search)
-                if fits(search) and any(len(group) > 1 for group in groups_of(search, search.proposals())):
+                if fits(search) and any(len(group) > 1 for group in groups_of(search, search.specs())):
                     work["alone"] = alone(search)
         modes = [mode for mode in case["modes"] if mode in work]
-        data = search_in(shape, settings_of(name, "plain", k, batch), device, steps).training
+        data = search_in(shape, settings_of(name, "plain", k, batch), device, steps).data.training
         loop = textbook.steps(name, shape, on_cpu(data), k, batch, device)
         work["textbook"] = lambda: sum(next(loop) for _ in range(steps))
         found: dict[str, list[float]] = {key: [] for key in work}
@@ -74,41 +75,41 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
                     "textbook": 1 / statistics.median(found["textbook"]),
                     "ratio": _ratio(found["textbook"], found[mode]),
                     "of_plain": _ratio(found[mode], found["plain"]) if "plain" in found else None,
-                    "packed_of_alone": _ratio(found[mode], found["alone"]) if mode == "grid_search" and "alone" in found else None,
+                    "fused_of_alone": _ratio(found[mode], found["alone"]) if mode == "grid_search" and "alone" in found else None,
                     "of_limit": rate * least,
                     "of_products": per_step / products if products and mode == "plain" else None,
                     "peak_mib": memory(case, mode),
                     "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-                    "device": provenance(device)["device"],
+                    "device": provenance(device).device,
                     "torch": torch.__version__,
                 }
             )  # fmt: skip
         return records
 
 
-def of_mode(mode: Mode, search: Search) -> Work:
+def of_mode(mode: Mode, search: SearchContext) -> Work:
     """What to time: a round's work, which returns of how many instances (of each trial) it was."""
-    proposals = search.proposals()
-    groups = groups_of(search, proposals) if mode == "grid_search" else [proposals[:1]]
-    return rounds_of([Training(search, group) for group in groups])
+    specs = search.specs()
+    groups = groups_of(search, specs) if mode == "grid_search" else [specs[:1]]
+    return rounds_of([TimedTraining(search, group) for group in groups])
 
 
-def alone(search: Search) -> Work:
+def alone(search: SearchContext) -> Work:
     """The same trials, one after another."""
-    return rounds_of([Training(search, [proposal]) for proposal in search.proposals()])
+    return rounds_of([TimedTraining(search, [spec]) for spec in search.specs()])
 
 
-def rounds_of(trainings: list[Training]) -> Work:
-    return lambda: sum(each.steps() and each.count * len(each.search.training) for each in trainings)
+def rounds_of(trainings: list[TimedTraining]) -> Work:
+    return lambda: sum(each.steps() and each.count * len(each.search.data.training) for each in trainings)
 
 
-def fits(search: Search) -> bool:
+def fits(search: SearchContext) -> bool:
     """Whether the tables of all trials, their gradients and Adam's moments fit into half of the memory that is free."""
     if search.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(search.device)
     else:
         free = psutil.virtual_memory().available
-    return 4 * 4 * len(search.block) * sum(map(search.columns, search.proposals())) < free / 2
+    return 4 * 4 * len(search.features.block) * sum(columns_of(spec.selection) for spec in search.specs()) < free / 2
 
 
 def on_cpu(data: Any) -> Any:

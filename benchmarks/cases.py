@@ -6,8 +6,9 @@ from typing import Literal, get_args
 from nisbench.cost import shapes
 from nisbench.cost.shapes import Shape
 from nisbench.params.loading import load
-from nisbench.params.settings import Params
-from nisbench.runs import SearchSettings
+from nisbench.params.methods import GridSearch
+from nisbench.params.step_settings import SearchSettings
+from nisbench.params.studies import Params
 
 SHAPES = {
     "movielens_1m": shapes.of_ratings(6_040, 3_706, 800_167),
@@ -47,7 +48,7 @@ def settings_of(model: str, mode: Mode, k: int, batch_size: int) -> SearchSettin
     """A search as params/ has it, but of this size; Grid Search's 16 dimensions end at `k`."""
     params: Params = load(Path.cwd(), overlays=[]).params
     method = params.methods[METHODS.get(mode, mode)]
-    if method.kind == "grid":
+    if isinstance(method, GridSearch):
         method = method.model_copy(update={"dimensions": list(range(k // 16, k + 1, k // 16))})
     return SearchSettings(
         task=params.tasks["rating"],

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.cases import settings_of
 from nisbench.cost import shapes
-from nisbench.cost.steps import Training, per, search_in
+from nisbench.cost.steps import TimedTraining, per, search_in
 from nisbench.machine import device as held_device
 from nisbench.machine import peak_memory_mib
 
@@ -27,15 +27,15 @@ def measured(case: dict[str, Any]) -> dict[str, Any]:
     shape = shapes.of_ratings(n * 4 // 5, n - n * 4 // 5, n) if case["model"] == "mf" else shapes.of_clicks(0, 26, n, n)
     with held_device(case["device"], case["threads"]) as device:
         search = search_in(shape, settings_of(case["model"], "plain", k, case["batch_size"]), device, STEPS)
-        training = Training(search, search.proposals()[:1])
+        training = TimedTraining(search, search.specs()[:1])
         training.steps()  # warms up
         step = statistics.median(per(training.steps) for _ in range(ROUNDS))
-        rows = len(torch.unique(search.training.ids[: case["batch_size"]]))
-        settle = per(training.settle)
+        rows = len(torch.unique(search.data.training.ids[: case["batch_size"]]))
+        sync = per(training.sync)
         return case | {
             "rows": rows,
             "step_ms": 1e3 * step,
-            "epoch_end_ms": 1e3 * settle,
+            "epoch_end_ms": 1e3 * sync,
             "table_mib": 4 * n * k / 2**20,
             "peak_mib": peak_memory_mib(device),
         }

@@ -524,6 +524,8 @@ def same(one, other):
         ("heartbeat.log('a')", "heartbeat.log('b')"),
         ("return_ = NisbenchError('a')", "return_ = NisbenchError('b')"),
         ("from nisbench.a import f", "from nisbench.b import f"),
+        ("class A(B):\n  x = 1\n  colour = 3", "class A(B):\n  x = 1\n  colour: ClassVar[str] = 'red'"),
+        ("x = 1\nEXAMPLE = {'a': 1}", "x = 1"),
         ("x = (1)", "x = 1"),
         ("x = 'a' 'b'", "x = 'ab'"),
         ("f(1,\n  2)", "f(1, 2)"),
@@ -569,6 +571,9 @@ def test_the_same_code(one, other):
         ("x = {**a}", "x = {a: a}"),
         ("x = a[1:]", "x = a[:1]"),
         ("async def f(): pass", "def f(): pass"),
+        ("def f():\n  measured = g(1)\n  return measured", "def f():\n  measured = g(2)\n  return measured"),
+        ("class A:\n  def f(self):\n    self.colour = 1", "class A:\n  def f(self):\n    self.colour = 2"),
+        ("for colour in a: pass", "for colour in b: pass"),
     ],
 )  # fmt: skip
 def test_other_code(one, other):

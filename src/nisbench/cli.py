@@ -9,6 +9,7 @@ import typer
 
 import nisbench
 from nisbench import logs
+from nisbench.commands.formats import Format
 from nisbench.errors import NisbenchError
 from nisbench.steps import StepName
 from nisbench.studies import Plan
@@ -20,12 +21,12 @@ HELP = """Benchmark neural input search: how many embedding dimensions does each
 
 [bold]snakemake --cores all demo[/] runs a study; it calls the steps for you. The commands here say what will run and what came out.
 
-Parameters are in params/. The variable NISBENCH_PARAMS names files to merge over them (separated by colons), NISBENCH_PLUGINS
+Parameters are in params/. The variable NISBENCH_PARAMS names files to merge over them (separated by colons), NISBENCH_PLUGINS \
 Python files with methods, models, tasks or data formats of your own.
 """
 
 RUN, LOOK, EXTEND = "Before and after a run", "Look at results", "Extend"
-STEPS = "Steps (Snakemake calls these; they take an id or its beginning)"
+STEPS = "Steps (Snakemake calls these; ids are those of `nisbench plan STUDY`)"
 
 app = typer.Typer(
     help=HELP,
@@ -38,6 +39,7 @@ app = typer.Typer(
 Id = Annotated[str, typer.Argument(metavar="ID", help="The step's id or the beginning of it, from `nisbench plan`.")]
 Log = Annotated[Path | None, typer.Option("--log", help="Also write progress, with times and details, to this file.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads for torch.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, from `nisbench studies`.")]
 
 # Those that this process may use: a container or a cluster often allows fewer than the machine has.
@@ -90,49 +92,85 @@ def current_plan() -> Plan:
 
 
 @app.command(rich_help_panel=RUN)
+def studies(json: Json = False) -> None:
+    """List the studies: title, data sets, how much there is to do, how much is done, and whether the report is current.
+
+    Example: nisbench studies
+    """
+    from nisbench.commands import plan as command
+
+    command.studies(current_plan(), json)
+
+
+@app.command(rich_help_panel=RUN)
 def plan(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Only this study.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="A study's name. Without one, the studies are listed.")
+    ] = None,
     write: Annotated[
         Path | None, typer.Option(help="Instead of printing, write the ids of each data set's steps into this folder.")
     ] = None,
     cost: Annotated[
-        bool, typer.Option(help="For a STUDY, also estimate time, memory and disk: steps are timed here.")
+        bool, typer.Option(help="Also estimate time, memory and disk: steps are timed here, once, in a minute or two.")
     ] = True,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each search, for the estimate.")] = 1,
+    json: Json = False,
 ) -> None:
-    """List the steps that studies ask for, with their ids, which of them are done, and what the others will take."""
+    """List a study's steps with their ids, which of them are done, and what the others will take.
+
+    Example: nisbench plan demo
+    """
     from nisbench.commands import plan as command
 
     whole = current_plan()
     if write:
         command.write(whole, write)
-        return
-    command.show([whole.study(study)] if study else list(whole.studies.values()))
-    if study and cost:
-        from nisbench import machine
-        from nisbench.commands import estimate
-
-        chosen = whole.study(study)
-        with machine.device(chosen.params.training.device, threads) as device:
-            estimate.show(chosen, device, ALL_CORES)
+    elif study is None:
+        command.studies(whole, json)
+    else:
+        command.run(whole.study(study), threads if cost else None, ALL_CORES, json)
 
 
 @app.command(rich_help_panel=RUN)
-def doctor() -> None:
-    """Check this installation: versions, device, threads, memory, disk, parameters, data."""
+def dvc(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether the file is up to date; exit 1 if not.")
+    ] = False,
+) -> None:
+    """Write DVC's pipeline, dvc.yaml, from params/: needed when a study or a data set is new."""
+    from nisbench.commands import dvc as command
+
+    sys.exit(command.run(Path(), check))
+
+
+@app.command(rich_help_panel=RUN)
+def doctor(json: Json = False) -> None:
+    """Check this installation: versions, device, threads, memory, disk, git, plug-ins, parameters, ids, data.
+
+    Prints a line for each, with what to do about it. Ends with status 1 if
+    something must be mended before a study can run.
+
+    Example: nisbench doctor
+    """
     from nisbench.commands import doctor as command
 
-    sys.exit(command.run())
+    sys.exit(command.run(json))
 
 
 @app.command(rich_help_panel=RUN)
 def verify(
     what: Annotated[
-        str | None, typer.Argument(metavar="[STUDY|ID]", help="Only this study's steps, or this one.")
+        str | None, typer.Argument(metavar="STUDY|ID", help="Only this study's steps, or this one.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Delete what is damaged, so that it is made again.")] = False,
+    json: Json = False,
 ) -> None:
-    """Read all files of the steps that are done, and compare them with the checksums that were taken when they were written."""
+    """Read all files of finished steps, and compare them with the checksums that were taken when they were written.
+
+    Prints what is damaged, and ends with status 1 if anything is.
+
+    Example: nisbench verify demo
+    """
     from nisbench.commands import verify as command
 
     whole = current_plan()
@@ -140,7 +178,25 @@ def verify(
         steps = list(whole.steps.values())
     else:
         steps = list(whole.study(what).steps.values()) if what in whole.studies else [whole.step(what)]
-    sys.exit(command.run(steps, remove))
+    sys.exit(command.run(steps, remove, json))
+
+
+@app.command(rich_help_panel=RUN)
+def gc(
+    remove: Annotated[bool, typer.Option("--remove", help="Delete what is listed.")] = False,
+    json: Json = False,
+) -> None:
+    """List what takes room in data/ and results/runs/ and is asked for by no study, with sizes.
+
+    Lists finished and half-finished steps, and what killed processes left.
+    What another process is at is never deleted. Runs of an overlay are asked
+    for only while NISBENCH_PARAMS names it.
+
+    Example: nisbench gc
+    """
+    from nisbench.commands import gc as command
+
+    command.run(current_plan(), remove, json)
 
 
 @app.command(
@@ -157,13 +213,107 @@ def bench(context: typer.Context) -> None:
 
 # --- look at results ------------------------------------------------------------------------------------------
 
+Grid = Annotated[str | None, typer.Option(help="Only cells of this grid.")]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="Only cells of this data set.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Only cells of this model.")]
+MethodName = Annotated[str | None, typer.Option("--method", help="Only cells of this method.")]
+Rate = Annotated[float | None, typer.Option("--cr", help="Only cells of this compression rate.")]
+Seed = Annotated[int | None, typer.Option(help="Only cells of this seed.")]
+
 
 @app.command(rich_help_panel=LOOK)
-def show(step_id: Id) -> None:
-    """Print all that is known of a step: its settings, what it depends on, its results, the machine it ran on."""
-    from nisbench.commands import show as command
+def results(
+    study: StudyName,
+    grid: Grid = None,
+    dataset: DatasetName = None,
+    model: ModelName = None,
+    method: MethodName = None,
+    cr: Rate = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Metric or cost; may be given several times. `all` for all; the task's first unless given."),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Sort by a column; from high to low with a minus: --sort=-mean."),
+    ] = None,
+    by_seed: Annotated[bool, typer.Option("--by-seed", help="A row for each seed, with the id of its run.")] = False,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+) -> None:
+    """Print what a study's finished cells measured on test: mean, standard deviation and number of seeds.
 
-    command.show_step(current_plan().step(step_id))
+    csv and json have all digits.
+
+    Example: nisbench results demo --model mf --metric mse --sort mean
+    """
+    from nisbench.commands import results as command
+    from nisbench.commands.cells import Filter
+
+    chosen = Filter(grid, dataset, model, method, cr)
+    command.show(current_plan().study(study), chosen, metric or [], sort, by_seed, form)
+
+
+@app.command(rich_help_panel=LOOK)
+def compare(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[STUDY] A B", help="A study and two cells, each MODEL/METHOD@CR, or two ids of prunings."
+        ),
+    ],
+    grid: Grid = None,
+    dataset: DatasetName = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="May be given several times; the task's headlines unless given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare two cells, seed by seed: values, differences, their mean with its 95 % interval, and p of a paired t-test.
+
+    A cell is MODEL/METHOD@CR. The model may be left out where the study has
+    one, and the rate where it is 1. What is not paired is named.
+
+    Example: nisbench compare movielens_1m mf/dnis@2 mf/uniform_tuned
+    """
+    from nisbench.commands import results as command
+    from nisbench.commands.cells import Filter
+
+    command.compare(current_plan(), what, Filter(grid, dataset), metric or [], json)
+
+
+@app.command(rich_help_panel=LOOK)
+def show(
+    what: Annotated[str, typer.Argument(metavar="ID|STUDY", help="A step's id or its beginning, or a study's name.")],
+    grid: Grid = None,
+    dataset: DatasetName = None,
+    model: ModelName = None,
+    method: MethodName = None,
+    cr: Rate = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Print what is known of a step or a table's cell: settings, result, learning curves, machine, command to repeat it.
+
+    With a study, the options choose its cells: several are listed, one is
+    shown. --json prints all that is recorded.
+
+    Example: nisbench show demo --model mf --method dnis --cr 2
+    """
+    from nisbench.commands import show as command
+    from nisbench.commands.cells import Filter
+
+    command.show(current_plan(), what, Filter(grid, dataset, model, method, cr, seed), json)
+
+
+# --- extend ---------------------------------------------------------------------------------------------------
+
+
+@app.command("check-plugin", rich_help_panel=EXTEND)
+def check_plugin(file: Annotated[Path, typer.Argument(metavar="FILE", help="A Python file.")]) -> None:
+    """Test a method, model, task or data format of your own on tiny data: a line for each claim that all kinds must meet."""
+    from nisbench.commands import check_plugin as command
+
+    sys.exit(command.run(file))
 
 
 # --- steps ----------------------------------------------------------------------------------------------------
@@ -171,25 +321,37 @@ def show(step_id: Id) -> None:
 
 @app.command(rich_help_panel=STEPS)
 def download(step_id: Id, log: Log = None) -> None:
-    """Fetch a data set's archive and check its MD5 sum."""
+    """Fetch a data set's archive and check its MD5 sum. Progress goes to stderr.
+
+    Example: nisbench download 6d1f0a
+    """
     _run("download", step_id, log)
 
 
 @app.command(rich_help_panel=STEPS)
 def prepare(step_id: Id, log: Log = None) -> None:
-    """Turn an archive into instances, or generate them."""
+    """Turn an archive into instances, or generate them. Progress goes to stderr.
+
+    Example: nisbench prepare 6d1f0a
+    """
     _run("prepare", step_id, log)
 
 
 @app.command(rich_help_panel=STEPS)
 def split(step_id: Id, log: Log = None) -> None:
-    """Divide instances into train, validation and test."""
+    """Divide instances into train, validation and test. Progress goes to stderr.
+
+    Example: nisbench split 6d1f0a
+    """
     _run("split", step_id, log)
 
 
 @app.command(rich_help_panel=STEPS)
 def block(step_id: Id, log: Log = None) -> None:
-    """Count each feature's frequency in train and put features into blocks."""
+    """Count each feature's frequency in train and put features into blocks. Progress goes to stderr.
+
+    Example: nisbench block 6d1f0a
+    """
     _run("block", step_id, log)
 
 
@@ -197,20 +359,35 @@ def block(step_id: Id, log: Log = None) -> None:
 def search(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
     """Train a model under every selection that a method proposes; validation picks one.
 
-    Trials are saved as they end: after a kill, the same command resumes where it stopped.
+    Trials are saved as they end: after a kill, the same command resumes.
+    Progress goes to stderr: each trial's loss and time, and every 15 seconds
+    the epoch, the best one and the patience. Where `nisbench plan STUDY` has
+    estimated it, the first line says how long this and the rest will take.
+
+    Example: nisbench search 6d1f0a --threads 2
     """
     _run("search", step_id, log, threads)
 
 
 @app.command(rich_help_panel=STEPS)
 def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
-    """Prune a search's result at one compression rate, derive the dimension scheme, and measure it on test."""
+    """Prune a search's result at one compression rate, derive the dimension scheme, and measure it on test.
+
+    Progress goes to stderr; `nisbench show ID` prints what was measured.
+
+    Example: nisbench prune 6d1f0a
+    """
     _run("prune", step_id, log, threads)
 
 
 @app.command(rich_help_panel=STEPS)
 def tables(study: StudyName, log: Log = None) -> None:
-    """Assemble a study's tables, figures and page from its runs, into results/STUDY/. (Takes a study, not an id.)"""
+    """Assemble a study's tables, figures and page from its runs, into results/STUDY/. It takes a study, not an id.
+
+    Names each file as it is made, on stderr.
+
+    Example: nisbench tables demo
+    """
     from nisbench.execution import delete_leftovers, locked
     from nisbench.report import build
     from nisbench.report.outputs import is_current
@@ -227,9 +404,14 @@ def tables(study: StudyName, log: Log = None) -> None:
 
 
 def _run(name: StepName, step_id: str, log: Path | None, threads: int = 1) -> None:
+    from nisbench.cost import remaining
     from nisbench.execution import run_step
 
     logs.set_up(log)
-    step = current_plan().step(step_id, name)
+    whole = current_plan()
+    step = whole.step(step_id, name)
     logs.set_up(log, f"{step.dataset} {step.label or step.name}")
+    if name == "search":
+        for line in remaining.lines(whole, step):
+            logs.log.info("%s", line)
     run_step(step, threads)

@@ -1,107 +1,189 @@
 """`nisbench doctor`: is this installation fit for work, and if not, what to do."""
 
+import os
 import platform
 import shutil
-import sys
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal, get_args
 
+import psutil
 from rich.console import Console
 from rich.markup import escape
 
+from nisbench import identity, records
+from nisbench.commands.output import print_json, size
 from nisbench.errors import NisbenchError
 from nisbench.params.datasets import Archive
+from nisbench.params.kinds import ENTRY_POINTS, kinds, plugin_files
 from nisbench.params.loading import Config, load
 from nisbench.steps import block_step, download_step
 
 PACKAGES = ("nisbench", "torch", "snakemake", "dvc", "pandas", "pyarrow", "scipy", "pydantic")
-LOW_DISK_GIB = 10
+LOW_DISK, LOW_MEMORY = 10 << 30, 4 << 30
 
-Say = Callable[[str, str], None]
+State = Literal["ok", "note", "wrong"]
+COLOURS: dict[State, str] = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 
-def run() -> int:
+@dataclass(frozen=True)
+class Finding:
+    state: State
+    """`wrong` is what must be mended before a study can run."""
+    what: str
+    text: str
+
+
+class Findings(list[Finding]):
+    def ok(self, what: str, text: str) -> None:
+        self.append(Finding("ok", what, text))
+
+    def note(self, what: str, text: str) -> None:
+        self.append(Finding("note", what, text))
+
+    def wrong(self, what: str, text: str) -> None:
+        self.append(Finding("wrong", what, text))
+
+
+def run(json: bool) -> int:
     """Print the state of the installation; 0 if a study can run, 1 if something must be mended first."""
+    found = examine()
+    troubles = any(each.state == "wrong" for each in found)
+    if json:
+        print_json([asdict(each) for each in found])
+        return int(troubles)
     console = Console(highlight=False, soft_wrap=True)
-    troubles = 0
+    for each in found:
+        state = f"[{COLOURS[each.state]}]{each.state:<5}[/]"
+        console.print(f"{state} {each.what:<11}{escape(each.text)}")
+    console.print("Mend what is wrong first." if troubles else "Ready. Try: snakemake --cores all demo")
+    return int(troubles)
 
-    def good(what: str, text: str) -> None:
-        console.print(f"[green]ok[/]    {what:<11}{escape(text)}")
 
-    def note(what: str, text: str) -> None:
-        console.print(f"[yellow]note[/]  {what:<11}{escape(text)}")
-
-    def bad(what: str, text: str) -> None:
-        nonlocal troubles
-        troubles += 1
-        console.print(f"[red]wrong[/] {what:<11}{escape(text)}")
-
-    _versions(good, bad)
-    _device(good)
-    _disk(good, note)
+def examine() -> Findings:
+    """All that is to be known of the installation."""
+    found = Findings()
+    _versions(found)
+    _device(found)
+    _room(found)
+    _git(found)
     try:
+        _plugins(found)
         config = load(Path())
     except NisbenchError as error:
-        bad("parameters", str(error))
-    else:
-        overlays = ", ".join(map(str, config.overlays)) or "no overlay"
-        _wanted_devices(config, bad)
-        good("parameters", f"valid: {', '.join(config.params.studies)}; {overlays}")
-        _data(config, good, note, bad)
-    console.print("[red]Fix the problems above first.[/]" if troubles else "Ready. Try: snakemake --cores all demo")
-    return min(troubles, 1)
+        found.wrong("parameters", str(error))
+        return found
+    overlays = ", ".join(map(str, config.overlays)) or "none"
+    _wanted_devices(config, found)
+    found.ok("parameters", f"valid; studies: {', '.join(config.params.studies)}; overlays: {overlays}")
+    _identity(found)
+    _data(config, found)
+    return found
 
 
-def _versions(good: Say, bad: Say) -> None:
-    good("python", platform.python_version()) if sys.version_info >= (3, 11) else bad("python", "needs 3.11 or newer")
+def _versions(found: Findings) -> None:
+    found.ok("python", platform.python_version())
     for package in PACKAGES:
         try:
-            good(package, version(package))
+            found.ok(package, version(package))
         except PackageNotFoundError:
-            bad(package, "is not installed. Run: make")
+            found.wrong(package, "is not installed. Run: make")
     for program in ("snakemake", "dvc"):
         if not shutil.which(program):
-            bad(program, "is not on the PATH. Run: source .venv/bin/activate")
+            found.wrong(program, "is not on the PATH. Run: source .venv/bin/activate")
 
 
-def _device(good: Say) -> None:
+def _device(found: Findings) -> None:
     import torch  # noqa: PLC0415
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            memory = torch.cuda.get_device_properties(index).total_memory / 2**30
-            good("device", f"cuda:{index}: {torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+            memory = torch.cuda.get_device_properties(index).total_memory
+            found.ok("device", f"cuda:{index}: {torch.cuda.get_device_name(index)}, {size(memory)}")
     else:
-        good("device", "cpu (no GPU is seen by torch)")
-    good("threads", f"{torch.get_num_threads()} for torch; Snakemake gives each search the threads of its rule")
+        found.ok("device", "cpu (torch sees no GPU)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found.ok(
+        "threads",
+        f"{cores} cores may be used; each step gets its own number of threads, 1 unless --set-threads says otherwise",
+    )
+    if "OMP_NUM_THREADS" in os.environ:
+        found.ok(
+            "threads", f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} is set; steps do not follow it but --threads"
+        )
 
 
-def _wanted_devices(config: Config, bad: Say) -> None:
+def _wanted_devices(config: Config, found: Findings) -> None:
     from nisbench import machine  # noqa: PLC0415
 
     for wanted in sorted({params.training.device for params in config.by_study.values()}):
         try:
             machine.check(wanted)
         except NisbenchError as error:
-            bad("device", str(error))
+            found.wrong("device", str(error))
 
 
-def _disk(good: Say, note: Say) -> None:
-    free = shutil.disk_usage(Path()).free / 2**30
-    text = f"{free:.0f} GiB free here"
-    good("disk", text) if free > LOW_DISK_GIB else note("disk", f"{text}: little for large data sets")
+def _room(found: Findings) -> None:
+    memory = psutil.virtual_memory()
+    text = f"{size(memory.available)} of {size(memory.total)} are free"
+    if memory.available > LOW_MEMORY:
+        found.ok("memory", text)
+    else:
+        found.note("memory", f"{text}: ask for fewer --cores if jobs are killed")
+    free = shutil.disk_usage(Path()).free
+    if free > LOW_DISK:
+        found.ok("disk", f"{size(free)} free here")
+    else:
+        found.note("disk", f"{size(free)} free here: little for large data sets")
 
 
-def _data(config: Config, good: Say, note: Say, bad: Say) -> None:
+def _git(found: Findings) -> None:
+    if not shutil.which("git"):
+        found.note("git", "is not installed: results do not record the commit of their code")
+    elif commit := records.commit():
+        found.ok(
+            "git", f"results record the commit {commit}{' (+: files under src/ are changed)' if '+' in commit else ''}"
+        )
+    else:
+        found.note("git", "this is no git repository: results do not record the commit of their code")
+
+
+def _plugins(found: Findings) -> None:
+    loaded = [
+        f"{kind.section} {name} ({kind.module_name()})"
+        for section in ("datasets", "tasks", "models", "methods")
+        for name, kind in kinds(section).items()
+        if not kind.__module__.startswith("nisbench.params.")
+    ]
+    sources = [str(path) for path in plugin_files()]
+    sources += [f"{point.name} = {point.value}" for point in metadata.entry_points(group=ENTRY_POINTS)]
+    found.ok("plug-ins", f"{', '.join(loaded)}; from {', '.join(sources)}" if loaded else "none")
+
+
+def _identity(found: Findings) -> None:
+    steps = [step for step in get_args(identity.CoreStep) if identity.is_development(step)]
+    if steps:
+        text = (
+            f"the code of {', '.join(steps)} is not the one that golden values were made with: ids are development ids."
+        )
+        found.note("ids", f"{text} When the change is done: make golden")
+    else:
+        found.ok("ids", "the code is the one that golden values were made with")
+
+
+def _data(config: Config, found: Findings) -> None:
     for name, dataset in config.params.datasets.items():
         if block_step(dataset).path("features").exists():
-            good("data", f"{name}: ready")
+            found.ok("data", f"{name}: ready")
         elif not isinstance(dataset, Archive):
-            note("data", f"{name}: will be generated")
+            found.ok("data", f"{name}: will be generated")
         elif download_step(dataset).path("archive").exists():
-            note("data", f"{name}: downloaded, not yet prepared")
-        elif "://" in dataset.url or Path(dataset.url).is_file():
-            note("data", f"{name}: will be fetched from {dataset.url}")
+            found.ok("data", f"{name}: downloaded, not yet prepared")
+        elif "://" in dataset.url:
+            found.note("data", f"{name}: will be fetched from {dataset.url}, which needs a network")
+        elif Path(dataset.url).is_file():
+            found.ok("data", f"{name}: will be read from {dataset.url}")
         else:
-            bad("data", f"{name}: there is no file {dataset.url}")
+            found.wrong("data", f"{name}: there is no file {dataset.url}")

@@ -1,13 +1,13 @@
 """What a study's searches will take, as people read it."""
 
+from dataclasses import asdict
 from itertools import groupby
 from statistics import mean
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from nisbench.commands.output import progress, size, table
 from nisbench.cost import estimate
 from nisbench.cost.estimate import Estimate
 from nisbench.logs import duration
@@ -15,48 +15,75 @@ from nisbench.machine import provenance
 from nisbench.records import done
 from nisbench.studies import StudyPlan
 
-
-def _row(each: Estimate) -> tuple[str, str, str]:
-    return each.dataset, each.model, each.method
+Found = tuple[list[Estimate], list[str]]
 
 
-def show(study: StudyPlan, device: torch.device, cores: int) -> None:
-    """Print what the searches that are to do will take, from step times measured now or before on this device; `cores` are there to be used."""
-    console, say = Console(highlight=False), Console(stderr=True, highlight=False)
-    with say.status("timing") as status:
-        found, unknown = estimate.of_study(study, done, device, lambda text: status.update(escape(text)))
-    if found:
-        table = Table(title="What is to do will take about", title_justify="left", box=None)
-        for head in ("data set", "model", "method"):
-            table.add_column(head)
-        for head in ("searches", "trials", "epochs each", "time", "memory", "disk"):
-            table.add_column(head, justify="right")
-        for key, group in groupby(sorted(found, key=_row), key=_row):
-            rows = list(group)
-            epochs = f"{mean(row.epochs for row in rows):.0f}" + ("*" if rows[0].assumed else "")
-            time, disk = sum(row.seconds for row in rows), sum(row.disk_mib for row in rows)
-            memory = max(row.memory_mib for row in rows)
-            figures = [
-                len(rows),
-                sum(row.trials for row in rows),
-                epochs,
-                duration(time),
-                f"{memory:,.0f} MiB",
-                f"{disk:,.0f} MiB",
-            ]
-            table.add_row(*key, *map(str, figures))
-        console.print(table)
-        seconds, written = sum(row.seconds for row in found), sum(row.disk_mib for row in found)
-        machine = provenance(device)
-        where = machine.device
-        if device.type == "cpu":
-            jobs = min(len(found), cores)
-            where += f" with {machine.threads} of {cores} cores, or {duration(seconds / jobs)} with {jobs} searches side by side"
-        console.print(
-            f"{duration(seconds)} for {len(found)} searches one by one on {where}; {written / 1024:,.1f} GiB of results."
-        )
-        console.print(
-            "Epochs are those of the runs most like it (*: there are none; assumed). Data sets and tables come on top.\n"
-        )
+def measure(study: StudyPlan, device: torch.device) -> Found:
+    """Estimates of the searches that are to do, from step times measured now or before on this device."""
+    with progress("timing step") as say:
+        return estimate.of_study(study, done, device, say)
+
+
+def show(found: Found, device: torch.device, cores: int) -> None:
+    """Print what the searches that are to do will take; `cores` are there to be used."""
+    estimates, unknown = found
+    if estimates:
+        print("\nWhat is to do will take about\n")
+        heads = ["", "searches", "trials", "epochs", "time", "memory", "disk"]
+        lines = table(heads, [_row(list(group)) for _, group in _grouped(estimates)], heads[1:]).splitlines()
+        print(f"  {lines[0]}")
+        of = ""
+        for line, ((dataset, model, _), _) in zip(lines[1:], _grouped(estimates), strict=True):
+            if of != f"{dataset} {model}":
+                of = f"{dataset} {model}"
+                print(of)
+            print(f"  {line}")
+        print(_total(estimates, device, cores))
     for name in unknown:
-        console.print(f"What {name} will take is not known before it is prepared.")
+        print(f"What {name} will take is not known before it is prepared.")
+
+
+def as_json(found: Found, device: torch.device) -> dict[str, Any]:
+    estimates, unknown = found
+    return {
+        "machine": provenance(device).model_dump(mode="json"),
+        "searches": [asdict(each) for each in estimates],
+        "unknown_datasets": unknown,
+    }
+
+
+def _grouped(estimates: list[Estimate]) -> list[tuple[tuple[str, str, str], list[Estimate]]]:
+    def names(each: Estimate) -> tuple[str, str, str]:
+        return each.dataset, each.model, each.method
+
+    return [(key, list(group)) for key, group in groupby(sorted(estimates, key=names), names)]
+
+
+def _row(of: list[Estimate]) -> list[Any]:
+    epochs = f"{mean(each.epochs for each in of):.0f}" + ("*" if of[0].assumed else "")
+    return [
+        of[0].method,
+        len(of),
+        sum(each.trials for each in of),
+        epochs,
+        duration(sum(each.seconds for each in of)),
+        size(max(each.memory_bytes for each in of)),
+        size(sum(each.disk_bytes for each in of)),
+    ]
+
+
+def _total(estimates: list[Estimate], device: torch.device, cores: int) -> str:
+    seconds, written = sum(each.seconds for each in estimates), sum(each.disk_bytes for each in estimates)
+    machine = provenance(device)
+    lines = [
+        f"\n{duration(seconds)} for {len(estimates)} searches one by one on {machine.device}; {size(written)} of results."
+    ]
+    if device.type == "cpu":
+        jobs = max(1, min(len(estimates), cores // machine.threads))
+        if jobs > 1:
+            lines.append(
+                f"{duration(seconds / jobs)} with {jobs} searches side by side, each with {machine.threads} of {cores} cores."
+            )
+    lines.append("Epochs are of each trial: a mean over the runs most like it (*: there are none, so 20 are assumed).")
+    lines.append("Data sets, prunings without training and tables come on top.")
+    return "\n".join(lines)

@@ -1,30 +1,38 @@
-"""`nisbench verify`: are the files of finished steps as they were written?"""
+"""`nisbench verify`: compare the files of finished steps with their checksums."""
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
 from nisbench import records
+from nisbench.commands.output import print_json
 from nisbench.errors import NisbenchError
 from nisbench.steps import Step
 
 
-def run(steps: list[Step], remove: bool) -> int:
+def run(steps: list[Step], remove: bool, json: bool) -> int:
     """Check the files of those steps that are done; 0 if they are as they were written, or were removed."""
-    console = Console(highlight=False, soft_wrap=True)
     there = [step for step in steps if records.done(step)]
-    wrong = []
-    for step in track(there, "reading", transient=True, console=Console(stderr=True)):
+    wrong: list[tuple[Step, str]] = []
+    console = Console(stderr=True)
+    for step in track(there, "reading", transient=True, console=console, disable=not console.is_terminal):
         try:
             records.check(step)
         except NisbenchError as error:
-            wrong.append(step)
-            console.print(f"[red]wrong[/] {step.title()}: {escape(str(error).partition(' To have it')[0])}")
+            problem = str(error).partition(" To make it again")[0]
+            wrong.append((step, problem))
+            if not json:
+                print(f"wrong  {step.title()} ({step.id}): {problem}", flush=True)
             if remove:
                 records.remove(step)
-    console.print(f"{len(there) - len(wrong)} of {len(there)} steps that are done are as they were written.")
+    if json:
+        rows = [{"id": step.id, "step": step.title(), "problem": problem, "removed": remove} for step, problem in wrong]
+        print_json({"done": len(there), "of": len(steps), "wrong": rows})
+        return 1 if wrong and not remove else 0
+    print(f"{len(there) - len(wrong)} of {len(there)} finished steps are as they were written.")
+    if len(there) < len(steps):
+        print(f"{len(steps) - len(there)} more are not done.")
     if wrong and remove:
-        console.print("The others were removed. The command that made them makes them again.")
+        print("The others were removed. The command that made them makes them again.")
     elif wrong:
-        console.print("To have the others made again: the same with --remove, and then the command that made them.")
+        print("To have the others made again: the same command with --remove, and then the one that made them.")
     return 1 if wrong and not remove else 0

@@ -1,8 +1,13 @@
-"""What a study will take: from step times measured on the device at hand, the epochs that runs like its own took, and sizes."""
+"""What a study will take: from step times measured on the device at hand, the epochs that runs like its own took, and sizes.
+
+Most steps are plain: the weights alone are trained, under a selection that stays as it is. What such a step takes depends on the
+model, the shape of the data and the width of the table, whichever method asks for it. It is timed at a few widths (`ANCHORS`) and
+interpolated between them. All other steps are timed as their method has them.
+"""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -11,13 +16,13 @@ from typing import Any, cast
 
 import torch
 
-from nisbench.cost import shapes, steps
+from nisbench.cost import remaining, shapes, steps
 from nisbench.cost.shapes import Shape
-from nisbench.cost.steps import Cost
+from nisbench.cost.steps import Cost, TimedTraining
 from nisbench.data.parquet import field_sizes, open_parquet
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json, write_json
-from nisbench.identity import canonical_json, core_source
+from nisbench.identity import canonical_json, core_source, kind_source
 from nisbench.machine import provenance
 from nisbench.params.step_settings import PruneSettings, SearchSettings
 from nisbench.run_files import read_search
@@ -26,21 +31,30 @@ from nisbench.search.trial_spec import TrialSpec
 from nisbench.search.trials import duplicate_of, trials_to_fuse
 from nisbench.steps import Step
 from nisbench.studies import Cell, StudyPlan
+from nisbench.training.fused import columns_of
 
 ASSUMED_EPOCHS = 20
 """Of a trial, where no run says."""
 
-MEASURED = 3
-"""Trials of a search that are timed, or groups of such as train at once: the first, the last and those between."""
+ANCHORS = (4, 16, 64, 256)
+"""Widths of tables at which steps are timed."""
+
+MOST_TIMED = 3
+"""Trials of a search that are timed, where each is of its own kind: the first, the last and those between."""
 
 KEPT = Path("logs", "costs.json")
 """What was measured already, by device and code."""
+
+Say = Callable[[str, int, int], None]
+"""What is being timed, its number from 1, and how many there are to time."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Of one search and its prunings."""
 
+    search: str
+    """Its id."""
     dataset: str
     model: str
     method: str
@@ -50,79 +64,210 @@ class Estimate:
     assumed: bool
     """Whether no run says how many epochs."""
     seconds: float
-    memory_mib: float
-    disk_mib: float
+    memory_bytes: float
+    disk_bytes: float
 
 
 def of_study(
-    plan: StudyPlan, done: Callable[[Step], bool], device: torch.device, say: Callable[[str], None]
+    plan: StudyPlan, done: Callable[[Step], bool], device: torch.device, say: Say
 ) -> tuple[list[Estimate], list[str]]:
     """Estimates of the searches that are to do, and the names of data sets whose shape is not known yet."""
     epochs = Epochs(plan, done)
-    found, unknown = [], []
+    known: list[tuple[Cell, Shape, Trials]] = []
+    unknown: list[str] = []
     for cell in {cell.search.id: cell for cell in plan.cells if not done(cell.search)}.values():
-        shape = shape_of(plan, cell)
-        if shape is None:
+        if shape := shape_of(plan, cell):
+            known.append((cell, shape, Trials.of(shape, cell.settings, device)))
+        else:
             unknown.append(cell.dataset)
-            continue
-        say(f"timing {cell.dataset} {cell.search.label}")
-        found.append(of_search(plan, cell, shape, *epochs.of(cell), device))
+    wanted = {timing.key: timing for _, _, trials in known for timing in trials.timings}
+    costs = measured(list(wanted.values()), device, say)
+    found = [of_search(plan, *each, costs, epochs, device) for each in known]
+    remaining.write(plan.name, {each.search: each.seconds for each in found})
     return found, list(dict.fromkeys(unknown))
 
 
 def of_search(
-    plan: StudyPlan, cell: Cell, shape: Shape, epochs: float, assumed: bool, device: torch.device
+    plan: StudyPlan,
+    cell: Cell,
+    shape: Shape,
+    trials: "Trials",
+    costs: dict[str, Cost],
+    epochs_of: "Epochs",
+    device: torch.device,
 ) -> Estimate:
     settings = cell.settings
     task, training = settings.task, settings.training
-    examples = shape.instances * task.examples_per_instance
+    batches = math.ceil(shape.instances * task.examples_per_instance / training.batch_size)
     evaluated = shape.instances // 8 * task.predictions_per_instance
-    groups, costs = measured(shape, settings, device)
-    of_epoch = [c.step * math.ceil(examples / training.batch_size) + c.epoch + c.prediction * evaluated for c in costs]
-    trials = sum(groups)
+    per_trial = mean(cost.step * batches + cost.epoch + cost.prediction * evaluated for cost in trials.costs(costs))
     prunings = [cast(PruneSettings, other.prune.settings) for other in plan.cells if other.search.id == cell.search.id]
-    per_trial = sum(of_epoch) / sum(_sampled(groups))
     columns = training.base_dimension * sum(settings.model.embedding_multiples)
     fields = len(shape.field_sizes)
     row = 4 * (fields * (1 if fields == 2 else 2) + 1)
-    held = 4 * shape.features * columns * 5 + examples * row * 9 / 8
+    held = 4 * shape.features * columns * 5 + shape.instances * task.examples_per_instance * row * 9 / 8
     pruned = sum(6 * shape.features * columns / each.compression_rate + 8 * shape.features for each in prunings)
-    written = 4 * shape.features * columns + pruned
+    epochs, assumed = epochs_of.of(cell)
     return Estimate(
+        search=cell.search.id,
         dataset=cell.dataset,
         model=cell.model,
         method=cell.method,
-        trials=trials,
+        trials=trials.count,
         epochs=epochs,
         assumed=assumed,
-        seconds=per_trial * (trials + sum(each.rounds for each in prunings)) * epochs,
-        memory_mib=held / 2**20 + (400 if device.type == "cpu" else 0),
-        disk_mib=written / 2**20,
+        seconds=per_trial * (trials.count + sum(each.rounds for each in prunings)) * epochs,
+        memory_bytes=held + (400 << 20 if device.type == "cpu" else 0),
+        disk_bytes=4 * shape.features * columns + pruned,
     )
 
 
-# --- step times -----------------------------------------------------------------------------------------------
+def trials_of(settings: SearchSettings) -> int:
+    """How many trials a search trains, on whichever data."""
+    context = steps.search_in(shapes.of_ratings(60, 40, 1000), settings, torch.device("cpu"), steps=0)
+    return sum(len(group) for group in groups_of(context, context.specs()))
 
 
-def measured(shape: Shape, settings: SearchSettings, device: torch.device) -> tuple[list[int], list[Cost]]:
-    """How many trials a search trains at once, group by group, and what some of the groups cost."""
-    search = steps.search_in(shape, settings, device)
-    specs = search.specs()
-    groups = list(groups_of(search, specs))
-    machine = provenance(device)
-    key = {
-        "shape": asdict(shape),
-        "settings": settings.model_dump(mode="json", exclude={"seed"}),
-        "fused": settings.training.fused_trials,
-        "machine": [machine.device, machine.threads, machine.packages["torch"]],
-        "code": core_source("search"),
-    }
-    name = sha256(canonical_json(key).encode()).hexdigest()[:16]
-    kept = _kept()
-    if name not in kept:
-        kept[name] = [asdict(steps.cost(search, group)) for group in _sampled(groups)]
-        write_json(KEPT, kept)
-    return [len(group) for group in groups], [Cost(**each) for each in kept[name]]
+# --- which steps to time --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A step to time: all that its time depends on."""
+
+    shape: Shape
+    settings: SearchSettings
+    """The base dimension is the width at which it is timed."""
+    widths: tuple[int, ...] | None
+    """Of plain trials that are trained at once, whichever method asks for them. None: a trial of the method's own kind."""
+    index: int = 0
+    """Of the method's trial."""
+
+    @property
+    def key(self) -> str:
+        settings, own = self.settings, self.widths is None
+        training = settings.training
+        form = {
+            "shape": asdict(self.shape),
+            "model": settings.model.model_dump(mode="json"),
+            "method": settings.method.model_dump(mode="json") if own else None,
+            "trial": [self.index, training.base_dimension] if own else self.widths,
+            "batch": training.batch_size,
+            "l2": training.l2 > 0,
+            "deterministic": training.deterministic,
+            "code": [kind_source(type(kind)) for kind in (settings.model, *([settings.method] if own else []))],
+        }
+        return canonical_json(form)
+
+    def __str__(self) -> str:
+        if self.widths is None:
+            what = f"{self.settings.method.label}, K = {self.settings.training.base_dimension}"
+        elif len(self.widths) == 1:
+            what = f"plain, {self.widths[0]} columns"
+        else:
+            what = f"{len(self.widths)} trials at once, {sum(self.widths)} columns"
+        penalty = ", L2" if self.settings.training.l2 else ""
+        return f"{self.settings.model.label}, {what}{penalty}, {self.shape.features:,} features"
+
+    def cost(self, device: torch.device) -> Cost:
+        smaller = shapes.of_rows_read(self.shape)
+        if smaller != self.shape and (training := self._training(smaller, device)).reads_rows:
+            cost = steps.cost(training)
+            return replace(cost, epoch=cost.epoch * self.shape.features / smaller.features)
+        return steps.cost(self._training(self.shape, device))
+
+    def _training(self, shape: Shape, device: torch.device) -> TimedTraining:
+        search = steps.search_in(shape, self.settings, device)
+        if self.widths is None:
+            return TimedTraining(search, [search.specs()[self.index]])
+        ones = [torch.ones(len(search.features), width) for width in self.widths]
+        return TimedTraining(search, [TrialSpec("plain", selection) for selection in ones])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Trials of a search with the same step time: timed at one width, or between two."""
+
+    trials: int
+    timings: tuple[Timing, ...]
+    shares: tuple[float, ...]
+    """What each timing counts. They may be negative, beyond the widths that are timed."""
+
+    def cost(self, costs: dict[str, Cost]) -> Cost:
+        found = [costs[timing.key] for timing in self.timings]
+
+        def mixed(name: str) -> float:
+            values = [getattr(cost, name) for cost in found]
+            return max(sum(map(float.__mul__, self.shares, values)), min(values) / 8)  # no extrapolation goes below
+
+        return Cost(mixed("step"), mixed("epoch"), mixed("prediction"))
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What a search trains, and what is to be timed for it."""
+
+    count: int
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, shape: Shape, settings: SearchSettings, device: torch.device) -> "Trials":
+        context = steps.search_in(shape, settings, device, steps=0)
+        specs = context.specs()
+        groups = list(groups_of(context, specs))
+        plain = [group for group in groups if len(group) == 1 and is_plain(group[0])]
+        others = [group for group in groups if group not in plain]
+        parts = [plain_part(context, shape, group[0]) for group in plain]
+        parts += [own_part(context, shape, specs, group) for group in _sampled(others)]
+        return cls(sum(map(len, groups)), tuple(parts))
+
+    @property
+    def timings(self) -> Iterator[Timing]:
+        for part in self.parts:
+            yield from part.timings
+
+    def costs(self, costs: dict[str, Cost]) -> Iterator[Cost]:
+        """Of each trial's share of a step."""
+        for part in self.parts:
+            cost = part.cost(costs)
+            share = 1 / part.trials
+            yield from [Cost(cost.step * share, cost.epoch * share, cost.prediction * share)] * part.trials
+
+
+def is_plain(spec: TrialSpec) -> bool:
+    return spec.is_fixed and bool(spec.selection.any())
+
+
+def plain_part(context: SearchContext, shape: Shape, spec: TrialSpec) -> Part:
+    """A trial that is trained alone, under a selection that stays as it is."""
+    width = columns_of(spec.selection)
+    settings = _with(context.settings, l2=context.training_of(spec).l2)
+    anchors, shares = interpolated(width)
+    return Part(1, tuple(Timing(shape, _with(settings, base_dimension=w), (w,)) for w in anchors), shares)
+
+
+def own_part(context: SearchContext, shape: Shape, specs: Sequence[TrialSpec], group: list[TrialSpec]) -> Part:
+    """A trial of the method's own kind, or several that are trained at once."""
+    settings = _with(context.settings, l2=context.training_of(group[0]).l2)
+    if len(group) > 1:
+        widths = tuple(sorted(columns_of(spec.selection) for spec in group))
+        return Part(len(group), (Timing(shape, settings, widths),), (1.0,))
+    k, method = settings.training.base_dimension, settings.method
+    index = next(i for i, spec in enumerate(specs) if spec is group[0])
+    anchors, shares = interpolated(k)
+    if any(True for width in anchors for _ in method.problems(width)):
+        anchors, shares = (k,), (1.0,)
+    return Part(1, tuple(Timing(shape, _with(settings, base_dimension=w), None, index) for w in anchors), shares)
+
+
+def interpolated(width: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The nearest widths that are timed, and what each counts: on the line through both."""
+    if width in ANCHORS:
+        return (width,), (1.0,)
+    low = max((i for i in range(len(ANCHORS) - 1) if ANCHORS[i] < width), default=0)
+    below, above = ANCHORS[low], ANCHORS[low + 1]
+    share = (width - below) / (above - below)
+    return (below, above), (1 - share, share)
 
 
 def groups_of(search: SearchContext, specs: list[TrialSpec]) -> Iterator[list[TrialSpec]]:
@@ -138,17 +283,36 @@ def groups_of(search: SearchContext, specs: list[TrialSpec]) -> Iterator[list[Tr
             yield [spec.then(spec.selection)]
 
 
+def _with(settings: SearchSettings, **changed: Any) -> SearchSettings:
+    return settings.model_copy(update={"training": settings.training.model_copy(update=changed)})
+
+
 def _sampled(groups: list[Any]) -> list[Any]:
-    """At most `MEASURED` of them, spread evenly."""
-    if len(groups) <= MEASURED:
+    """At most `MOST_TIMED` of them, spread evenly."""
+    if len(groups) <= MOST_TIMED:
         return groups
-    return [groups[round(i * (len(groups) - 1) / (MEASURED - 1))] for i in range(MEASURED)]
+    return [groups[round(i * (len(groups) - 1) / (MOST_TIMED - 1))] for i in range(MOST_TIMED)]
 
 
-def _kept() -> dict[str, Any]:
+def measured(timings: list[Timing], device: torch.device, say: Say) -> dict[str, Cost]:
+    """What each step costs, by its key: as measured before on this device with this code, or now."""
+    machine = provenance(device)
+    about = [machine.device, machine.threads, machine.packages["torch"], core_source("search")]
+    names = {timing.key: sha256(canonical_json([*about, timing.key]).encode()).hexdigest()[:16] for timing in timings}
+    kept = _kept()
+    missing = [timing for timing in timings if names[timing.key] not in kept]
+    missing.sort(key=lambda timing: timing.shape.features)  # the same data one after another
+    for number, timing in enumerate(missing, 1):
+        say(str(timing), number, len(missing))
+        kept[names[timing.key]] = timing.cost(device)
+        write_json(KEPT, {name: asdict(cost) for name, cost in kept.items()})  # an interruption loses nothing
+    return {key: kept[name] for key, name in names.items()}
+
+
+def _kept() -> dict[str, Cost]:
     try:
-        return cast(dict[str, Any], read_json(KEPT))
-    except (NisbenchError, OSError):
+        return {name: Cost(**cost) for name, cost in read_json(KEPT).items() if isinstance(cost, dict)}
+    except (NisbenchError, OSError, TypeError, AttributeError):
         return {}
 
 

@@ -1,6 +1,7 @@
 """Instances in a data set's shape: its fields, numbers of features and how skewed their frequencies are, with nothing to learn."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from nisbench.tasks.rating import RatingPrediction
 from nisbench.tasks.task import Task
 
 BLOCKS = 10
+MOST_FEATURES = 1 << 19
+"""Where a step reads a batch's rows only, it is timed on a table of at most so many. It would take as long on a larger one."""
+
 PLANTED = 4
 """The dimension that each feature truly has, to the oracle."""
 
@@ -40,17 +44,26 @@ class Shape:
         """One with a loss like the data set's; what it measures is of no interest."""
         return ClickThroughRate() if len(self.field_sizes) > 2 else RatingPrediction()
 
-    def features_stats(self) -> FeatureStats:
-        """What a method may know of the features, in blocks of the same number of features."""
-        frequency = np.concatenate(
-            [
-                self.instances * (weights := 1.0 / np.arange(1, size + 1) ** skew) / weights.sum()
-                for size, skew in zip(self.field_sizes, self.skew, strict=True)
-            ]
-        )
-        block = np.empty(self.features, dtype=np.int64)
-        block[np.argsort(-frequency, kind="stable")] = np.arange(self.features) * BLOCKS // self.features
-        return FeatureStats.of(block, frequency, self.field_sizes, planted=np.full(self.features, PLANTED))
+
+def of_rows_read(shape: Shape) -> Shape:
+    """A shape of at most `MOST_FEATURES`, of which a batch reads about as many different rows: rare features are left out."""
+    share = min(1.0, MOST_FEATURES / shape.features)
+    sizes = tuple(size if size == 1 else max(2, int(size * share)) for size in shape.field_sizes)
+    return shape if share == 1 else replace(shape, field_sizes=sizes)
+
+
+@lru_cache(maxsize=4)
+def features_stats(shape: Shape) -> FeatureStats:
+    """What a method may know of the features, in blocks of the same number of features."""
+    frequency = np.concatenate(
+        [
+            shape.instances * (weights := 1.0 / np.arange(1, size + 1) ** skew) / weights.sum()
+            for size, skew in zip(shape.field_sizes, shape.skew, strict=True)
+        ]
+    )
+    block = np.empty(shape.features, dtype=np.int64)
+    block[np.argsort(-frequency, kind="stable")] = np.arange(shape.features) * BLOCKS // shape.features
+    return FeatureStats.of(block, frequency, shape.field_sizes, planted=np.full(shape.features, PLANTED))
 
 
 def of_fields(field_sizes: tuple[int, ...], instances: int) -> Shape:
@@ -71,6 +84,7 @@ def of_clicks(scalar: int, categorical: int, features: int, instances: int) -> S
     return of_fields((*[1] * scalar, *sizes.tolist()), instances)
 
 
+@lru_cache(maxsize=2)
 def generate(shape: Shape, count: int, device: torch.device, seed: int = 1) -> Instances:
     """`count` instances on `device`."""
     generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from nisbench.cost.shapes import Shape, generate
+from nisbench.cost.shapes import Shape, features_stats, generate
 from nisbench.data.instances import Instances
 from nisbench.params.step_settings import SearchSettings
 from nisbench.search.context import SearchContext
@@ -18,6 +18,9 @@ from nisbench.training.fused import LossPerTrial, fuse
 from nisbench.training.trainer import Data
 
 STEPS, ROUNDS = 8, 3
+
+ENOUGH = 0.3
+"""Seconds. Steps that would take longer than this in a round are timed one by one, and once."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,9 @@ class Cost:
 
 
 def search_in(shape: Shape, settings: SearchSettings, device: torch.device, steps: int = STEPS) -> SearchContext:
-    """A search whose data set is generated, of as many batches as there are `steps`."""
+    """A search whose data set is generated, of as many batches as there are `steps`. With 0, it can propose trials only."""
     data = generate(shape, steps * settings.training.batch_size, device)
-    task = shape.task
-    return SearchContext(settings, Data(data, data, task), shape.field_sizes, shape.features_stats(), device)
+    return SearchContext(settings, Data(data, data, shape.task), shape.field_sizes, features_stats(shape), device)
 
 
 class TimedTraining:
@@ -59,9 +61,14 @@ class TimedTraining:
             self.selection_optimizer.begin_epoch(self.recommender, self.learning_rate)
         self.order = torch.randperm(len(search.data.training), device=search.device)
 
-    def steps(self) -> int:
-        """A step on each batch of the search's instances, as in `trainer.run_epoch`; returns their number."""
-        starts = range(0, len(self.order), self.batch_size)
+    @property
+    def reads_rows(self) -> bool:
+        """Whether a step goes through the rows of its batch only, and not through the whole table."""
+        return isinstance(self.stepper, train_step.LazyStep)
+
+    def steps(self, count: int | None = None) -> int:
+        """A step on each batch of the search's instances, or on the first ones, as in `trainer.run_epoch`; returns their number."""
+        starts = range(0, len(self.order), self.batch_size)[:count]
         for start in starts:
             batch = self._batch(start)
             self.stepper.step(batch, self.learning_rate)
@@ -71,10 +78,12 @@ class TimedTraining:
                 self.selection_optimizer.step(self.recommender, held_out, batch)
         return len(starts)
 
-    def predict(self) -> int:
-        """Predict for all of the search's instances; returns their number."""
-        self.one.predict(self.search.data.validation)
-        return len(self.search.data.validation)
+    def predict(self, count: int | None = None) -> int:
+        """Predict for so many batches of the search's instances, or all; returns the number of instances."""
+        data = self.search.data.validation
+        data = data[: count * self.batch_size] if count else data
+        self.one.predict(data)
+        return len(data)
 
     def sync(self) -> int:
         self.stepper.sync()
@@ -89,12 +98,17 @@ def in_the_middle(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.full_like(tensor, 1000) if name.endswith(".step") else tensor for name, tensor in state.items()}
 
 
-def cost(search: SearchContext, specs: Sequence[TrialSpec]) -> Cost:
-    """What training these specs at once takes: medians of a few rounds."""
-    training = TimedTraining(search, specs)
-    rounds = [(per(training.steps), per(training.sync), per(training.predict)) for _ in range(ROUNDS + 1)]
-    step, epoch, prediction = (median(times) for times in zip(*rounds[1:], strict=True))  # the first warms up
-    return Cost(step, epoch, prediction * len(specs))
+def cost(training: TimedTraining) -> Cost:
+    """What training takes: medians of a few rounds, or of less where steps are long."""
+    training.steps(1)  # warms up
+    once = per(lambda: training.steps(1))
+    count, rounds = (STEPS, ROUNDS) if once * STEPS < ENOUGH else (1, 1)
+    found = [
+        (per(lambda: training.steps(count)), per(training.sync), per(lambda: training.predict(count)))
+        for _ in range(rounds)
+    ]
+    step, epoch, prediction = (median(times) for times in zip(*found, strict=True))
+    return Cost(min(step, once) if rounds == 1 else step, epoch, prediction * training.count)
 
 
 def per(work: Callable[[], int]) -> float:

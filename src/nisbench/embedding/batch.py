@@ -38,9 +38,9 @@ class Embeddings:
     def sums(self) -> tuple[Tensor, Tensor]:
         """Over the M of an instance: the sum of its embeddings (B, width), and of their squared lengths (B,)."""
         if self._repetitive(1):
-            squares = rows_of(self.table.square().sum(-1, keepdim=True), self.ids)
+            summed, squares = self._summed(self.table), rows_of(self.table.square().sum(-1, keepdim=True), self.ids)
             squared = (squares if self.values is None else squares * self.values.square()[..., None]).sum(1)
-            return self._summed(self.table), squared[:, 0]
+            return summed, squared[:, 0]
         return self._dense.sum(1), self._dense.square().sum(-1, keepdim=True).sum(1)[:, 0]
 
     def linear(self, weight: Tensor, bias: Tensor, field_sizes: Sequence[int]) -> Tensor:

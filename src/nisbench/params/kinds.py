@@ -3,12 +3,13 @@
 A plug-in is a Python file that NISBENCH_PLUGINS names (several are separated by colons), or a module that an installed package
 names in the entry point group ``nisbench.plugins``. It defines one or more settings classes (subclasses of `Method`, `Model`,
 `Task` or `Dataset` with a ``kind`` or ``format`` of their own) and beside each the function that the package's own kinds have in
-their modules: `propose`, `build` or `prepare`.
+their modules: `propose`, `build` or `prepare`. `nisbench check-plugin` tests it.
 """
 
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module, metadata, util
@@ -44,6 +45,15 @@ def plugin_files() -> list[Path]:
 def load_plugin(path: Path) -> list[type[Kind]]:
     """Import a plug-in's file; return its settings classes. Raises `NisbenchError` if there are none or it does not import."""
     return _kinds_of(_imported(path), str(path))
+
+
+def blamed(error: BaseException, path: Path) -> str:
+    """An error with the line of the plug-in's file that it comes from, as far as it comes from there."""
+    lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if Path(at.filename) == path.resolve()]
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
+        lines, text = [error.lineno], f"{type(error).__name__}: {error.msg}"
+    return f"{path}:{lines[-1]}: {text}" if lines else f"{path}: {text}"
 
 
 @cache
@@ -94,7 +104,7 @@ def _imported(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise NisbenchError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+        raise NisbenchError(f"{blamed(error, path)}. The plug-in cannot be imported.") from error
     return module
 
 

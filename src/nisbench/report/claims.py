@@ -1,6 +1,6 @@
-"""What the paper claims, held against a study's own results: every comparison that speaks for a claim or against it.
+"""The paper's claims, checked against a study's own results: every comparison that supports a claim or contradicts it.
 
-Which comparisons those are, and when they hold, is fixed here beforehand; a study brings the figures.
+This module fixes which comparisons are made and when a claim holds, before a study is run.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,9 +26,9 @@ VERDICTS = [HOLDS, ONE_SEED[HOLDS], UNDECIDED, ONE_SEED[FAILS], FAILS]
 
 BASELINES = ("Grid Search", "Random Search", "MDE")
 SAME_SIZE = 1.02
-"""A method with at most so many times as many weights is of the same size or smaller."""
+"""A method with at most this many times as many weights counts as the same size or smaller."""
 RANK = 0.3
-"""A weaker rank correlation than this decides nothing."""
+"""A rank correlation weaker than this decides nothing."""
 
 
 Entry = tuple[Panel, str, float]
@@ -37,7 +37,7 @@ Entry = tuple[Panel, str, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: of what, where, and what it says."""
+    """One comparison: the claim, where it was checked, the two values, and the verdict."""
 
     claim: str
     where: str
@@ -159,7 +159,7 @@ def table(found: list[Finding]) -> pd.DataFrame:
 
 
 def scorecard(found: list[Finding]) -> str:
-    """How many comparisons speak for each claim, and how many against it."""
+    """How many comparisons support each claim, and how many contradict it."""
     verdicts = [verdict for verdict in VERDICTS if any(each.verdict == verdict for each in found)]
     counts: dict[str, list[int]] = {}
     for each in found:
@@ -341,7 +341,7 @@ def network_pruning(results: Results) -> Iterator[Finding]:
 
 
 def tuned_uniform(results: Results) -> Iterator[Finding]:
-    """DNIS on its own grid's and other terms of training against a uniform dimension that is tuned together with its L2 penalty."""
+    """DNIS, under all training settings of the study, against the uniform dimension tuned with its L2 penalty."""
     for panel in results.panels:
         references = [name for name in results.panels[panel] if results.method(panel, name).role == "reference"]
         for reference in [name for name in references if 1 in results.panels[panel][name]]:
@@ -357,7 +357,7 @@ def tuned_uniform(results: Results) -> Iterator[Finding]:
 
 
 def _alike(results: Results, a: Panel, b: Panel, training: bool = False) -> bool:
-    """Whether two panels have the same data, split alike, the same model and, if asked for, the same terms of training."""
+    """Whether two panels have the same data and split, the same model and, if asked for, the same training settings."""
     one, other = (results.plan.grids[panel.grid].params for panel in (a, b))
     return (
         (a.dataset, a.model) == (b.dataset, b.model)
@@ -368,7 +368,7 @@ def _alike(results: Results, a: Panel, b: Panel, training: bool = False) -> bool
 
 
 def same_size(results: Results) -> Iterator[Finding]:
-    """DNIS at every compression rate against the best other method with no more weights that was trained on the same terms."""
+    """DNIS at every compression rate against the best other method with no more weights and the same training settings."""
     seen: set[Panel] = set()
     for panel in results.panels:
         alike = [

@@ -1,0 +1,265 @@
+"""`nisbench results` and `nisbench compare`: measured values of a study's cells, and differences between two of them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from nisbench import records
+from nisbench.commands import cells
+from nisbench.commands.cells import Filter
+from nisbench.commands.formats import Format
+from nisbench.commands.output import print_json, table
+from nisbench.errors import NisbenchError
+from nisbench.params.tree import nearest
+from nisbench.params.step_settings import PruneSettings
+from nisbench.params.tasks import Task
+from nisbench.report.results import pruning_result, summary
+from nisbench.report.significance import LEVEL, paired
+from nisbench.steps import Step, rate_name
+from nisbench.studies import Cell, Plan, StudyPlan
+
+KEYS = ["grid", "dataset", "model", "method", "cr"]
+
+
+def show(
+    study: StudyPlan, chosen: Filter, metrics: Sequence[str], sort: str | None, by_seed: bool, form: Format
+) -> None:
+    """Print one row per cell and metric: mean, standard deviation and number of seeds; or, `by_seed`, each value."""
+    wanted = chosen.of(study)
+    done = [cell for cell in wanted if records.done(cell.prune) and records.done(cell.search)]
+    if not done:
+        raise NisbenchError(f"None of these {len(wanted)} cells is done. Run: snakemake --cores all {study.name}")
+    rows = _chosen(study, summary(replace(study, cells=tuple(done))), metrics)
+    frame = rows[[*KEYS, "seed", "metric", "value", "run_id", "failed"]] if by_seed else _means(rows)
+    if sort:
+        column, descending = sort.removeprefix("-"), sort.startswith("-")
+        if column not in frame:
+            raise NisbenchError(f"--sort: there is no column {column!r}{nearest(column, list(frame))}")
+        frame = frame.sort_values(column, ascending=not descending, kind="stable")
+    if form is Format.json:
+        print_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    elif form is Format.csv:
+        print(frame.to_csv(index=False, lineterminator="\n"), end="")
+    else:
+        print(_readable(frame, "pipe" if form is Format.md else "plain"))
+        if len(done) < len(wanted) and form is Format.table:
+            print(f"\n{len(wanted) - len(done)} more cells are not done. Run: snakemake --cores all {study.name}")
+
+
+def _chosen(study: StudyPlan, results: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows of these metrics; of each task's first headline unless some are named, and of all for "all"."""
+    if not metrics:
+        first = {
+            (grid, dataset): study.task_of(grid, dataset).headlines[0]
+            for grid, dataset in results[["grid", "dataset"]].drop_duplicates().to_numpy()
+        }
+        pairs = zip(results["grid"], results["dataset"], results["metric"], strict=True)
+        return results[[first[grid, dataset] == metric for grid, dataset, metric in pairs]]
+    known = list(dict.fromkeys(results["metric"]))
+    for metric in metrics:
+        if metric not in known and metric != "all":
+            raise NisbenchError(f"--metric: there is no {metric!r} here{nearest(metric, ['all', *known])}")
+    return results if "all" in metrics else results[results["metric"].isin(metrics)]
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    grouped = rows.groupby([*KEYS, "metric"], sort=False)
+    values = grouped["value"].agg(mean="mean", sd="std", n="count")
+    return values.assign(failed=grouped["failed"].count()).reset_index()
+
+
+def _readable(frame: pd.DataFrame, form: str) -> str:
+    """Columns in which nothing stands are left out."""
+    numbers = [name for name in ("cr", "seed", "value", "mean", "sd", "n", "failed") if name in frame]
+    left_out = [name for name in ("grid", "failed") if not any(value for value in frame[name].fillna(0))]
+    frame = frame.drop(columns=left_out)
+    rows = [
+        [_cell(name, value) for name, value in zip(frame, row, strict=True)] for row in frame.to_numpy(dtype=object)
+    ]
+    return table(list(frame), rows, [name for name in numbers if name in frame], form=form)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "-"
+    if name in {"value", "mean"}:
+        return _figure(value)
+    return f"{value:.2g}" if name == "sd" else rate_name(value) if name == "cr" else str(value)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.5g}"
+
+
+# --- compare --------------------------------------------------------------------------------------------------
+
+SIDE = re.compile(r"(?:(?P<model>[^/@]+)/)?(?P<method>[^/@]+)(?:@(?P<cr>[^/@]+))?")
+"""MODEL/METHOD@CR. Without a model, the study's only one; without a rate, 1."""
+
+
+def compare(plan: Plan, what: Sequence[str], chosen: Filter, metrics: Sequence[str], json: bool) -> None:
+    """Print the values of two cells of a study, or of two prunings, seed by seed, and their differences."""
+    if len(what) == 3 and what[0] in plan.studies:
+        study = plan.study(what[0])
+        sides = [_side(study, text, chosen) for text in what[1:]]
+        runs = [{cell.seed: cell.prune for cell in side} for side in sides]
+        names = [cells.name(study, side[0], seed=False) for side in sides]
+    elif len(what) == 2 and what[0] not in plan.studies:
+        if chosen:
+            raise NisbenchError("--dataset and --grid choose among a study's cells: nisbench compare STUDY A B")
+        steps = [plan.step(text, "prune") for text in what]
+        runs, names = [{_settings(step).seed: step} for step in steps], [f"{step.label} ({step.id})" for step in steps]
+    else:
+        if len(what) == 3:
+            plan.study(what[0])  # says what is wrong with the name
+        raise NisbenchError(
+            "Give a study and two of its cells (nisbench compare STUDY mf/dnis@2 mf/uniform_tuned@2), or the ids of two prunings."
+        )
+    found = Comparison(runs[0], runs[1])
+    each = [found.of(metric) for metric in found.chosen(metrics)]
+    if json:
+        print_json({"a": names[0], "b": names[1], "metrics": each, "notes": found.notes})
+        return
+    print(f"A  {names[0]}\nB  {names[1]}")
+    for one in each:
+        print(f"\n{_text(one)}")
+    print("".join(f"\n{note}" for note in found.notes), end="\n" if found.notes else "")
+
+
+def _side(study: StudyPlan, text: str, chosen: Filter) -> list[Cell]:
+    """The cells of one side, which differ in their seeds alone."""
+    match = SIDE.fullmatch(text)
+    if not match:
+        raise NisbenchError(f"{text!r} is no cell. Write MODEL/METHOD@CR, such as mf/dnis@2.")
+    try:
+        rate = float(match["cr"] or 1)
+    except ValueError:
+        raise NisbenchError(f"{text!r}: {match['cr']!r} is no compression rate") from None
+    found = replace(chosen, method=match["method"]).of(study)
+    found = replace(chosen, method=match["method"], model=match["model"] or chosen.model, cr=rate).of(study)
+    for option in ("dataset", "model", "grid"):
+        values = list(dict.fromkeys(getattr(cell, option) for cell in found))
+        if len(values) == 1:
+            continue
+        if option == "grid" and "" in values and not chosen.grid:  # the one that nothing sets apart
+            found = [cell for cell in found if not cell.grid]
+            continue
+        where = "model: write MODEL/METHOD@CR with" if option == "model" else f"{option}: add --{option} with"
+        raise NisbenchError(
+            f"{text!r} has several cells, by {where} one of {', '.join(filter(None, map(str, values)))}"
+        )
+    return found
+
+
+def _settings(step: Step) -> PruneSettings:
+    assert isinstance(step.settings, PruneSettings)
+    return step.settings
+
+
+class Comparison:
+    """The values of two cells, by seed."""
+
+    def __init__(self, a: dict[int, Step], b: dict[int, Step]) -> None:
+        self.notes: list[str] = []
+        tasks = [_settings(next(iter(side.values()))).task for side in (a, b)]
+        if tasks[0] != tasks[1]:
+            raise NisbenchError(f"A and B are of different tasks ({tasks[0].kind_name()}, {tasks[1].kind_name()}).")
+        self.task: Task = tasks[0]
+        self.values = [self._measured(side) for side in (a, b)]
+        splits = [{step.needs["split"].id for step in side.values()} for side in (a, b)]
+        self.same_data = splits[0] == splits[1]
+        if not self.same_data:
+            self.notes.append(
+                "Not paired: A and B are on different data, or splits of it, so a seed has nothing in common."
+            )
+        elif len({str(_settings(next(iter(side.values()))).model) for side in (a, b)}) > 1:
+            self.notes.append(
+                "A and B are different models: a seed gives them the same order of batches only, not the same weights."
+            )
+        self._tell_apart(a, b)
+
+    def _measured(self, side: dict[int, Step]) -> dict[int, dict[str, float]]:
+        missing = [step for step in side.values() if not records.done(step)]
+        if len(missing) == len(side):
+            raise NisbenchError(
+                f"{missing[0].title()} is not done. Run: snakemake --cores all STUDY, or: nisbench prune {missing[0].id}"
+            )
+        found = {}
+        for seed, step in side.items():
+            if step in missing:
+                self.notes.append(f"Not done, and left out: {step.title()} ({step.id}).")
+            elif (run := pruning_result(step)).failed:
+                self.notes.append(f"Failed, and left out: {step.title()} ({step.id}): {run.failed}")
+            else:
+                found[seed] = run.metrics | {"nonzeros": run.nonzeros + run.projection_weights}
+        return found
+
+    def _tell_apart(self, a: dict[int, Step], b: dict[int, Step]) -> None:
+        alone = [sorted(side.keys() - other.keys()) for side, other in ((a, b), (b, a))]
+        for name, seeds in zip("AB", alone, strict=True):
+            if seeds and self.same_data:
+                self.notes.append(f"Not paired: seed {', '.join(map(str, seeds))}, which {name} alone has.")
+        if all(a[seed].id == b[seed].id for seed in a.keys() & b.keys()) and a.keys() & b.keys():
+            self.notes.append("A and B are the very same runs.")
+
+    def chosen(self, metrics: Sequence[str]) -> list[str]:
+        known = [*(metric.name for metric in self.task.metrics), "nonzeros"]
+        for metric in metrics:
+            if metric not in known:
+                raise NisbenchError(f"--metric: there is no {metric!r} here{nearest(metric, known)}")
+        return list(metrics) or list(self.task.headlines)
+
+    def of(self, metric: str) -> dict[str, Any]:
+        """Values by seed, the mean of their differences A - B, its 95 % interval and a p-value, by a paired t-test."""
+        a, b = ({seed: values[metric] for seed, values in side.items() if metric in values} for side in self.values)
+        seeds = sorted(a.keys() | b.keys())
+        pairs = [seed for seed in seeds if seed in a and seed in b and self.same_data]
+        left, right = (pd.Series([side[seed] for seed in pairs], dtype=float) for side in (a, b))
+        difference = (left - right).to_numpy()
+        n = len(pairs)
+        mean = float(difference.mean()) if n else None
+        interval = p = None
+        if n > 1:
+            half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * difference.std(ddof=1) / np.sqrt(n))
+            interval, p = [float(difference.mean()) - half, float(difference.mean()) + half], paired(left, right)
+        better = next((each.better for each in self.task.metrics if each.name == metric), "lower")
+        rows = [
+            {
+                "seed": seed,
+                "a": a.get(seed),
+                "b": b.get(seed),
+                "difference": a[seed] - b[seed] if seed in pairs else None,
+            }
+            for seed in seeds
+        ]
+        return {
+            "metric": metric, "better": better, "seeds": rows, "pairs": n, "mean_difference": mean,
+            "interval_95": interval, "p": p,
+        }  # fmt: skip
+
+
+def _text(one: dict[str, Any]) -> str:
+    rows = [
+        [row["seed"], *("-" if row[side] is None else _figure(row[side]) for side in ("a", "b")),
+         "-" if row["difference"] is None else f"{row['difference']:+.3g}"]
+        for row in one["seeds"]
+    ]  # fmt: skip
+    heads = ["seed", "A", "B", "A - B"]
+    lines = [f"{one['metric']} ({one['better']} is better)", table(heads, rows, heads)]
+    mean, n = one["mean_difference"], one["pairs"]
+    if mean is None:
+        lines.append("No pair of values, so no difference.")
+    elif n == 1:
+        lines.append(f"mean difference {mean:+.3g}; one pair gives no interval")
+    else:
+        low, high = one["interval_95"]
+        side = "" if mean == 0 else f"; {'A' if (mean < 0) == (one['better'] == 'lower') else 'B'} is better on average"
+        lines.append(
+            f"mean difference {mean:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, p = {one['p']:.2g} (paired t, n = {n}){side}"
+        )
+    return "\n".join(lines)
