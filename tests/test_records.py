@@ -76,7 +76,7 @@ def test_a_record_says_from_what_and_by_which_code(project):
     assert record.code["core"]["version"] >= 1
     assert record.settings["method"]["kind"] == "dnis"
     assert set(record.files) == {"run.json", "weights.safetensors"}
-    assert json.loads(project("show", search.id))["record"]["code"] == search.code
+    assert json.loads(project("show", search.id, "--json"))["record"]["code"] == search.code
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_file_that_was_damaged_is_found_on_use_named_and_made_again(project, d
     assert not records.done(step)
     for each in (step, user):
         project(each.name, each.id, *(["--threads", "1"] if each.name in ("search", "prune") else []))
-    assert "7 of 7 steps that are done are as they were written" in project("verify")
+    assert "7 of 7 finished steps are as they were written" in project("verify")
     if file != "run":  # which holds times
         assert path.read_bytes() == whole
 
