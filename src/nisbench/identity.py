@@ -3,8 +3,8 @@
 An id must change when a number may, and only then. Three things of the code enter it:
 
 * the source of the step's *kinds* (its data format, task, model and method, one file each), normalised: without comments,
-  docstrings, annotations, the arguments of `raise` and of log calls, and a plug-in's `EXAMPLE` and looks. An edit there reruns
-  what depends on the kind.
+  docstrings, annotations, the arguments of `raise`, of errors and of log calls, and a plug-in's `EXAMPLE` and looks. An edit there
+  reruns what depends on the kind.
 * the *version* of the step's core: an integer per kind of step in ``core.json``, raised by hand when numbers change.
 * nothing else, as long as the core's normalised source is the one recorded in ``core.json`` beside the version. The golden values
   in ``tests/golden/`` were made with that source. If the core is another, its hash enters the ids too, which makes them
@@ -190,19 +190,21 @@ def _hash(node: ast.AST) -> str:
 def normalised(node: Any) -> Any:  # noqa: PLR0911 - one for each kind of node
     """A syntax tree as nested tuples, without what cannot change a number; the same in every Python version."""
     if isinstance(node, list):
-        return tuple(normalised(item) for item in node if not (_is_docstring(item) or _is_shown(item)))
+        return tuple(normalised(item) for item in node if not _is_docstring(item))
     if not isinstance(node, ast.AST):
         return node if isinstance(node, str | int | bool | type(None)) else (type(node).__name__, repr(node))
     if isinstance(node, ast.Raise):
         return ("Raise", _callee(node.exc))
-    if isinstance(node, ast.Call) and _is_log_call(node):
-        return ("log",)
+    if isinstance(node, ast.Call) and _is_text(node):
+        return ("text",)
     if isinstance(node, ast.AnnAssign):
         return ("Assign", (normalised(node.target),), normalised(node.value))
     if isinstance(node, ast.Assign):
         return ("Assign", normalised(node.targets), normalised(node.value))
     if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nisbench":
         return ("ImportFrom", "nisbench", normalised(node.names))  # a module may move
+    if isinstance(node, ast.Module | ast.ClassDef):
+        node = _without_looks(node)
     fields = (
         (name, normalised(value))
         for name, value in ast.iter_fields(node)
@@ -215,19 +217,33 @@ def _is_docstring(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _is_shown(node: Any) -> bool:
-    if isinstance(node, ast.FunctionDef):
-        return node.name in SHOWN
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return bool(targets) and all(isinstance(target, ast.Name) and target.id in SHOWN for target in targets)
+def _without_looks(node: ast.Module | ast.ClassDef) -> ast.AST:
+    """A module or class without what is only shown. A variable of such a name in a function is like any other."""
+    fields = dict(ast.iter_fields(node))
+    return type(node)(**fields | {"body": [item for item in node.body if not _is_shown(item)]})
+
+
+def _is_shown(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.FunctionDef):
+        return statement.name in SHOWN
+    if isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    elif isinstance(statement, ast.Assign):
+        targets = statement.targets
+    else:
+        return False
+    return all(isinstance(target, ast.Name) and target.id in SHOWN for target in targets)
 
 
 def _callee(error: ast.expr | None) -> Any:
     return normalised(error.func if isinstance(error, ast.Call) else error)
 
 
-def _is_log_call(node: ast.Call) -> bool:
+def _is_text(node: ast.Call) -> bool:
+    """Whether a call logs, or makes an error that is raised elsewhere."""
     function = node.func
+    if isinstance(function, ast.Name):
+        return function.id == "NisbenchError"
     if not isinstance(function, ast.Attribute) or function.attr not in {*IGNORED_CALLS, "log"}:
         return False
     owner = function.value

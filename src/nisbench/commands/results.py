@@ -15,9 +15,9 @@ from nisbench.commands.cells import Filter
 from nisbench.commands.formats import Format
 from nisbench.commands.output import print_json, table
 from nisbench.errors import NisbenchError
-from nisbench.params.tree import nearest
 from nisbench.params.step_settings import PruneSettings
 from nisbench.params.tasks import Task
+from nisbench.params.tree import nearest
 from nisbench.report.results import pruning_result, summary
 from nisbench.report.significance import LEVEL, paired
 from nisbench.steps import Step, rate_name
