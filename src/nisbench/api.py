@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from nisbench import execution, records
 from nisbench.errors import NisbenchError
@@ -149,13 +149,16 @@ def _changed(kind: type[S], base: Mapping[str, Any], changes: Mapping[str, Any],
         old = values.get(name)
         merge = isinstance(change, Mapping) and isinstance(old, Settings)
         values[name] = {**dict(cast(Settings, old)), **change} if merge else _plain(change)
+    # As an entry of a file, so that problems are found and explained as in one.
+    of_kind = issubclass(kind, Kind)
+    form: Any = dict[str, dict[str, kind]] if of_kind else dict[str, kind]  # type: ignore[valid-type]
+    tree = Tree({kind.section: {"entry": values}} if of_kind else {"training": values})
     try:
-        return kind.model_validate(values)
+        (found,) = TypeAdapter(form).validate_python(tree.values).values()
     except ValidationError as error:
-        at = (kind.section, "entry") if issubclass(kind, Kind) else ("training",)
-        tree = Tree({kind.section: {"entry": values}} if issubclass(kind, Kind) else {"training": values})
-        lines = [f"{where}: {dotted(path[len(at) :])}: {text}" for path, text in explained(error, tree, at)]
+        lines = [f"{where}: {dotted(path[2 if of_kind else 1 :])}: {text}" for path, text in explained(error, tree)]
         raise NisbenchError("\n".join(lines)) from None
+    return cast(S, found["entry"] if of_kind else found)
 
 
 def _plain(value: Any) -> Any:

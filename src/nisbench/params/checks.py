@@ -261,10 +261,9 @@ def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: C
 # --- pydantic's errors in our words ---------------------------------------------------------------------------
 
 
-def explained(error: ValidationError, tree: Tree, at: KeyPath = ()) -> Iterator[Problem]:
-    """What is wrong, in our words, with the values at the key path `at` of a tree that were validated."""
+def explained(error: ValidationError, tree: Tree) -> Iterator[Problem]:
+    """What is wrong with the values of a tree, in our words."""
     for details in error.errors(include_url=False):
-        details["loc"] = (*map(str, at), *details["loc"])
         yield _explain(details, tree)
 
 
