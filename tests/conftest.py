@@ -1,4 +1,4 @@
-"""What several tests share: the real parameters, small data, and the real data sets where they are at hand."""
+"""What all tests share: parameters, small data, the real data sets where they are at hand, and which tests are which."""
 
 import os
 from pathlib import Path
@@ -9,18 +9,32 @@ import torch
 from hypothesis import settings
 
 from nisbench.data.instances import Instances
+from nisbench.params.datasets import PlantedRatings
+from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
 from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
-from nisbench.params.settings import MF, PlantedRatings
+from nisbench.params.models import MF
+from tests.helpers.paths import REAL_DATA, ROOT, SMALL
 
-ROOT = Path(__file__).parents[1]
-REAL_DATA = ROOT.parent / "shared" / "datasets"
 THOROUGH = "thorough"
 settings.register_profile(THOROUGH, max_examples=10_000, print_blob=True)
 
+KINDS_OF_TESTS = {"unit", "pipeline", "slow", "gpu"}
+PIPELINE_FOLDERS = {"pipeline", "reliability"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs whole pipelines, and as `unit` every test that nothing else marks."""
+    for item in items:
+        if PIPELINE_FOLDERS & set(item.path.relative_to(ROOT / "tests").parts):
+            item.add_marker("pipeline")
+        if not KINDS_OF_TESTS & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("unit")
+
 
 @pytest.fixture(autouse=True)
-def _no_overlays(monkeypatch):
-    monkeypatch.delenv(OVERLAYS_VARIABLE, raising=False)
+def _own_parameters_only(monkeypatch):
+    for variable in (OVERLAYS_VARIABLE, PLUGINS_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,7 +44,14 @@ def _two_threads():
 
 @pytest.fixture(scope="session")
 def config() -> Config:
+    """The project's own parameters."""
     return load(ROOT, overlays=[])
+
+
+@pytest.fixture(scope="session")
+def small() -> Config:
+    """A few parameters (`tests/helpers/small`), for tests that need some."""
+    return load(SMALL, overlays=[])
 
 
 @pytest.fixture(scope="session")

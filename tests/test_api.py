@@ -27,8 +27,8 @@ from nisbench.params.kinds import VARIABLE, kinds
 from nisbench.params.loading import load
 from nisbench.steps import hashed_form
 from nisbench.studies import plan
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 SMALL = {"users": 60, "items": 40, "instances": 3000, "rank": 4, "levels": 3}
 SMALL_CTR = {"instances": 3000, "scalar_fields": 2, "categorical_fields": [20, 10, 5], "rank": 4, "levels": 3}
 SHORT = {"base_dimension": 8, "max_epochs": 3, "device": "cpu"}
@@ -139,7 +139,7 @@ def test_wrong_arguments_of_search_are_one_clear_error(change, message, data):
 
 
 def test_settings_that_do_not_fit_together_are_found_before_any_work(data):
-    with pytest.raises(nb.NisbenchError, match="for the task rating, but the model fm does only: ctr"):
+    with pytest.raises(nb.NisbenchError, match="for the task rating, but the model fm is only for: ctr"):
         nb.search(nb.DNIS(), nb.FM(), data, nb.Training(**SHORT))
     with pytest.raises(nb.NisbenchError, match=r"^methods.grid.dimensions: 64 exceeds training.base_dimension = 8$"):
         nb.search(nb.GridSearch(), nb.MF(), data, nb.Training(**SHORT))

@@ -2,9 +2,6 @@
 
 import hashlib
 import io
-import tarfile
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nisbench.data import blocks, criteo, criteo_x1, instances, planted_ctr, split
+from nisbench.data import blocks, click_log, criteo, criteo_x1, instances, planted_ctr, split
 from nisbench.data.archives import open_member
-from nisbench.data.criteo import COLUMNS, SCALARS, TOKENS, UNKNOWN, TokenCounter
+from nisbench.data.click_log import COLUMNS, SCALARS, TOKENS, UNKNOWN, TokenCounter
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import Member
+from nisbench.params.datasets import Member
+from tests.helpers.archives import tarred, zipped
 
 CPU = torch.device("cpu")
 
@@ -26,19 +24,9 @@ def line(label="0", numbers=("1",) * 13, tokens=("a",) * 26):
     return "\t".join([label, *numbers, *tokens]) + "\n"
 
 
-def packed(folder: Path, members: dict[str, bytes]) -> Path:
-    path = folder / "dac.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return path
-
-
 @pytest.fixture
-def settings(config):
-    return config.params.datasets["criteo"]
+def settings(small):
+    return small.params.datasets["criteo"]
 
 
 @pytest.fixture
@@ -47,10 +35,10 @@ def prepared(tmp_path, settings):
 
     def prepare(text, **update):
         paths = [tmp_path / "i.parquet", tmp_path / "v.parquet"]
-        archive = packed(tmp_path, {"readme.txt": b"x", "train.txt": text.encode("latin-1")})
+        archive = tarred(tmp_path / "dac.tar.gz", {"readme.txt": b"x", "train.txt": text.encode("latin-1")})
         before = set(tmp_path.iterdir())
         try:
-            criteo.run(settings.model_copy(update=update), archive, *paths)
+            criteo.prepare(settings.model_copy(update=update), archive, *paths)
         except NisbenchError:
             assert set(tmp_path.iterdir()) == before, "half-written output was left behind"
             raise
@@ -72,7 +60,7 @@ def random_log(n):
 
 @pytest.mark.parametrize("block_bytes", [1 << 13, 1 << 23])  # in many batches, and in one
 def test_the_encoding_is_pandas_s(prepared, settings, monkeypatch, block_bytes):
-    monkeypatch.setattr(criteo, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(click_log, "BLOCK_BYTES", block_bytes)
     text = random_log(400)
     found, vocabulary = prepared(text, min_count=4)
     log = pd.read_csv(io.StringIO(text), sep="\t", header=None, names=COLUMNS, dtype=dict.fromkeys(TOKENS, str))
@@ -105,8 +93,14 @@ def test_a_column_that_is_always_missing_is_0_and_unknown(prepared):
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ("\t".join(["0"] * 39) + "\n", "expected 40 columns, found 39"),
-        ("\t".join(["0"] * 41) + "\n", "expected 40 columns, found 41"),
+        (
+            "\t".join(["0"] * 39) + "\n",
+            "expected 40 columns (a label, 13 numbers, 26 tokens) separated by '\\t', found 39",
+        ),
+        (
+            "\t".join(["0"] * 41) + "\n",
+            "expected 40 columns (a label, 13 numbers, 26 tokens) separated by '\\t', found 41",
+        ),
         (line("2"), "the label must be 0 or 1, not '2'"),
         (line(""), "the label must be 0 or 1, not ''"),
         (line("yes"), "the label must be 0 or 1, not 'yes'"),
@@ -115,10 +109,11 @@ def test_a_column_that_is_always_missing_is_0_and_unknown(prepared):
         (line(numbers=("1e39",) + ("1",) * 12), "I1 must be a number or empty, not '1e39'"),
         (line(tokens=("a",) * 25 + ("\xff",)), "C26 must be text in UTF-8 or empty"),
     ],
+    ids=range(9),
 )
 @pytest.mark.parametrize("block_bytes", [1 << 12, 1 << 23])
 def test_a_malformed_line_is_named(prepared, monkeypatch, bad, says, block_bytes):
-    monkeypatch.setattr(criteo, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(click_log, "BLOCK_BYTES", block_bytes)
     with pytest.raises(NisbenchError) as raised:
         prepared(line() * 150 + bad + line() * 150)
     assert f"train.txt:151: {says}" in str(raised.value)
@@ -131,18 +126,18 @@ def test_an_empty_file_is_an_error(prepared):
 
 @pytest.mark.parametrize("keep", [0.3, 0.9])
 def test_a_truncated_archive_is_refused_and_leaves_nothing(tmp_path, settings, keep):
-    path = packed(tmp_path, {"train.txt": random_log(3000).encode()})
+    path = tarred(tmp_path / "dac.tar.gz", {"train.txt": random_log(3000).encode()})
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(NisbenchError, match=r"dac\.tar\.gz: not a readable archive"):
-        criteo.run(settings, path, tmp_path / "i", tmp_path / "v")
+        criteo.prepare(settings, path, tmp_path / "i", tmp_path / "v")
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_archive_that_reaches_outside_is_refused(tmp_path):
-    path = packed(tmp_path, {"../evil": b"x", "train.txt": b"y"})
+    path = tarred(tmp_path / "dac.tar.gz", {"../evil": b"x", "train.txt": b"y"})
     with pytest.raises(NisbenchError, match=r"outside its folder: '\.\./evil'"), open_member(path, "train.txt"):
         pass
-    path = packed(tmp_path, {"other.txt": b"y"})
+    path = tarred(tmp_path / "dac.tar.gz", {"other.txt": b"y"})
     with (
         pytest.raises(NisbenchError, match=r"holds no 'train\.txt'; it holds 'other\.txt'"),
         open_member(path, "train.txt"),
@@ -154,14 +149,14 @@ def test_counts_of_tokens_do_not_depend_on_when_they_are_summed():
     generator = np.random.default_rng(0)
     tokens = (generator.random(600_000) ** 4 * 400_000).astype(int).astype(str)
     counter = TokenCounter()
-    for part in np.array_split(tokens, 7):
-        counter.add(pa.chunked_array([pa.array(part).dictionary_encode()]))
+    for some in np.array_split(tokens, 7):
+        counter.add(pa.chunked_array([pa.array(some).dictionary_encode()]))
     counts = pd.Series(tokens).value_counts()
     assert counter.kept(3).to_pylist() == sorted(counts[counts >= 3].index)
 
 
 def test_the_real_rows_of_criteo(real_data, settings, tmp_path):
-    criteo.run(settings, real_data / "dac-head10k.tar.gz", tmp_path / "i", tmp_path / "v")
+    criteo.prepare(settings, real_data / "dac-head10k.tar.gz", tmp_path / "i", tmp_path / "v")
     found = instances.read(tmp_path / "i", CPU)
     assert found.ids.shape == (10_000, 39)
     assert found.labels.mean().item() == pytest.approx(0.218, abs=0.001)
@@ -172,22 +167,20 @@ def test_the_real_rows_of_criteo(real_data, settings, tmp_path):
 
 
 @pytest.fixture
-def prepared_x1(tmp_path, config):
-    """Prepare an archive of the three published files; returns (instances by part, vocabulary)."""
+def prepared_x1(tmp_path, small):
+    """Prepare an archive of the three published files; returns (instances by split, vocabulary)."""
 
     def prepare(texts, **update):
         files = dict(zip(("train", "valid", "test"), texts, strict=True))
-        with zipfile.ZipFile(tmp_path / "x1.zip", "w") as archive:
-            for name, text in files.items():
-                archive.writestr(f"{name}.csv", text)
+        archive = zipped(tmp_path / "x1.zip", {f"{name}.csv": text for name, text in files.items()})
         members = {
-            part: Member(path=f"{name}.csv", md5=hashlib.md5(text.encode(), usedforsecurity=False).hexdigest())
-            for (name, text), part in zip(files.items(), split.PARTS, strict=True)
+            in_split: Member(path=f"{name}.csv", md5=hashlib.md5(text.encode(), usedforsecurity=False).hexdigest())
+            for (name, text), in_split in zip(files.items(), split.SPLITS, strict=True)
         }
-        settings = config.params.datasets["criteo_x1"].model_copy(update=members | update)
-        criteo_x1.run(settings, tmp_path / "x1.zip", tmp_path / "i", tmp_path / "v")
-        split.run(settings.split, tmp_path / "i", {part: tmp_path / part for part in split.PARTS})
-        return {part: instances.read(tmp_path / part, CPU) for part in split.PARTS}, pq.read_table(tmp_path / "v")
+        settings = small.params.datasets["criteo_x1"].model_copy(update=members | update)
+        criteo_x1.prepare(settings, archive, tmp_path / "i", tmp_path / "v")
+        split.run(settings.split, tmp_path / "i", {name: tmp_path / name for name in split.SPLITS})
+        return {name: instances.read(tmp_path / name, CPU) for name in split.SPLITS}, pq.read_table(tmp_path / "v")
 
     return prepare
 
@@ -200,10 +193,10 @@ def row_x1(label, number, token):
     return [label, *[number] * 13, *[token] * 26]
 
 
-def test_criteo_x1_keeps_numbers_tokens_and_parts_as_published(prepared_x1):
+def test_criteo_x1_keeps_numbers_tokens_and_splits_as_published(prepared_x1):
     rows = [[row_x1("1", "0.25", "7"), row_x1("0", "0.5", "9")], [row_x1("0", "0.75", "7")], [row_x1("1", "1.5", "8")]]
-    found, vocabulary = prepared_x1([csv(part) for part in rows])
-    assert {part: data.labels.tolist() for part, data in found.items()} == {
+    found, vocabulary = prepared_x1([csv(each) for each in rows])
+    assert {name: data.labels.tolist() for name, data in found.items()} == {
         "train": [1, 0],
         "validation": [0],
         "test": [1],
@@ -234,8 +227,9 @@ def test_columns_in_another_order_are_told(prepared_x1, header):
     [
         (row_x1("2", "1", "7"), "label must be 0 or 1"),
         (row_x1("1", "x", "7"), "I1 must be a number"),
-        (["1", "2"], "40 columns, found 2"),
+        (["1", "2"], r"40 columns .* separated by ',', found 2"),
     ],
+    ids=range(3),
 )
 def test_a_malformed_row_of_criteo_x1_is_named(prepared_x1, row, said):
     good = row_x1("1", "0.5", "7")
@@ -258,10 +252,17 @@ def test_blocks_by_magnitude_by_hand():
 
 
 @pytest.fixture(scope="module")
-def planted(config, tmp_path_factory):
-    settings = config.params.datasets["planted_ctr"].model_copy(update={"instances": 150_000})
+def planted(small, tmp_path_factory):
+    sizes = {
+        "instances": 150_000,
+        "scalar_fields": 5,
+        "categorical_fields": [1000, 500, 100, 20, 3],
+        "rank": 8,
+        "levels": 5,
+    }
+    settings = small.params.datasets["planted_ctr"].model_copy(update=sizes)
     folder = tmp_path_factory.mktemp("planted")
-    planted_ctr.run(settings, None, folder / "i", folder / "v")
+    planted_ctr.prepare(settings, None, folder / "i", folder / "v")
     return settings, instances.read(folder / "i", CPU), pq.read_table(folder / "v").to_pandas()
 
 
@@ -302,14 +303,14 @@ def test_the_frequent_have_more_planted_dimensions_but_not_all_of_them(planted):
 @pytest.mark.parametrize("update", [{"click_rate": 1e-9}, {"first_order": 300.0}, {"wave": 0.0, "second_order": 0.0}])
 def test_extreme_plantings_are_generated(planted, tmp_path, update):
     settings = planted[0].model_copy(update={"instances": 1000, **update})
-    planted_ctr.run(settings, None, tmp_path / "i", tmp_path / "v")
+    planted_ctr.prepare(settings, None, tmp_path / "i", tmp_path / "v")
     assert pq.read_metadata(tmp_path / "i").num_rows == 1000
 
 
 def test_more_planted_clicks_begin_like_fewer(planted, tmp_path):
     settings, data, _ = planted
     more = settings.model_copy(update={"instances": settings.instances + planted_ctr.CHUNK})
-    planted_ctr.run(more, None, tmp_path / "i", tmp_path / "v")
+    planted_ctr.prepare(more, None, tmp_path / "i", tmp_path / "v")
     again = instances.read(tmp_path / "i", CPU)
     whole = settings.instances // planted_ctr.CHUNK * planted_ctr.CHUNK
     assert torch.equal(again.ids[:whole], data.ids[:whole])

@@ -2,9 +2,7 @@
 
 import hashlib
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,31 +12,24 @@ import torch
 from nisbench.data import blocks, download, instances, movielens, parquet, planted_ratings, split
 from nisbench.data.archives import open_member
 from nisbench.errors import NisbenchError
-from nisbench.params.settings import BlockSettings, RandomSplit
-from tests.conftest import ROOT
+from nisbench.params.datasets import BlockSettings, RandomSplit
+from tests.helpers.archives import zipped
+from tests.helpers.paths import ROOT
 
 DAT = "7::10::5::978300760\n3::20::3::978302109\n7::20::1::978301968\n"
 CSV = "userId,movieId,rating,timestamp\n7,10,5.0,978300760\n3,20,3.5,978302109\n7,20,0.5,978301968\n"
 MOVIES = 'movieId,title,genres\n10,"Toy, Story (1995)",A\n15,Unrated (1996),B\n20,"Say ""hi""",C\n'
 
 
-def zipped(folder: Path, files: dict[str, str | bytes]) -> Path:
-    path = folder / "archive.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return path
-
-
 @pytest.fixture
-def prepared(tmp_path, config):
+def prepared(tmp_path, small):
     """Prepare a MovieLens archive holding these files; returns (labels, ids, vocabulary)."""
 
     def prepare(files, **update):
-        settings = config.params.datasets["movielens_1m"].model_copy(update=update)
+        settings = small.params.datasets["movielens_1m"].model_copy(update=update)
         paths = [tmp_path / "i.parquet", tmp_path / "v.parquet"]
         try:
-            movielens.run(settings, zipped(tmp_path, files), *paths)
+            movielens.prepare(settings, zipped(tmp_path / "archive.zip", files), *paths)
         except NisbenchError:
             assert not [path for path in paths if path.exists()], "half-written output was left behind"
             raise
@@ -139,7 +130,7 @@ def test_a_wrong_archive_is_refused(prepared, files, update, says):
 
 
 def test_a_damaged_archive_is_refused(tmp_path):
-    path = zipped(tmp_path, {"a": DAT * 100})
+    path = zipped(tmp_path / "archive.zip", {"a": DAT * 100})
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(NisbenchError, match="not a readable archive"), open_member(path, "a"):
         pass
@@ -148,7 +139,7 @@ def test_a_damaged_archive_is_refused(tmp_path):
 def test_the_real_movielens_1m_has_the_paper_s_statistics(real_data, config, tmp_path):
     paper = config.params.reference.datasets["movielens_1m"]
     settings = config.params.datasets["movielens_1m"]
-    movielens.run(settings, real_data / "ml-1m.zip", tmp_path / "i", tmp_path / "v")
+    movielens.prepare(settings, real_data / "ml-1m.zip", tmp_path / "i", tmp_path / "v")
     labels = pq.read_table(tmp_path / "i", columns=["label"])["label"].to_numpy()
     assert len(labels) == paper.instances
     assert pq.read_metadata(tmp_path / "v").num_rows == paper.features
@@ -157,7 +148,7 @@ def test_the_real_movielens_1m_has_the_paper_s_statistics(real_data, config, tmp
 
 def test_the_real_csv_layout_is_read(real_data, config, tmp_path):
     settings = config.params.datasets["movielens_latest_small"]
-    movielens.run(settings, real_data / "ml-latest-small.zip", tmp_path / "i", tmp_path / "v")
+    movielens.prepare(settings, real_data / "ml-latest-small.zip", tmp_path / "i", tmp_path / "v")
     assert pq.read_metadata(tmp_path / "i").num_rows == 100_836
     assert pq.read_metadata(tmp_path / "v").num_rows == 610 + 9742
 
@@ -182,7 +173,7 @@ def server():
             pass
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{httpd.server_port}/data.zip", answers
     httpd.shutdown()
@@ -229,16 +220,17 @@ def test_a_local_file_is_checked_and_copied(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def planted_files(config, tmp_path_factory):
-    settings = config.params.datasets["planted_ratings"]
+def planted_files(small, tmp_path_factory):
+    sizes = {"users": 1500, "items": 750, "instances": 60_000, "rank": 8, "levels": 5}
+    settings = small.params.datasets["planted_ratings"].model_copy(update=sizes)
     folder = tmp_path_factory.mktemp("planted")
-    planted_ratings.run(settings, None, folder / "i", folder / "v")
+    planted_ratings.prepare(settings, None, folder / "i", folder / "v")
     return settings, folder
 
 
 def test_planted_ratings_have_the_asked_size_and_are_reproducible(planted_files, tmp_path):
     settings, folder = planted_files
-    planted_ratings.run(settings, None, tmp_path / "i", tmp_path / "v")
+    planted_ratings.prepare(settings, None, tmp_path / "i", tmp_path / "v")
     assert (tmp_path / "i").read_bytes() == (folder / "i").read_bytes()
     assert pq.read_metadata(folder / "i").num_rows == settings.instances
     assert pq.read_metadata(folder / "v").num_rows == settings.users + settings.items
@@ -289,14 +281,16 @@ def test_leave_one_out_by_hand():
         split.leave_one_out(np.array([0, 0, 1]), np.array([1, 2, 3]))
 
 
-def test_each_user_s_last_movie_is_for_test(tmp_path, config):
+def test_each_user_s_last_movie_is_for_test(tmp_path, small):
     rows = [(7, 10, 30), (3, 20, 5), (7, 20, 10), (3, 10, 4), (7, 30, 20), (3, 30, 6)]
     text = "".join(f"{user}::{movie}::5::{time}\n" for user, movie, time in rows)
-    settings = config.params.datasets["movielens_1m_topk"]
-    movielens.run(settings, zipped(tmp_path, {"ml-1m/ratings.dat": text}), tmp_path / "i", tmp_path / "v")
-    targets = {part: tmp_path / part for part in split.PARTS}
+    settings = small.params.datasets["movielens_1m_topk"]
+    movielens.prepare(
+        settings, zipped(tmp_path / "archive.zip", {"ml-1m/ratings.dat": text}), tmp_path / "i", tmp_path / "v"
+    )
+    targets = {name: tmp_path / name for name in split.SPLITS}
     split.run(settings.split, tmp_path / "i", targets)
-    found = {part: instances.read(path, torch.device("cpu")).ids.tolist() for part, path in targets.items()}
+    found = {name: instances.read(path, torch.device("cpu")).ids.tolist() for name, path in targets.items()}
     assert found == {"train": [[1, 3], [0, 2]], "validation": [[0, 3], [1, 4]], "test": [[1, 2], [0, 4]]}
 
 
@@ -307,22 +301,22 @@ def test_too_few_instances_to_split_is_an_error():
 
 def test_split_files_partition_the_instances(planted_files, tmp_path):
     _, folder = planted_files
-    targets = {part: tmp_path / part for part in split.PARTS}
+    targets = {name: tmp_path / name for name in split.SPLITS}
     split.run(RandomSplit(proportions=[8, 1, 1], seed=1), folder / "i", targets)
     whole = pq.read_table(folder / "i").to_pandas()
-    parts = [pq.read_table(path).to_pandas() for path in targets.values()]
+    splits = [pq.read_table(path).to_pandas() for path in targets.values()]
     columns = list(whole)
     once = whole[~whole.duplicated(columns, keep=False)]
-    joined = sorted(tuple(row) for part in parts for row in part.itertuples(index=False))
+    joined = sorted(tuple(row) for one in splits for row in one.itertuples(index=False))
     assert joined == sorted(tuple(row) for row in whole[columns].itertuples(index=False))
-    for part in parts:  # the original order is kept
-        positions = once.merge(part.assign(at=range(len(part))), on=columns)["at"]
+    for one in splits:  # the original order is kept
+        positions = once.merge(one.assign(at=range(len(one))), on=columns)["at"]
         assert positions.is_monotonic_increasing
 
 
 def test_blocks_count_train_only_and_break_ties_by_id(planted_files, tmp_path):
     _, folder = planted_files
-    targets = {part: tmp_path / part for part in split.PARTS}
+    targets = {name: tmp_path / name for name in split.SPLITS}
     split.run(RandomSplit(proportions=[8, 1, 1], seed=1), folder / "i", targets)
     blocks.run(BlockSettings(by="count", count=7), folder / "v", targets["train"], tmp_path / "features")
     features = pq.read_table(tmp_path / "features").to_pandas()

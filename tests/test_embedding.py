@@ -1,55 +1,50 @@
-"""The selected embedding against a dense computation, and the dimension scheme."""
+"""The selected table against a dense computation, and the dimension scheme."""
 
 import numpy as np
 import pytest
 import torch
 
-from nisbench.embedding import (
-    DimensionScheme,
-    SelectedEmbedding,
-    merged,
-    used_columns,
-    xavier_std,
-)
+from nisbench.embedding.autograd import ProductByField, SumOfRows
+from nisbench.embedding.scheme import DimensionScheme
+from nisbench.embedding.table import SelectedTable, used_columns, xavier_std
 from nisbench.errors import NisbenchError
-from nisbench.row_functions import ProductByField, SumOfRows
 
 
-def embedding(block, selection, **options):
+def selected(block, selection, **options):
     weight = torch.randn(len(block), selection.shape[1], generator=torch.Generator().manual_seed(0))
-    return SelectedEmbedding(block, selection, weight, **options)
+    return SelectedTable(block, selection, weight, **options)
 
 
 def test_forward_is_the_row_times_its_block_s_selection():
     block = torch.tensor([0, 0, 1, 1, 2])
     selection = torch.rand(3, 4)
-    layer = embedding(block, selection)
+    table = selected(block, selection)
     ids = torch.tensor([[0, 2], [4, 3], [1, 2]], dtype=torch.int32)
     values = torch.tensor([[1.0, 2.0], [0.5, 1.0], [1.0, -3.0]])
     one_hot = torch.nn.functional.one_hot(ids.long(), 5).float()
-    dense = one_hot @ (layer.weight * selection[block])
-    torch.testing.assert_close(layer(ids).each, dense)
-    torch.testing.assert_close(layer(ids, values).each, dense * values[..., None])
-    torch.testing.assert_close(merged(layer.weight, layer.selection, layer.block), layer.weight * selection[block])
+    dense = one_hot @ (table.weight * selection[block])
+    torch.testing.assert_close(table(ids).dense(), dense)
+    torch.testing.assert_close(table(ids, values).dense(), dense * values[..., None])
+    torch.testing.assert_close(table.effective_weight(), table.weight * selection[block])
 
 
 @pytest.mark.parametrize("rows", [6, 100])  # fewer than the batch has ids, and more
 @pytest.mark.parametrize("weighted", [False, True])
-def test_sums_are_those_of_each_and_so_are_their_gradients(rows, weighted):
+def test_sums_are_those_of_dense_embeddings_and_so_are_their_gradients(rows, weighted):
     generator = torch.Generator().manual_seed(1)
     block, selection = torch.arange(rows) % 3, torch.rand(3, 4, generator=generator)
     ids = torch.randint(rows, (7, 5), generator=generator, dtype=torch.int32)
     values = torch.rand(7, 5, generator=generator) if weighted else None
-    layer = embedding(block, selection, soft=True)
-    layer.selection.requires_grad_()
+    table = selected(block, selection, soft=True)
+    table.selection.requires_grad_()
 
     def with_gradients(summed, squares):
         loss = (summed.sin() * torch.arange(4)).sum() + (squares.sin() * torch.arange(7)).sum()
-        return summed, squares, *torch.autograd.grad(loss, [layer.weight, layer.selection])
+        return summed, squares, *torch.autograd.grad(loss, [table.weight, table.selection])
 
-    each = layer(ids, values).each
-    expected = with_gradients(each.sum(1), each.square().sum((1, 2)))
-    for found, wanted in zip(with_gradients(*layer(ids, values).sums()), expected, strict=True):
+    dense = table(ids, values).dense()
+    expected = with_gradients(dense.sum(1), dense.square().sum((1, 2)))
+    for found, wanted in zip(with_gradients(*table(ids, values).sums()), expected, strict=True):
         torch.testing.assert_close(found, wanted)
 
 
@@ -60,18 +55,18 @@ def test_a_layer_computed_per_row_is_the_layer_on_gathered_embeddings(width, wei
     sizes = (1, 4, 2)
     ids = torch.stack([torch.randint(n, (10,), generator=generator) for n in sizes], 1) + torch.tensor([0, 1, 5])
     values = torch.rand(10, 3, generator=generator) if weighted else None
-    layer = embedding(torch.tensor([0, 0, 1, 1, 1, 2, 2]), torch.rand(3, width, generator=generator), soft=True)
-    layer.selection.requires_grad_()
+    table = selected(torch.tensor([0, 0, 1, 1, 1, 2, 2]), torch.rand(3, width, generator=generator), soft=True)
+    table.selection.requires_grad_()
     weight = torch.randn(5, 3 * width, generator=generator, requires_grad=True)
     bias = torch.randn(5, generator=generator, requires_grad=True)
 
     def with_gradients(out):
-        return out, *torch.autograd.grad(out.sin().sum(), [weight, bias, layer.weight, layer.selection])
+        return out, *torch.autograd.grad(out.sin().sum(), [weight, bias, table.weight, table.selection])
 
-    each = layer(ids.int(), values).each
-    expected = with_gradients(torch.nn.functional.linear(each.flatten(1), weight, bias))
+    dense = table(ids.int(), values).dense()
+    expected = with_gradients(torch.nn.functional.linear(dense.flatten(1), weight, bias))
     for found, wanted in zip(
-        with_gradients(layer(ids.int(), values).linear(weight, bias, sizes)), expected, strict=True
+        with_gradients(table(ids.int(), values).linear(weight, bias, sizes)), expected, strict=True
     ):
         torch.testing.assert_close(found, wanted)
 
@@ -95,12 +90,26 @@ def test_few_and_many_ids_are_scaled_alike():
     ids = torch.tensor([[0, 5], [4, 5]], dtype=torch.int32)
     gradients = []
     for repeats in (1, 2):  # 4 ids for 6 rows, and 8
-        layer = embedding(block, selection.detach())
-        layer.selection.requires_grad_()
-        out = layer(ids.repeat(repeats, 1)).each[:2]
-        gradients.append((out, *torch.autograd.grad(out.square().sum(), [layer.weight, layer.selection])))
+        table = selected(block, selection.detach())
+        table.selection.requires_grad_()
+        out = table(ids.repeat(repeats, 1)).dense()[:2]
+        gradients.append((out, *torch.autograd.grad(out.square().sum(), [table.weight, table.selection])))
     for few, many in zip(*gradients, strict=True):
         torch.testing.assert_close(few, many)
+
+
+@pytest.mark.parametrize("selective", [False, True])
+def test_rows_of_some_features_stand_in_for_the_whole_table(selective):
+    generator = torch.Generator().manual_seed(1)
+    selection = torch.rand(3, 4, generator=generator) if selective else torch.ones(3, 4)
+    table = selected(torch.arange(9) % 3, selection)
+    ids, values = torch.tensor([[1, 7], [7, 4], [8, 1]]), torch.rand(3, 2, generator=generator)
+    features, at = torch.unique(ids, return_inverse=True)
+    torch.testing.assert_close(table.rows(features), table.effective_weight()[features])
+    scales = table.scales(features)
+    assert (scales is not None) == selective
+    found = table(at, values, table.weight[features], scales).dense()
+    torch.testing.assert_close(found, table(ids, values).dense())
 
 
 def test_used_columns():
@@ -113,9 +122,9 @@ def test_used_columns():
 
 def test_weights_of_dimensions_that_do_not_exist_are_not_learned():
     selection = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    layer = embedding(torch.tensor([0, 1]), selection)
-    layer(torch.tensor([[0, 1]], dtype=torch.int32)).each.sum().backward()
-    assert layer.weight.grad.tolist() == [[1, 1], [1, 0]]
+    table = selected(torch.tensor([0, 1]), selection)
+    table(torch.tensor([[0, 1]], dtype=torch.int32)).dense().sum().backward()
+    assert table.weight.grad.tolist() == [[1, 1], [1, 0]]
 
 
 def test_xavier():

@@ -3,124 +3,101 @@
 import dataclasses
 import errno
 import os
-import subprocess
-import sys
+import resource
+from contextlib import contextmanager
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from nisbench import files, machine, records
-from nisbench.data import blocks, planted_ratings, split
-from nisbench.embedding import DimensionScheme
+from nisbench.data import parquet
+from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError
-from nisbench.evaluation.rating import RatingPrediction
-from nisbench.files import whole_file, write_json
-from nisbench.runs import PruneSettings, SearchSettings
-from nisbench.search import pruning, trials
+from nisbench.files import atomic_write, write_json, write_text
+from nisbench.params.step_settings import SearchSettings
+from nisbench.run_files import read_pruning, read_search
+from nisbench.search.context import SearchContext
+from nisbench.tasks.rating import RatingPrediction
 from nisbench.training.checkpoints import save_tensors
-
-CPU = torch.device("cpu")
+from tests.helpers.training import interrupted_after, prune_settings, run_pruning, run_search, tiny_data
 
 
 @pytest.fixture(scope="module")
 def data(planted, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    names = ("instances", "vocabulary", "features", *split.PARTS)
-    found = {name: folder / f"{name}.parquet" for name in names}
-    planted_ratings.run(planted, None, found["instances"], found["vocabulary"])
-    split.run(planted.split, found["instances"], {part: found[part] for part in split.PARTS})
-    blocks.run(planted.blocks, found["vocabulary"], found["train"], found["features"])
-    return found
+    return tiny_data("rating", tmp_path_factory.mktemp("data"), planted)
 
 
 @pytest.fixture
-def settings(config, mf):
+def settings(small, mf):
     """A search's settings, of a method with what is to be different, and of training."""
 
     def make(method, training=(), **own):
         terms = {"base_dimension": 8, "batch_size": 256, "max_epochs": 3, **dict(training)}
         return SearchSettings(
-            task=config.params.tasks["rating"], model=mf, method=config.params.methods[method].model_copy(update=own),
-            training=config.params.training.model_copy(update=terms), seed=1,
+            task=small.params.tasks["rating"], model=mf, method=small.params.methods[method].model_copy(update=own),
+            training=small.params.training.model_copy(update=terms), seed=1,
         )  # fmt: skip
 
     return make
 
 
-def search(settings, data, folder):
-    parts = {f"{name}_file": data[name] for name in ("train", "validation", "features")}
-    trials.run(settings, **parts, folder=folder, device=CPU)
-    return records.read_search(folder / "run.json")
-
-
-def prune(settings, data, searched, folder, rate=2.0):
-    pruning.run(
-        PruneSettings(
-            task=settings.task, model=settings.model, prune_by="scaled", rounds=0, compression_rate=rate, seed=1,
-            training=None, deterministic=False, device="cpu",
-        ),
-        weights_file=searched / "weights.safetensors", search_file=searched / "run.json",
-        parts={part: data[part] for part in split.PARTS}, folder=folder, device=CPU,
-    )  # fmt: skip
-    return records.read_pruning(folder / "run.json")
-
-
 # --- training that goes wrong ---------------------------------------------------------------------------------
 
 
-def test_a_trial_that_diverges_is_told_with_its_step_and_the_sweep_goes_on(settings, data, tmp_path):
-    whole = search(settings("uniform_tuned", dimensions=[4], l2=[0.0, 1e-4]), data, tmp_path / "whole")
-    found = search(settings("uniform_tuned", dimensions=[4], l2=[0.0, 1e39, 1e-4]), data, tmp_path / "found")
-    failed = [trial for trial in found["trials"] if trial["failed"]]
-    assert [trial["name"] for trial in failed] == [found["trials"][1]["name"]]
-    assert "is nan at step 2 of 10 of epoch 1" in failed[0]["failed"]
-    assert failed[0]["validation_loss"] is None
-    others = [trial["losses"] for trial in found["trials"] if not trial["failed"]]
-    assert others == [trial["losses"] for trial in whole["trials"]]
-    names = [files.read_json(tmp_path / each / "run.json")["trials"] for each in ("whole", "found")]
-    assert names[0][whole["best_trial"]]["name"] == names[1][found["best_trial"]]["name"]
+def test_a_trial_that_diverges_is_told_with_its_step_and_the_search_goes_on(settings, data, tmp_path):
+    whole = run_search(settings("uniform_tuned", dimensions=[4], l2=[0.0, 1e-4]), data, tmp_path / "whole")
+    found = run_search(settings("uniform_tuned", dimensions=[4], l2=[0.0, 1e39, 1e-4]), data, tmp_path / "found")
+    failed = [trial for trial in found.trials if trial.failed]
+    assert failed == [found.trials[1]]
+    assert "is nan at step 2 of 10 of epoch 1" in failed[0].failed
+    assert failed[0].validation_loss is None
+    others = [trial.losses for trial in found.trials if not trial.failed]
+    assert others == [trial.losses for trial in whole.trials]
+    assert whole.best.name == found.best.name
     assert (tmp_path / "found" / "weights.safetensors").read_bytes() == (
         tmp_path / "whole" / "weights.safetensors"
     ).read_bytes()
 
 
-def test_in_a_pack_one_that_diverges_does_not_take_the_others_along(settings, data, tmp_path, monkeypatch):
+def test_of_fused_trials_one_that_diverges_does_not_take_the_others_along(settings, data, tmp_path, monkeypatch):
     grid = settings("grid_search", dimensions=[2, 4, 8])
-    whole = search(grid, data, tmp_path / "whole")
-    assert whole["trials"][0]["at_once"] == 3
-    recommender = trials.Search.recommender
+    whole = run_search(grid, data, tmp_path / "whole")
+    assert whole.trials[0].fused == 3
+    recommender = SearchContext.recommender
 
-    def spoilt(self, proposal):
-        made = recommender(self, proposal)
-        if proposal.name == whole["trials"][1]["name"]:
+    def spoilt(self, spec):
+        made = recommender(self, spec)
+        if spec.name == whole.trials[1].name:
             made.embedding.weight.data.mul_(1e30)
         return made
 
-    monkeypatch.setattr(trials.Search, "recommender", spoilt)
-    found = search(grid, data, tmp_path / "found")
-    assert [bool(trial["failed"]) for trial in found["trials"]] == [False, True, False]
-    assert "at step 1 of 10 of epoch 1" in found["trials"][1]["failed"]
+    monkeypatch.setattr(SearchContext, "recommender", spoilt)
+    found = run_search(grid, data, tmp_path / "found")
+    assert [bool(trial.failed) for trial in found.trials] == [False, True, False]
+    assert "at step 1 of 10 of epoch 1" in found.trials[1].failed
     for place in (0, 2):
-        assert found["trials"][place]["losses"] == pytest.approx(whole["trials"][place]["losses"], rel=1e-6)
+        assert found.trials[place].losses == pytest.approx(whole.trials[place].losses, rel=1e-6)
 
 
 def test_a_search_that_fails_altogether_says_so_and_so_does_its_pruning(settings, data, tmp_path):
     dnis = settings("dnis", training={"learning_rate": 1e30})
-    found = search(dnis, data, tmp_path / "search")
-    assert found["best_trial"] is None
-    assert "of epoch" in found["failed"]
-    pruned = prune(dnis, data, tmp_path / "search", tmp_path / "prune")
-    assert pruned["failed"] == found["failed"]
-    assert pruned["metrics"] == {}
+    found = run_search(dnis, data, tmp_path / "search")
+    assert found.best_trial is None
+    assert found.best is None
+    assert "of epoch" in found.failed
+    pruned = run_pruning(prune_settings(dnis, 2.0), tmp_path / "search", data, tmp_path / "prune")
+    assert pruned.failed == found.failed
+    assert pruned.metrics == {}
     assert len(DimensionScheme.load(tmp_path / "prune" / "scheme.safetensors").values) == 0
     assert sorted(path.name for path in (tmp_path / "search").iterdir()) == ["run.json", "weights.safetensors"]
 
 
 def test_a_validation_loss_that_is_no_number_is_a_failure_too(settings, data, tmp_path, monkeypatch):
     monkeypatch.setattr(RatingPrediction, "validation_loss", lambda *_: float("inf"))
-    found = search(settings("dnis"), data, tmp_path)
-    assert "the validation loss is inf after epoch 1" in found["failed"]
+    found = run_search(settings("dnis"), data, tmp_path)
+    assert "the validation loss is inf after epoch 1" in found.failed
 
 
 def test_a_wrong_device_lists_those_there_are():
@@ -133,42 +110,40 @@ def test_a_wrong_device_lists_those_there_are():
 
 # --- disks and permissions ------------------------------------------------------------------------------------
 
-WRITE = """
-import resource, sys
-from pathlib import Path
-import torch, pyarrow
-from nisbench.data import parquet
-from nisbench.errors import NisbenchError
-from nisbench.files import write_text
-from nisbench.training.checkpoints import save_tensors
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-kind, path = sys.argv[1], Path(sys.argv[2])
-try:
-    if kind == "text":
-        write_text(path, "x" * 1_000_000)
-    elif kind == "weights":
-        save_tensors(path, {"a": torch.rand(250_000)})
-    else:
-        parquet.write_table(path, pyarrow.table({"a": torch.rand(250_000).numpy()}))
-except NisbenchError as error:
-    print(error)
-"""
+
+@contextmanager
+def files_no_larger_than(limit):
+    """A limit on the sizes of files, which is met like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("kind", ["text", "weights", "table"])
+WRITERS = {
+    "text": lambda path: write_text(path, "x" * 1_000_000),
+    "weights": lambda path: save_tensors(path, {"a": torch.rand(250_000)}),
+    "table": lambda path: parquet.write_table(path, pa.table({"a": np.random.default_rng(0).random(250_000)})),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
 def test_a_file_that_does_not_fit_is_told_and_leaves_nothing(kind, tmp_path):
-    """Each library that writes has its own error; a limit on files' sizes is met like a full disk."""
+    """Each library that writes has its own error."""
     target = tmp_path / "folder" / "file"
-    done = subprocess.run([sys.executable, "-c", WRITE, kind, str(target)], capture_output=True, text=True, check=False)
-    assert f"{target}: cannot be written: file too large. No part of it was kept." in done.stdout, done.stderr
-    assert "MiB are free there" in done.stdout
+    with pytest.raises(NisbenchError) as raised, files_no_larger_than(100_000):
+        WRITERS[kind](target)
+    assert str(raised.value).startswith(f"{target}: cannot be written: file too large. No part of it was kept.")
+    assert "MiB are free there" in str(raised.value)
     assert list(target.parent.iterdir()) == []
 
 
 def test_a_full_disk_keeps_what_was_there(tmp_path):
     target = tmp_path / "file"
     target.write_text("whole")
-    with pytest.raises(NisbenchError, match="no space left on device"), whole_file(target) as temporary:
+    with pytest.raises(NisbenchError, match="no space left on device"), atomic_write(target) as temporary:
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert target.read_text() == "whole"
@@ -185,7 +160,7 @@ def test_a_folder_that_is_read_only_is_told(tmp_path, monkeypatch):
 
 
 def test_another_error_is_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises(ValueError, match="something else"), whole_file(tmp_path / "file"):
+    with pytest.raises(ValueError, match="something else"), atomic_write(tmp_path / "file"):
         raise ValueError("something else")
     assert list(tmp_path.iterdir()) == []
 
@@ -197,7 +172,7 @@ def test_another_error_is_not_taken_for_a_full_disk(tmp_path):
 def test_a_run_file_of_another_form_is_refused(content, tmp_path):
     path = tmp_path / "run.json"
     path.write_text(content)
-    for read in (records.read_search, records.read_pruning, records.read):
+    for read in (read_search, read_pruning, records.read):
         with pytest.raises(NisbenchError, match=r"run\.json"):
             read(path)
 
@@ -205,17 +180,9 @@ def test_a_run_file_of_another_form_is_refused(content, tmp_path):
 @pytest.fixture
 def interrupted(settings, data, tmp_path, monkeypatch):
     """A search's settings, and the checkpoint that it left when it was interrupted after two epochs."""
-    dnis, loss = settings("dnis", training={"checkpoint_seconds": 0}), RatingPrediction.validation_loss
-    calls = iter(range(2))
-
-    def stop(*args):
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RatingPrediction, "validation_loss", stop)
-        search(dnis, data, tmp_path / "cut")
+    dnis = settings("dnis", training={"checkpoint_seconds": 0})
+    with interrupted_after(2, RatingPrediction, monkeypatch):
+        run_search(dnis, data, tmp_path / "cut")
     (checkpoint,) = (tmp_path / "cut" / "trials").glob("*checkpoint*")
     return dnis, checkpoint
 
@@ -223,24 +190,24 @@ def interrupted(settings, data, tmp_path, monkeypatch):
 def test_a_checkpoint_that_is_cut_short_is_left_aside(interrupted, data, tmp_path):
     dnis, checkpoint = interrupted
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    again, whole = (search(dnis, data, tmp_path / name) for name in ("cut", "whole"))
-    assert again["trials"][0]["losses"] == whole["trials"][0]["losses"]
+    again, whole = (run_search(dnis, data, tmp_path / name) for name in ("cut", "whole"))
+    assert again.trials[0].losses == whole.trials[0].losses
 
 
 def test_a_checkpoint_of_another_trial_is_refused(interrupted, data, tmp_path):
     dnis, checkpoint = interrupted
     save_tensors(checkpoint, {"now.other": torch.ones(1)}, {})
-    with pytest.raises(NisbenchError, match=r"checkpoint\.safetensors: not this trial's: .*Delete it"):
-        search(dnis, data, tmp_path / "cut")
+    with pytest.raises(NisbenchError, match=r"checkpoint\.safetensors: of another trial: .*Delete it"):
+        run_search(dnis, data, tmp_path / "cut")
 
 
 @pytest.mark.parametrize(
     ("name", "tensor"), [("offsets", [0, 5]), ("offsets", [1, 2]), ("dimensions", [0, 9]), ("dimensions", [0])]
 )
-def test_a_scheme_whose_parts_do_not_fit_is_refused(name, tensor, tmp_path):
+def test_a_scheme_whose_arrays_do_not_fit_is_refused(name, tensor, tmp_path):
     scheme = DimensionScheme.from_dense(np.array([[1.0, 0.0], [0.0, 2.0]], dtype=np.float32))
     scheme.save(tmp_path / "scheme.safetensors")
     assert DimensionScheme.load(tmp_path / "scheme.safetensors").sizes().tolist() == [1, 1]
     dataclasses.replace(scheme, **{name: np.array(tensor, dtype=getattr(scheme, name).dtype)}).save(tmp_path / "other")
-    with pytest.raises(NisbenchError, match="its parts do not fit together"):
+    with pytest.raises(NisbenchError, match="its arrays do not fit together"):
         DimensionScheme.load(tmp_path / "other")

@@ -10,37 +10,38 @@ import torch
 from nisbench.data import instances, planted_topk, split
 from nisbench.data.instances import Instances
 from nisbench.errors import NisbenchError
-from nisbench.evaluation import topk
-from nisbench.evaluation.topk import Taken, TopKRecommendation, metrics
 from nisbench.models import recommender as recommenders
+from nisbench.params.tasks import FULL, RANKED
+from nisbench.tasks import topk
+from nisbench.tasks.topk import Taken, TopKRecommendation, metrics
 
 CPU = torch.device("cpu")
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 @pytest.fixture(scope="module")
-def feedback(config, tmp_path_factory):
-    """Planted feedback of 40 users and 30 items: the paths of its parts, and its settings."""
+def feedback(small, tmp_path_factory):
+    """Planted feedback of 40 users and 30 items: the paths of its splits, and its settings."""
     folder = tmp_path_factory.mktemp("topk")
-    settings = config.params.datasets["planted_topk"].model_copy(update={"users": 40, "items": 30, "instances": 400})
-    planted_topk.run(settings, None, folder / "i", folder / "v")
-    paths = {part: folder / part for part in PARTS}
+    settings = small.params.datasets["planted_topk"].model_copy(update={"users": 40, "items": 30, "instances": 400})
+    planted_topk.prepare(settings, None, folder / "i", folder / "v")
+    paths = {name: folder / name for name in SPLITS}
     split.run(settings.split, folder / "i", paths)
     return paths, settings
 
 
 @pytest.fixture
-def task_of(feedback, config):
-    def build(parts=PARTS, **update):
-        settings = config.params.tasks["topk"].model_copy(update={"candidates": 9, **update})
-        return TopKRecommendation(settings, {part: feedback[0][part] for part in parts}, CPU)
+def task_of(feedback, small):
+    def build(splits=SPLITS, **update):
+        settings = small.params.tasks["topk"].model_copy(update={"candidates": 9, **update})
+        return TopKRecommendation(settings, {name: feedback[0][name] for name in splits}, CPU)
 
     return build
 
 
-def taken_in(paths, parts):
-    """The set of (user, item) ids in these parts."""
-    return {tuple(row) for part in parts for row in instances.read(paths[part], CPU).ids.tolist()}
+def taken_in(paths, splits):
+    """The set of (user, item) ids in these splits."""
+    return {tuple(row) for name in splits for row in instances.read(paths[name], CPU).ids.tolist()}
 
 
 class Scores:
@@ -74,18 +75,18 @@ def test_a_user_who_took_everything_is_told():
 
 def test_a_rating_of_any_height_is_a_positive(task_of):
     data = Instances(torch.tensor([[0, 41], [1, 42]], dtype=torch.int32), torch.tensor([0.5, 5.0]))
-    for part in ("train", "validation"):
-        assert task_of().examples(part, data, 1).labels.tolist() == [1.0, 1.0] + [0.0] * 8
+    for name in ("train", "validation"):
+        assert task_of().examples(name, data, 1).labels.tolist() == [1.0, 1.0] + [0.0] * 8
 
 
-def test_equal_items_are_equals_whatever_the_model(feedback, config):
+def test_equal_items_are_equals_whatever_the_model(feedback, small):
     """Nothing of an item's score may depend on where in a batch it is: without item embeddings all are the same."""
     paths, _ = feedback
-    task = TopKRecommendation(config.params.tasks["topk"].model_copy(update={"candidates": 9}), paths, CPU)
+    task = TopKRecommendation(small.params.tasks["topk"].model_copy(update={"candidates": 9}), paths, CPU)
     test = instances.read(paths["test"], CPU)
     for name, k in (("neumf_topk", 5), ("mlp", 24), ("mf", 7)):
         built = recommenders.build(
-            config.params.models[name], block=torch.zeros(70), selection=torch.ones(1, k), embedding_std=0.5,
+            small.params.models[name], block=torch.zeros(70), selection=torch.ones(1, k), embedding_std=0.5,
             field_sizes=(40, 30), prior=0.0, seed=1,
         )  # fmt: skip
         built.embedding.weight.data[40:] = 0
@@ -97,9 +98,9 @@ def test_equal_items_are_equals_whatever_the_model(feedback, config):
 def test_training_sees_every_positive_and_new_negatives_each_epoch(feedback, task_of):
     paths, _ = feedback
     task = task_of(("train", "validation"))
-    for part, known in (("train", ["train"]), ("validation", ["train", "validation"])):
-        data = instances.read(paths[part], CPU)
-        first, again, other = (task.examples(part, data, seed) for seed in (1, 1, 2))
+    for name, known in (("train", ["train"]), ("validation", ["train", "validation"])):
+        data = instances.read(paths[name], CPU)
+        first, again, other = (task.examples(name, data, seed) for seed in (1, 1, 2))
         assert len(first) == 5 * len(data)
         assert torch.equal(first.ids, again.ids)
         assert not torch.equal(first.ids, other.ids)
@@ -124,7 +125,7 @@ def test_candidates_are_different_items_that_the_user_has_nowhere(feedback, task
     assert torch.equal(task.candidates, task_of(sampling=sampling).candidates)
     assert not torch.equal(task.candidates, task_of(sampling=sampling, seed=2).candidates)
     test = instances.read(paths["test"], CPU)
-    known = taken_in(paths, PARTS)
+    known = taken_in(paths, SPLITS)
     for (user, _), items in zip(test.ids.tolist(), task.candidates.tolist(), strict=True):
         assert len(set(items)) == 9
         assert not known & {(user, 40 + item) for item in items}
@@ -157,7 +158,7 @@ def test_too_few_items_for_the_candidates_is_told(task_of):
 
 def reference(scores, users, positives, others):
     """The metrics by sorting lists, for scores without ties."""
-    found = {name: [] for name in topk.NAMES}
+    found = {name: [] for name in RANKED}
     for user, positive, rest in zip(users, positives, others, strict=True):
         ranked = sorted([positive, *rest], key=lambda item: -scores[user][item])
         for k in (1, 5, 10):
@@ -176,11 +177,11 @@ def test_both_ways_of_ranking_equal_a_reference(feedback, task_of, monkeypatch):
     task, test = task_of(), instances.read(paths["test"], CPU)
     scores = torch.randn(40, 30, generator=torch.Generator().manual_seed(3))
     users, positives = test.ids[:, 0].tolist(), (test.ids[:, 1] - 40).tolist()
-    known = taken_in(paths, PARTS)
+    known = taken_in(paths, SPLITS)
     strangers = [[item for item in range(30) if (user, 40 + item) not in known] for user in users]
     sampled = reference(scores.tolist(), users, positives, task.candidates.tolist())
     full = reference(scores.tolist(), users, positives, strangers)
-    expected = sampled | {topk.FULL + name: value for name, value in full.items()}
+    expected = sampled | {FULL + name: value for name, value in full.items()}
     found = task.evaluate(Scores(scores), test)
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, abs=1e-12)
@@ -210,7 +211,7 @@ def test_a_constant_prediction_is_the_share_of_positives(task_of):
 
 def test_planted_feedback_is_what_its_settings_say(feedback, tmp_path):
     paths, settings = feedback
-    planted_topk.run(settings, None, tmp_path / "i", tmp_path / "v")
+    planted_topk.prepare(settings, None, tmp_path / "i", tmp_path / "v")
     rows = pq.read_table(tmp_path / "i").to_pandas()
     assert len(rows) == 400
     assert not rows.duplicated(["user", "item"]).any()
@@ -221,7 +222,7 @@ def test_planted_feedback_is_what_its_settings_say(feedback, tmp_path):
     assert (
         rows.sort_values(["user", "time"]).groupby("user")["time"].apply(list) == per_user.map(lambda n: list(range(n)))
     ).all()
-    assert {part: len(instances.read(path, CPU)) for part, path in paths.items()} == {
+    assert {name: len(instances.read(path, CPU)) for name, path in paths.items()} == {
         "train": 320,
         "validation": 40,
         "test": 40,
@@ -233,14 +234,14 @@ def test_planted_feedback_is_what_its_settings_say(feedback, tmp_path):
 def test_more_or_fewer_instances_than_users_can_have_is_told(feedback, tmp_path, instances_asked):
     settings = feedback[1].model_copy(update={"instances": instances_asked})
     with pytest.raises(NisbenchError, match=r"40 users can have from 120 to 600 instances.*not"):
-        planted_topk.run(settings, None, tmp_path / "i", tmp_path / "v")
+        planted_topk.prepare(settings, None, tmp_path / "i", tmp_path / "v")
 
 
 def test_users_take_what_the_truth_says_they_like(feedback, tmp_path):
     """Of two users, each takes items of high true odds: the signal is there to be found, whatever the order in time."""
     _, settings = feedback
     strong = settings.model_copy(update={"signal": 50.0, "zipf_exponent": 0.0})
-    planted_topk.run(strong, None, tmp_path / "i", tmp_path / "v")
+    planted_topk.prepare(strong, None, tmp_path / "i", tmp_path / "v")
     generator = np.random.default_rng(strong.seed)
     users, items = (planted_topk.planted.field(size, strong, generator) for size in (strong.users, strong.items))
     affinity = users.embeddings @ items.embeddings.T

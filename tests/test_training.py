@@ -8,14 +8,13 @@ import torch
 
 from nisbench.data import instances, movielens, split
 from nisbench.errors import NisbenchError
-from nisbench.evaluation.rating import RatingPrediction
-from nisbench.files import whole_file
+from nisbench.files import atomic_write
 from nisbench.models import recommender as recommenders
-from nisbench.params.loading import load
-from nisbench.search.dnis import AlphaLearner
+from nisbench.search.dnis import AlphaOptimizer
+from nisbench.tasks.rating import RatingPrediction
 from nisbench.training.checkpoints import load_tensors
-from nisbench.training.trainer import shuffled, snapshot, train
-from tests.conftest import ROOT
+from nisbench.training.trainer import Data, shuffled, snapshot, train
+from tests.helpers.training import CPU, PARAMS, SPLITS, interrupted_after
 
 RATING = RatingPrediction()
 
@@ -28,8 +27,8 @@ def settings(config):
 
 
 @pytest.fixture
-def parts(ratings):
-    return ratings[:400], ratings[400:]
+def data(ratings):
+    return Data(ratings[:400], ratings[400:], RATING)
 
 
 def build(mf, *, soft=False, prior=3.0):
@@ -46,9 +45,9 @@ def build(mf, *, soft=False, prior=3.0):
     )
 
 
-def learner_for(recommender):
-    settings = load(ROOT, overlays=[]).params.methods["dnis"].model_copy(update={"learning_rate": 0.05})
-    return AlphaLearner(recommender, RATING, settings)
+def optimizer_for(recommender):
+    settings = PARAMS.methods["dnis"].model_copy(update={"learning_rate": 0.05})
+    return AlphaOptimizer(recommender, RATING, settings)
 
 
 def test_mf_is_mean_plus_biases_plus_inner_product(mf, ratings):
@@ -75,40 +74,42 @@ def test_mse_is_of_the_whole_set(mf, ratings, monkeypatch):
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_training_lowers_the_loss_and_keeps_the_best_epoch(mf, settings, parts, soft):
+def test_training_lowers_the_loss_and_keeps_the_best_epoch(mf, settings, data, soft):
     recommender = build(mf, soft=soft)
-    before = RATING.validation_loss(recommender, parts[0])
-    progress = train(recommender, *parts, RATING, settings, seed=1, learner=learner_for(recommender) if soft else None)
-    assert RATING.validation_loss(recommender, parts[0]) < before
+    before = RATING.validation_loss(recommender, data.training)
+    progress = train(
+        recommender, data, settings, seed=1, selection_optimizer=optimizer_for(recommender) if soft else None
+    )
+    assert RATING.validation_loss(recommender, data.training) < before
     assert progress.best_loss == min(progress.losses)
     assert progress.losses[progress.best_epoch - 1] == progress.best_loss
-    assert RATING.validation_loss(recommender, parts[1]) == progress.best_loss
+    assert RATING.validation_loss(recommender, data.validation) == progress.best_loss
 
 
-def test_a_trial_stops_after_patience_epochs_without_gain(mf, settings, parts, monkeypatch):
+def test_a_trial_stops_after_patience_epochs_without_gain(mf, settings, data, monkeypatch):
     losses = iter([5.0, 4.0, 4.5, 4.0, 4.1, 3.0])
     monkeypatch.setattr(RatingPrediction, "validation_loss", lambda *_: next(losses))
-    progress = train(build(mf), *parts, RATING, settings.model_copy(update={"patience": 3}), seed=1)
+    progress = train(build(mf), data, settings.model_copy(update={"patience": 3}), seed=1)
     assert progress.losses == [5.0, 4.0, 4.5, 4.0, 4.1]  # an equal loss is no gain
     assert (progress.epoch, progress.best_epoch, progress.best_loss) == (5, 2, 4.0)
 
 
-def test_training_does_not_go_beyond_max_epochs(mf, settings, parts):
-    assert train(build(mf), *parts, RATING, settings.model_copy(update={"max_epochs": 2}), seed=1).epoch == 2
+def test_training_does_not_go_beyond_max_epochs(mf, settings, data):
+    assert train(build(mf), data, settings.model_copy(update={"max_epochs": 2}), seed=1).epoch == 2
 
 
-def test_a_loss_that_is_no_number_is_told(mf, settings, parts):
+def test_a_loss_that_is_not_a_number_is_reported(mf, settings, data):
     with pytest.raises(NisbenchError, match=r"epoch 1.*lower the learning rates"):
-        train(build(mf), *parts, RATING, settings.model_copy(update={"learning_rate": 1e30}), seed=1)
+        train(build(mf), data, settings.model_copy(update={"learning_rate": 1e30}), seed=1)
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, parts, soft, tmp_path, monkeypatch):
+def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, data, soft, tmp_path, monkeypatch):
     def trained(checkpoint=None):
         recommender = build(mf, soft=soft)
-        learner = learner_for(recommender) if soft else None
+        optimizer = optimizer_for(recommender) if soft else None
         return snapshot(recommender), recommender, lambda: train(
-            recommender, *parts, RATING, settings, seed=1, learner=learner, checkpoint=checkpoint
+            recommender, data, settings, seed=1, selection_optimizer=optimizer, checkpoint=checkpoint
         )  # fmt: skip
 
     _, undisturbed, run = trained()
@@ -116,16 +117,7 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
 
     for killed_after in (1, 4):
         checkpoint = tmp_path / f"{killed_after}.safetensors"
-        evaluations = iter(range(killed_after))
-        evaluate = RatingPrediction.validation_loss
-
-        def killed(*args, left=evaluations, evaluate=evaluate):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return evaluate(*args)
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(RatingPrediction, "validation_loss", killed)
+        with interrupted_after(killed_after, RatingPrediction, monkeypatch):
             trained(checkpoint)[2]()
         assert checkpoint.exists()
 
@@ -138,54 +130,53 @@ def test_a_killed_trial_goes_on_to_the_same_result_bit_for_bit(mf, settings, par
             assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_the_learning_rate_drops_after_each_epoch_without_gain(mf, settings, parts, monkeypatch):
+def test_the_learning_rate_drops_after_each_epoch_without_gain(mf, settings, data, monkeypatch):
     losses = iter([5.0, 6.0, 4.0, 4.5, 4.6, 4.7])
     monkeypatch.setattr(RatingPrediction, "validation_loss", lambda *_: next(losses))
     dropping = settings.model_copy(update={"learning_rate_drop": 0.5})
-    progress = train(build(mf), *parts, RATING, dropping, seed=1)
+    progress = train(build(mf), data, dropping, seed=1)
     assert progress.learning_rate == pytest.approx(settings.learning_rate * 0.5**4)
 
 
-def test_l2_is_a_share_of_each_weight_in_its_gradient(mf, settings, parts):
+def test_l2_is_a_share_of_each_weight_in_its_gradient(mf, settings, data):
     """Adam's first step is by the sign of the gradient: with a penalty that outweighs all else, by the weight's own sign."""
     recommender = build(mf)
     before = recommender.embedding.weight.detach().clone()
     penalised = settings.model_copy(update={"l2": 1e6, "max_epochs": 1, "batch_size": 400, "learning_rate": 1e-4})
-    train(recommender, *parts, RATING, penalised, seed=1)
+    train(recommender, data, penalised, seed=1)
     torch.testing.assert_close(recommender.embedding.weight.detach(), before - 1e-4 * before.sign(), atol=1e-6, rtol=0)
 
 
-def test_weights_that_no_epoch_makes_better_are_kept(mf, settings, parts):
+def test_weights_that_no_epoch_makes_better_are_kept(mf, settings, data):
     recommender = build(mf)
     before = snapshot(recommender)
-    loss = RATING.validation_loss(recommender, parts[1])
+    loss = RATING.validation_loss(recommender, data.validation)
     useless = settings.model_copy(update={"learning_rate": 5.0, "patience": 2})
-    progress = train(recommender, *parts, RATING, useless, seed=1, best_loss=loss)
+    progress = train(recommender, data, useless, seed=1, best_loss=loss)
     assert (progress.best_epoch, progress.best_loss) == (0, loss)
     assert all(torch.equal(tensor, before[name]) for name, tensor in recommender.state_dict().items())
 
 
 def test_batches_depend_on_seed_and_epoch_alone():
-    device = torch.device("cpu")
-    one = shuffled(100, 100, (1, 0), "training batches", device)
-    assert torch.equal(one, shuffled(100, 100, (1, 0), "training batches", device))
-    for seeds, stream in [((2, 0), "training batches"), ((1, 1), "training batches"), ((1, 0), "validation batches")]:
-        assert not torch.equal(one, shuffled(100, 100, seeds, stream, device))
+    one = shuffled(100, 100, (1, 0), "training_batches", CPU)
+    assert torch.equal(one, shuffled(100, 100, (1, 0), "training_batches", CPU))
+    for seeds, stream in [((2, 0), "training_batches"), ((1, 1), "training_batches"), ((1, 0), "validation_batches")]:
+        assert not torch.equal(one, shuffled(100, 100, seeds, stream, CPU))
     assert sorted(one.tolist()) == list(range(100))
 
 
 def test_validation_batches_go_round_the_whole_set():
-    order = shuffled(30, 100, (1, 0), "validation batches", torch.device("cpu"))
+    order = shuffled(30, 100, (1, 0), "validation_batches", CPU)
     assert len(order) == 100
     for start in (0, 30, 60):
         assert sorted(order[start : start + 30].tolist()) == list(range(30))
 
 
-def test_the_same_seed_gives_the_same_weights(mf, settings, parts):
+def test_the_same_seed_gives_the_same_weights(mf, settings, data):
     runs = []
     for seed in (1, 1, 2):
         recommender = build(mf)
-        train(recommender, *parts, RATING, settings, seed=seed)
+        train(recommender, data, settings, seed=seed)
         runs.append(recommender.embedding.weight.detach().clone())
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -193,7 +184,7 @@ def test_the_same_seed_gives_the_same_weights(mf, settings, parts):
 
 def test_a_file_that_is_not_whole_is_not_there(tmp_path):
     def write_half():
-        with whole_file(tmp_path / "x") as temporary:
+        with atomic_write(tmp_path / "x") as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 
@@ -208,9 +199,9 @@ def test_a_damaged_weight_file_is_named(tmp_path):
         load_tensors(tmp_path / "w.safetensors")
 
 
-def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, parts):
+def test_a_selection_is_updated_after_the_weights_on_validation_batches(mf, settings, data):
     """Algorithm 1: weights on a training batch, then the selection on a validation batch."""
-    training, validation = parts
+    training, validation = data.training, data.validation
     seen, trained, weights, rates = [], [], [], []
 
     class Recorder:
@@ -222,7 +213,7 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
         def begin_epoch(self, _recommender, learning_rate):
             rates.append(learning_rate)
 
-        def settle(self, recommender):
+        def finalize(self, recommender):
             pass
 
         def state(self):
@@ -233,7 +224,7 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
 
     recommender = build(mf, soft=True)
     before = recommender.embedding.weight.detach().clone()
-    train(recommender, *parts, RATING, settings.model_copy(update={"max_epochs": 1}), seed=1, learner=Recorder())
+    train(recommender, data, settings.model_copy(update={"max_epochs": 1}), seed=1, selection_optimizer=Recorder())
     assert len(seen) == -(-len(training) // settings.batch_size)
     assert rates == [settings.learning_rate]
     assert sorted(torch.cat(trained).tolist()) == sorted(training.labels.tolist())
@@ -242,26 +233,26 @@ def test_a_learner_steps_after_the_weights_on_validation_batches(mf, settings, p
     assert all(not torch.equal(one, two) for one, two in itertools.pairwise(steps))
 
 
-def test_a_damaged_checkpoint_costs_the_trial_s_epochs_only(mf, settings, parts, tmp_path):
+def test_a_damaged_checkpoint_costs_the_trial_s_epochs_only(mf, settings, data, tmp_path):
     undisturbed = build(mf)
-    train(undisturbed, *parts, RATING, settings, seed=1)
+    train(undisturbed, data, settings, seed=1)
     (tmp_path / "checkpoint").write_bytes(b"damaged")
     again = build(mf)
-    train(again, *parts, RATING, settings, seed=1, checkpoint=tmp_path / "checkpoint")
+    train(again, data, settings, seed=1, checkpoint=tmp_path / "checkpoint")
     assert torch.equal(undisturbed.embedding.weight, again.embedding.weight)
 
 
 def test_biases_alone_explain_what_is_known_of_movielens_1m(real_data, config, mf, tmp_path):
     """Published: RMSE .909, which is an MSE of .826. No embedding has a dimension here."""
     dataset = config.params.datasets["movielens_1m"]
-    movielens.run(dataset, real_data / "ml-1m.zip", tmp_path / "i", tmp_path / "v")
-    paths = {part: tmp_path / part for part in split.PARTS}
+    movielens.prepare(dataset, real_data / "ml-1m.zip", tmp_path / "i", tmp_path / "v")
+    paths = {name: tmp_path / name for name in SPLITS}
     split.run(dataset.split, tmp_path / "i", paths)
-    training, validation, test = (instances.read(path, torch.device("cpu")) for path in paths.values())
+    training, validation, test = (instances.read(path, CPU) for path in paths.values())
     recommender = recommenders.build(
         mf, block=torch.zeros(9746), selection=torch.zeros(1, 1), embedding_std=0.1, field_sizes=(6040, 3706),
         prior=RATING.prior(training), seed=1,
     )  # fmt: skip
     fast = config.params.training.model_copy(update={"learning_rate": 0.01})
-    train(recommender, training, validation, RATING, fast, seed=1)
+    train(recommender, Data(training, validation, RATING), fast, seed=1)
     assert RATING.evaluate(recommender, test)["mse"] == pytest.approx(0.826, abs=0.006)

@@ -22,11 +22,11 @@ from nisbench.errors import NisbenchError
 from nisbench.identity import PACKAGE, kind_file
 from nisbench.params import datasets, methods, models, tasks
 from nisbench.params.base import Kind, Settings
-from nisbench.params.checks import check_run, explained, nearest
+from nisbench.params.checks import check_run, explained
 from nisbench.params.kinds import OWN, kinds
 from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
 from nisbench.params.training import Training as TrainingSettings
-from nisbench.params.tree import Tree, dotted
+from nisbench.params.tree import Tree, dotted, nearest
 from nisbench.run_files import PruneRun, SearchRun, read_pruning, read_search
 from nisbench.steps import Step, block_step, prune_step, search_step
 from nisbench.studies import plan_study

@@ -3,7 +3,7 @@
 An id must change when a number may, and only then. Three things of the code enter it:
 
 * the source of the step's *kinds* (its data format, task, model and method, one file each), normalised: without comments,
-  docstrings, annotations, and the arguments of `raise` and of log calls. An edit there reruns what depends on the kind.
+  docstrings, annotations, and the arguments of `raise`, of errors and of log calls. An edit there reruns what depends on the kind.
 * the *version* of the step's core: an integer per kind of step in ``core.json``, raised by hand when numbers change.
 * nothing else, as long as the core's normalised source is the one recorded in ``core.json`` beside the version. The golden values
   in ``tests/golden/`` were made with that source. If the core is another, its hash enters the ids too, which makes them
@@ -49,6 +49,8 @@ REPORT = ("report/*.py", "logs.py")
 
 IGNORED_CALLS = {"debug", "info", "warning", "error", "exception", "critical"}
 """Methods of loggers: their arguments change no number."""
+LOGGERS = {"log", "heartbeat"}
+"""What loggers are called. `torch.log` is none."""
 
 
 def canonical_json(value: Any) -> str:
@@ -138,24 +140,50 @@ def _files_of_kinds() -> set[str]:
 
 
 def _joint_hash(files: list[tuple[str, str | None]]) -> str:
-    # Names of files do not count, nor their order: code may move.
-    hashes = sorted(_source_hash(PACKAGE / file, function) for file, function in files)
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+    """One hash of all top-level statements of some files. Where each of them stands does not count: code may move."""
+    imports: set[str] = set()
+    others: list[str] = []
+    for file, function in files:
+        for statement in _parsed(PACKAGE / file).body:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                imports |= set() if function else _imported_names(statement)
+            elif not _is_docstring(statement) and function in {None, getattr(statement, "name", None)}:
+                others.append(_hash(statement))
+    return hashlib.sha256("".join([*sorted(imports), *sorted(others)]).encode()).hexdigest()
+
+
+def _imported_names(statement: ast.Import | ast.ImportFrom) -> set[str]:
+    """What a statement imports, unless it is our own under its own name: that is in the hash where it is defined."""
+    module = getattr(statement, "module", None) or ""
+    ours = module.split(".")[0] == "nisbench"
+    return {
+        repr((module if not ours else "nisbench", alias.name, alias.asname))
+        for alias in statement.names
+        if alias.asname or not ours
+    }
 
 
 @cache
-def _source_hash(path: Path, function: str | None = None) -> str:
+def _source_hash(path: Path) -> str:
+    return _hash(_parsed(path))
+
+
+def _parsed(path: Path) -> ast.Module:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        return _tree(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:
         raise NisbenchError(f"{path}: cannot be read as Python: {error}") from error
-    node: ast.AST = tree
-    if function:
-        node = next(item for item in tree.body if isinstance(item, ast.FunctionDef) and item.name == function)
+
+
+_tree = cache(ast.parse)
+
+
+@cache
+def _hash(node: ast.AST) -> str:
     return hashlib.sha256(repr(normalised(node)).encode()).hexdigest()
 
 
-def normalised(node: Any) -> Any:
+def normalised(node: Any) -> Any:  # noqa: PLR0911 - one for each kind of node
     """A syntax tree as nested tuples, without what cannot change a number; the same in every Python version."""
     if isinstance(node, list):
         return tuple(normalised(item) for item in node if not _is_docstring(item))
@@ -163,8 +191,8 @@ def normalised(node: Any) -> Any:
         return node if isinstance(node, str | int | bool | type(None)) else (type(node).__name__, repr(node))
     if isinstance(node, ast.Raise):
         return ("Raise", _callee(node.exc))
-    if isinstance(node, ast.Call) and _is_log_call(node):
-        return ("log",)
+    if isinstance(node, ast.Call) and _is_text(node):
+        return ("text",)
     if isinstance(node, ast.AnnAssign):
         return ("Assign", (normalised(node.target),), normalised(node.value))
     if isinstance(node, ast.Assign):
@@ -187,11 +215,13 @@ def _callee(error: ast.expr | None) -> Any:
     return normalised(error.func if isinstance(error, ast.Call) else error)
 
 
-def _is_log_call(node: ast.Call) -> bool:
+def _is_text(node: ast.Call) -> bool:
+    """Whether a call logs, or makes an error that is raised elsewhere."""
     function = node.func
+    if isinstance(function, ast.Name):
+        return function.id == "NisbenchError"
     if not isinstance(function, ast.Attribute) or function.attr not in {*IGNORED_CALLS, "log"}:
         return False
     owner = function.value
-    return (isinstance(owner, ast.Name) and owner.id == "log") or (
-        isinstance(owner, ast.Attribute) and owner.attr == "log"
-    )
+    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    return name in LOGGERS

@@ -73,6 +73,7 @@ class Step:
     def __post_init__(self) -> None:
         identity = {
             "step": self.name,
+            "place": [self.dataset, self.label, dict(self.files)],  # one id, one folder, the same files in it
             "settings": hashed_form(self),
             "needs": {name: step.id for name, step in self.needs.items()},
             **self.code,
@@ -121,10 +122,14 @@ class Step:
 
 def hashed_form(step: Step) -> Any:
     """The settings that enter the id: the content of the files depends on them."""
-    form = step.settings.model_dump(mode="json")
-    if step.name == "prepare":  # how a data set is split, blocked and fetched is other steps' business
-        elsewhere = {"task", "split", "blocks", "url", "md5"}
+    settings = step.settings
+    form = settings.model_dump(mode="json")
+    if isinstance(settings, PrepareSettings):  # how a data set is split, blocked and fetched is other steps' business
+        elsewhere = {*Dataset.model_fields, *(Archive.model_fields if isinstance(settings.dataset, Archive) else ())}
         form["dataset"] = {key: value for key, value in form["dataset"].items() if key not in elsewhere}
+    if isinstance(settings, SearchSettings | PruneSettings):  # what settings classes add to what params/ says
+        form["model"]["embedding_multiples"] = list(settings.model.embedding_multiples)
+        form["task"]["metrics"] = [metric.name for metric in settings.task.metrics]
     return form
 
 
@@ -141,7 +146,8 @@ def download_step(dataset: Archive, root: Path = Path()) -> Step:
     # Without an MD5 sum, an address stands for what it holds today, and a local file for its content.
     local = os.path.isfile(dataset.url)  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
     identity = dataset.md5 or (_md5_of_local(Path(dataset.url)) if local else dataset.url)
-    settings = DownloadSettings(url=dataset.url, md5=dataset.md5, identity=identity)
+    md5 = identity if local else dataset.md5  # a local file may change between planning and fetching
+    settings = DownloadSettings(url=dataset.url, md5=md5, identity=identity)
     return Step("download", dataset.label, "", settings, {}, root=root)
 
 

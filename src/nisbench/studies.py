@@ -9,13 +9,14 @@ from typing import Any
 
 from nisbench.errors import NisbenchError
 from nisbench.identity import canonical_json, report_source
-from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT, nearest
+from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT
 from nisbench.params.datasets import Dataset
 from nisbench.params.loading import Config, load
 from nisbench.params.methods import Method
 from nisbench.params.step_settings import SearchSettings
 from nisbench.params.studies import Params, Study, Swept
 from nisbench.params.tasks import Task
+from nisbench.params.tree import nearest
 from nisbench.steps import ID_LENGTH, Step, StepName, block_step, hashed_form, prune_step, search_step
 
 

@@ -10,8 +10,18 @@ from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)]
-"""Lower-case letters, digits and underscores."""
+PATTERNS: dict[str, str] = {}
+"""What each pattern of `matching` means, in words."""
+
+
+def matching(pattern: str, words: str, max_length: int | None = None) -> StringConstraints:
+    """A constraint of text. `words` say in messages what the text must be."""
+    PATTERNS[pattern] = words
+    return StringConstraints(pattern=pattern, max_length=max_length)
+
+
+NAME = r"^[a-z][a-z0-9_]*$"
+Name = Annotated[str, matching(NAME, "lower-case letters, digits and underscores, with a letter first", 48)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 UNHASHED = Field(exclude=True)

@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nisbench.errors import NisbenchError, shortened
-from nisbench.params.base import KeyPath, Kind, Problem
+from nisbench.errors import NisbenchError
+from nisbench.params.base import PATTERNS, KeyPath, Kind, Problem
 from nisbench.params.datasets import Dataset
 from nisbench.params.kinds import kinds
 from nisbench.params.methods import Method
@@ -18,7 +17,7 @@ from nisbench.params.models import Model
 from nisbench.params.studies import TABLES, Grid, Params, Reference, Study, task_tables
 from nisbench.params.tasks import Task
 from nisbench.params.training import Training
-from nisbench.params.tree import Tree, dotted, short
+from nisbench.params.tree import Tree, dotted, nearest, short
 
 MOST_PROBLEMS = 20
 """Problems that one message lists."""
@@ -41,6 +40,7 @@ FIGURE_NEEDS = {
 }
 
 _QUOTED = re.compile(r"'([^']+)'")
+_SUBJECT = re.compile(r"^\w+ should ")
 
 
 def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> Params:
@@ -93,7 +93,7 @@ def check_report(tree: Tree, name: str, study: Study, by_grid: Mapping[tuple[str
         if table not in tables and table not in TABLES:
             _raise(tree, at, f"there is no table {short(table)}{nearest(table, [*TABLES, *tables])}")
         if table == "recovery" and not planted:
-            _raise(tree, at, "needs a planted data set, and this study has none")
+            _raise(tree, at, "recovery needs a data set of planted dimensions, and this study has none")
         if table in tables and tables[table].kind_name() not in present:
             _raise(
                 tree, at, f"{table} is for the task {tables[table].kind_name()}, which no data set of this study has"
@@ -122,22 +122,13 @@ def _raise(tree: Tree, path: KeyPath, text: str) -> None:
     raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {text}")
 
 
-def nearest(name: str, known: Collection[Any]) -> str:
-    """Say which of `known` was probably meant by `name`, or what there is to choose from."""
-    names = sorted(str(item) for item in known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there is: {shortened(', '.join(names), 500)}" if names else ""
-
-
 # --- names and combinations -----------------------------------------------------------------------------------
 
 
 def _in_study(name: str, study: Study) -> Iterator[Problem]:
     at: KeyPath = ("studies", name)
     if name in RESERVED or name.split("_", maxsplit=1)[0] in RESERVED_PREFIXES:
-        yield at, "a study cannot have this name: the pipeline uses it for a target or a folder"
+        yield at, "a study cannot have this name, which the pipeline uses for a target or a folder; rename it"
     yield from _repeated(at, {("seeds",): study.seeds, ("tables",): study.tables, ("figures",): study.figures})
     runs = sum(
         len(grid.variants) * len(grid.datasets) * len(grid.models) * sum(map(len, grid.methods.values()))
@@ -177,14 +168,14 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
         for entry in grid.models:
             model = params.models[entry]
             if task not in model.tasks:
-                text = f"{dataset} is for the task {task}, but the model {entry} does only: {', '.join(model.tasks)}"
+                text = f"{dataset} is for the task {task}, but the model {entry} is only for: {', '.join(model.tasks)}"
                 yield (*at, "datasets", i), text
             elif model.user_and_item and settings.field_count not in {2, None}:
                 text = f"the model {entry} needs a user and an item, but {dataset} has {settings.field_count} fields"
                 yield (*at, "datasets", i), text
         for method in grid.methods:
             if params.methods[method].needs_planted and not settings.planted:
-                yield (*at, "methods", method), f"{dataset} has no planted dimensions for this method to know"
+                yield (*at, "methods", method), f"this method needs planted dimensions, and {dataset} has none"
 
 
 def check_run(
@@ -221,9 +212,9 @@ def _in_method(params: Params, name: str, rates: list[float], grid: KeyPath) -> 
         yield ("methods", name, *path), text + (hint if BASE_DIMENSION in text and grid[1] else "")
     yield from _repeated(("methods", name), method.tried())
     if method.own_model and max(rates) > 1:
-        yield at, "there are no embeddings to prune"
+        yield at, "this method has no embeddings to prune; its only compression rate is 1"
     if (method.rounds or method.importance == "random") and 1 in rates:
-        text = "compression rate 1 means no pruning, but this method differs only in how it prunes"
+        text = "at compression rate 1 nothing is pruned, and how it prunes is all that sets this method apart; leave out the 1"
         yield (*at, rates.index(1)), text
 
 
@@ -249,7 +240,8 @@ def _in_reference(params: Params) -> Iterator[Problem]:
                 yield from _unknown("method", here, [(m, m) for m in methods], params.methods)
                 for method, rates in methods.items():
                     for rate, figures in rates.items():
-                        yield from _unknown("figure", (*here, method, rate), [(f, f) for f in figures], printed)
+                        key = int(rate) if rate.is_integer() else rate  # as YAML has it
+                        yield from _unknown("figure", (*here, method, key), [(f, f) for f in figures], printed)
 
 
 def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: Collection[str]) -> Iterator[Problem]:
@@ -261,37 +253,60 @@ def _unknown(kind: str, at: KeyPath, used: list[tuple[str | int, str]], known: C
 # --- pydantic's errors in our words ---------------------------------------------------------------------------
 
 
+REQUIREMENTS = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "none_required": "must be null",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "finite_number": "must be a finite number",
+}
+"""By pydantic's types of errors."""
+
+
 def explained(error: ValidationError, tree: Tree) -> Iterator[Problem]:
-    """What is wrong with the values of a tree, in our words."""
+    """What is wrong with the values of a tree, in our words. What may be one thing or another is one problem."""
+    problems: dict[KeyPath, list[tuple[str, str]]] = {}
     for details in error.errors(include_url=False):
-        yield _explain(details, tree)
+        path, requirement, remark = _explain(details, tree)
+        problems.setdefault(path, []).append((requirement, remark))
+    for path, found in problems.items():
+        first, *others = dict.fromkeys(requirement for requirement, _ in found)
+        *others, last = [first, *(other.removeprefix("must be ") for other in others)]
+        text = f"{', '.join(others)} or {last}" if others else last
+        yield path, text + found[-1][1]
 
 
-def _explain(error: ErrorDetails, tree: Tree) -> Problem:
+def _explain(error: ErrorDetails, tree: Tree) -> tuple[KeyPath, str, str]:
+    """The key path, what is wrong there, and what is found there or was meant."""
     path: KeyPath = ()
     cursor: Any = tree.values
     for name in error["loc"]:  # leave out what pydantic adds, such as the tag of a union's member
         key = _key(cursor, name)
         if key is not None:
             path, cursor = (*path, key), cursor[key]
-    context = error.get("ctx", {})
-    if error["type"] == "missing":
-        return (*path, error["loc"][-1]), "this key is missing"
-    if error["type"] == "extra_forbidden":
-        return path, f"unknown key{nearest(str(path[-1]), _valid_keys(error['loc'][:-1], tree))}"
-    if error["type"] == "tag_unknown":
-        return (
-            *path,
-            context["tag"],
-        ), f"there is no {short(context['name'])}{nearest(str(context['name']), context['known'])}"
-    if error["type"] == "tag_missing":
-        return (*path, context["tag"]), "this key is missing; it says what kind of entry this is"
-    text = error["msg"][0].lower() + error["msg"][1:]
-    if not isinstance(error["input"], dict | list):
-        text += f", not {short(error['input'])}"
-    if error["type"] == "literal_error":
-        text += nearest(str(error["input"]), _QUOTED.findall(error["msg"]))
-    return path, text
+    context, kind = error.get("ctx", {}), error["type"]
+    if kind == "missing":
+        return (*path, error["loc"][-1]), "this key is missing", ""
+    if kind == "extra_forbidden":
+        return path, "unknown key", nearest(str(path[-1]), _valid_keys(error["loc"][:-1], tree))
+    if kind == "tag_unknown":
+        tag, name = str(context["tag"]), context["name"]
+        return (*path, tag), f"there is no {tag} {short(name)}", nearest(str(name), context["known"])
+    if kind == "tag_missing":
+        return (*path, str(context["tag"])), "this key is missing", nearest("", context["known"])
+    if kind == "string_pattern_mismatch" and context["pattern"] in PATTERNS:
+        text = f"must be {PATTERNS[context['pattern']]}"
+    else:
+        text = REQUIREMENTS.get(kind) or _SUBJECT.sub("must ", error["msg"]).replace(" after validation", "")
+        text = text[0].lower() + text[1:]
+    found = "" if isinstance(error["input"], dict | list) else f", not {short(error['input'])}"
+    meant = nearest(str(error["input"]), _QUOTED.findall(error["msg"])) if kind == "literal_error" else ""
+    return path, text, found + meant
 
 
 def _key(cursor: Any, name: str | int) -> Any:

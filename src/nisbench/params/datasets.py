@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, StringConstraints, Tag
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, Tag
 
-from nisbench.params.base import UNHASHED, Kind, Name, Problem, Seed, Settings
+from nisbench.params.base import UNHASHED, Kind, Name, Problem, Seed, Settings, matching
 from nisbench.params.kinds import chosen_by_tag
 from nisbench.params.tasks import Task
 
-Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-ArchiveMember = Annotated[str, StringConstraints(pattern=r"^[^/\\:][^\\:]*$")]
+Md5 = Annotated[str, matching(r"^[0-9a-f]{32}$", "32 hexadecimal digits")]
+ArchiveMember = Annotated[
+    str, matching(r"^[^/\\:][^\\:]*$", "a path inside the archive, such as folder/file.csv, without : or \\")
+]
 
 
 class RandomSplit(Settings):

@@ -7,6 +7,7 @@ their modules: `propose`, `build` or `prepare`.
 """
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -19,11 +20,13 @@ from pydantic import WrapValidator
 from pydantic_core import PydanticCustomError
 
 from nisbench.errors import NisbenchError
-from nisbench.params.base import Kind
+from nisbench.params.base import NAME, PATTERNS, Kind
 
 VARIABLE = "NISBENCH_PLUGINS"
 ENTRY_POINTS = "nisbench.plugins"
-OWN = ("datasets", "tasks", "models", "methods")
+FUNCTIONS = {"datasets": "prepare", "tasks": "build", "models": "build", "methods": "propose"}
+"""The sections of kinds, and the function that each kind's module has."""
+OWN = tuple(FUNCTIONS)
 
 Registry = Mapping[str, Mapping[str, type[Kind]]]
 
@@ -56,7 +59,7 @@ def _registry(variable: str) -> Registry:
             name = str(kind.kind_name())
             if name in found[kind.section]:
                 raise NisbenchError(
-                    f"{origin}: {kind.section} already have a {kind.tag} {name!r}. Give it another name."
+                    f"{origin}: there is a {kind.tag} {name!r} among the {kind.section} already. Give this one another name."
                 )
             found[kind.section][name] = kind
     return found
@@ -96,12 +99,22 @@ def _imported(path: Path) -> ModuleType:
 
 
 def _kinds_of(module: ModuleType, origin: str) -> list[type[Kind]]:
+    """A plug-in's settings classes. Raises `NisbenchError` if there are none, or if one is not complete."""
     found = _kinds_in(module)
     if not found:
         raise NisbenchError(
             f"{origin}: defines no settings class: a subclass of Method, Model, Task or Dataset whose `kind` (for a Dataset: "
             "`format`) is a Literal of one name."
         )
+    for kind in found:
+        missing = sorted(name for name in kind.__class_vars__ if not hasattr(kind, name))
+        if missing:
+            raise NisbenchError(f"{origin}: {kind.__name__} does not set {', '.join(missing)}.")
+        function = FUNCTIONS[kind.section]
+        if not callable(getattr(module, function, None)):
+            raise NisbenchError(f"{origin}: {kind.__name__} needs a function {function}() in the same file.")
+        if not re.fullmatch(NAME, str(kind.kind_name())):  # it becomes part of folders' names
+            raise NisbenchError(f"{origin}: the {kind.tag} {kind.kind_name()!r} must be {PATTERNS[NAME]}.")
     return found
 
 
@@ -121,7 +134,8 @@ def chosen_by_tag(base: type[Kind]) -> WrapValidator:
         if not isinstance(value, dict):
             raise PydanticCustomError("dict_type", "must be a mapping of keys to values")
         if base.tag not in value:
-            raise PydanticCustomError("tag_missing", "the tag is missing", {"tag": base.tag})
+            context = {"tag": base.tag, "known": sorted(kinds(base.section))}
+            raise PydanticCustomError("tag_missing", "the tag is missing", context)
         known, name = kinds(base.section), value[base.tag]
         if not isinstance(name, str) or name not in known:
             context = {"tag": base.tag, "name": name, "known": sorted(known)}

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from nisbench.params.base import UNHASHED, Settings
+from nisbench.params.base import UNHASHED, Settings, matching
 
 
 class Training(Settings):
@@ -23,7 +23,7 @@ class Training(Settings):
     """Of a trial. A warm start before it has its own."""
     patience: PositiveInt
     """A trial stops after this many epochs without a lower validation loss."""
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), UNHASHED]
+    device: Annotated[str, matching(r"^(auto|cpu|cuda(:\d+)?)$", "auto, cpu, cuda or cuda:INDEX"), UNHASHED]
     """auto, cpu, cuda or cuda:INDEX."""
     deterministic: bool
     """On a GPU: sum in one fixed order, more slowly, so that the same run gives the same bytes. A CPU always does."""

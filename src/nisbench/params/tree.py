@@ -1,9 +1,11 @@
 """YAML files as nested values that remember which file and line said what."""
 
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,9 @@ class Tree:
         if isinstance(values, dict):
             for forbidden in {"studies", "reference"} & values.keys():
                 path = (*at, forbidden)
-                raise NisbenchError(f"{source.where(path)}: {dotted(path)}: cannot be overridden")
+                raise NisbenchError(
+                    f"{source.where(path)}: {dotted(path)}: overrides cannot set {forbidden}; remove it"
+                )
             copy._merge((), at, copy.values, values, source.origins)
         return copy
 
@@ -73,8 +77,8 @@ class Tree:
                 problem = f"{dotted(path[:i])} is a value, so it has no {short(key_part)} to sweep"
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
             if key_part not in place or path[0] in {"studies", "reference"}:
-                there = shortened(", ".join(str(each) for each in place if each not in {"studies", "reference"}), 500)
-                problem = f"{dotted(path[:i]) or 'params/'} has no {short(key_part)} to sweep; it has: {there}"
+                there = [each for each in place if each not in {"studies", "reference"}]
+                problem = f"{dotted(path[:i]) or 'params/'} has no {short(key_part)} to sweep{nearest(key_part, there)}"
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
             if i < len(path) - 1:
                 place = place[key_part]
@@ -98,12 +102,13 @@ class Tree:
             raise NisbenchError(f"{self.where(path)}: {dotted(path)}: circular: {base} extends this entry in turn")
         if len(chain) > LONGEST_CHAIN:
             raise NisbenchError(
-                f"{self.where(path)}: {dotted(path)}: more than {LONGEST_CHAIN} entries, each of which extends the next"
+                f"{self.where(path)}: {dotted(path)}: the last in a chain of more than {LONGEST_CHAIN} entries; "
+                "extend an entry nearer to the end"
             )
         if not isinstance(base, str) or base not in entries:
-            there = shortened(", ".join(sorted(str(key) for key in entries if key != name)), 500)
+            there = nearest(str(base), [key for key in entries if key != name])
             raise NisbenchError(
-                f"{self.where(path)}: {dotted(path)}: must name another entry ({there}), not {short(base)}"
+                f"{self.where(path)}: {dotted(path)}: must name another entry of {section}, not {short(base)}{there}"
             )
         self._inherit(section, entries, base, (*chain, name))
         inherited = Tree({section: {name: _copy(entries[base])}})
@@ -148,9 +153,13 @@ def read_yaml(path: Path) -> Tree:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
         text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        hint = f" (it was looked for in {Path.cwd()})" if isinstance(error, FileNotFoundError) else ""
-        raise NisbenchError(f"{path}: cannot be read{hint}: {error}") from error
+    except FileNotFoundError:
+        raise NisbenchError(f"{path}: there is no such file (looked for in {Path.cwd()})") from None
+    except OSError as error:
+        raise NisbenchError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise NisbenchError(f"{shown(path)}:{line}: not text in UTF-8") from error
     if len(content) > LARGEST_FILE:
         raise NisbenchError(f"{shown(path)}: too large for a parameter file (limit {LARGEST_FILE >> 10} KiB)")
     tree = Tree()
@@ -167,7 +176,7 @@ def read_yaml(path: Path) -> Tree:
         problem = shortened(" ".join(str(getattr(error, "problem", error)).split()), 200)
         raise NisbenchError(f"{shown(path)}{line}: not valid YAML: {problem}") from error
     except RecursionError:
-        raise NisbenchError(f"{shown(path)}: nested too deeply, or an alias that contains itself") from None
+        raise NisbenchError(f"{shown(path)}: nested too deeply, or with an alias that contains itself") from None
     return tree
 
 
@@ -193,7 +202,10 @@ def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, orig
             if not isinstance(key, str | int | float) or key != key:  # noqa: PLR0124 - as .nan is not
                 raise NisbenchError(f"{shown(file)}:{line}: a key must be a name or a number")
             if key in result:
-                raise NisbenchError(f"{shown(file)}:{line}: the key {dotted((*path, key))} is repeated")
+                first = origins[*path, key][1]
+                raise NisbenchError(
+                    f"{shown(file)}:{line}: the key {dotted((*path, key))} stands in line {first} already; keep one"
+                )
             origins[(*path, key)] = (file, line)
             result[key] = _construct(loader, value_node, file, (*path, key), origins)
         return result
@@ -236,9 +248,18 @@ def dotted(path: KeyPath) -> str:
     return ".".join(shortened(str(part)) for part in path)
 
 
+def nearest(name: str, known: Collection[Any]) -> str:
+    """Say which of `known` was probably meant by `name`, or what there is to choose from."""
+    names = sorted(str(item) for item in known)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is: {shortened(', '.join(names), 500)}" if names else ""
+
+
 def short(value: Any) -> str:
     """A value as messages show it."""
-    return shortened(repr(value), 80)
+    return json.dumps(value) if value is None or isinstance(value, bool) else shortened(repr(value), 80)
 
 
 def shown(file: Path) -> str:

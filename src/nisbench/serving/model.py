@@ -18,9 +18,9 @@ from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError, shortened
 from nisbench.models.pruned import PrunedModel
 from nisbench.models.recommender import Recommender
-from nisbench.params.checks import nearest
 from nisbench.params.kinds import VARIABLE, kinds
 from nisbench.params.models import AnyModel
+from nisbench.params.tree import nearest
 from nisbench.run_files import read_as
 from nisbench.serving.folder import DESCRIPTION, SCHEME, VOCABULARY, WEIGHTS, Description, ServedField
 

@@ -20,7 +20,10 @@ class TrainStep(Protocol):
     """What the training loop asks for."""
 
     def step(self, batch: Instances, learning_rate: float) -> Tensor:
-        """One step on a batch's loss, which is returned: (), or (T,) of T fused recommenders."""
+        """One step on a batch's loss, which is returned: (), or (T,) of T fused recommenders.
+
+        The learning rate may change only after `sync`: pending steps are made at the rate of the step that makes them.
+        """
 
     def sync(self, batch: Instances | None = None) -> None:
         """Bring the recommender's weights up to date: those that a batch reads, or all.
