@@ -1,4 +1,4 @@
-"""The face for Python: settings by keyword, search, prune, export and load; the same runs as the pipeline's; what is shipped."""
+"""The face for Python: settings by keyword, search, prune, export and load; the pipeline's own runs; what is shipped."""
 
 import ast
 import importlib
