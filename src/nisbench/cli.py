@@ -57,6 +57,11 @@ def main() -> None:
     except KeyboardInterrupt:
         logs.log.error("nisbench: Interrupted. Progress is saved; run the same command to resume.")
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("nisbench"):
+            raise
+        logs.log.error("nisbench: %s is not installed. Run: pip install 'nisbench[workflow,report]'", error.name)
+        sys.exit(1)
     except (OSError, MemoryError) as error:
         logs.log.debug("unexpected", exc_info=True)
         logs.log.error("nisbench: %s: %s", type(error).__name__, error)
