@@ -10,6 +10,7 @@ from nisbench.conformance import (
     MODEL_CLAIMS,
     TASK_CLAIMS,
     Case,
+    Killed,
     evaluations,
     is_made_small,
     planted_dataset,
@@ -171,7 +172,7 @@ def test_training_rows_is_training_tables(task, model, method, tmp_path, monkeyp
         found.append([loss for trial in case.run.trials for loss in trial.losses])
     assert found[0] == pytest.approx(found[1], rel=1e-3)
     killed = case_of(tmp_path / "killed", task, model, method)
-    with pytest.raises(KeyboardInterrupt), evaluations(killed.context, 4 if method == "random_search" else 2):
+    with pytest.raises(Killed), evaluations(killed.context, 4 if method == "random_search" else 2):
         run_with_inputs(killed.search())
     run_with_inputs(killed.search())
     again = read_search(killed.search().path("run"))

@@ -54,6 +54,10 @@ class ClaimError(NisbenchError):
     """A claim does not hold; the text says what was found."""
 
 
+class Killed(BaseException):
+    """Ends a search at a chosen moment. No handler of errors can hold it up."""
+
+
 def check(holds: object, text: str) -> None:
     if not holds:
         raise ClaimError(text)
@@ -161,13 +165,13 @@ class Case:
 
 @contextmanager
 def evaluations(context: SearchContext, at_most: int | None = None) -> Iterator[list[None]]:
-    """Count evaluations on validation; where there are `at_most` so many, the next one kills the search (KeyboardInterrupt)."""
+    """Count evaluations on validation; where there are `at_most` so many, the next one raises `Killed`."""
     kind, counted = type(context.data.task), list[None]()
     evaluate = kind.validation_loss
 
     def counting(task: tasks.Task, recommender: Recommender, data: instances.Instances) -> float:
         if len(counted) == at_most:
-            raise KeyboardInterrupt
+            raise Killed
         counted.append(None)
         return evaluate(task, recommender, data)
 
@@ -239,7 +243,7 @@ def resumes(case: Case) -> None:
         try:
             with evaluations(case.context, kill_at):
                 run_with_inputs(step)
-        except KeyboardInterrupt:
+        except Killed:
             pass
         saved = step.folder / "trials"
         when = f"killed in evaluation {kill_at + 1} of {case.evaluated}"

@@ -20,6 +20,7 @@ from nisbench.conformance import (
     Case,
     ClaimError,
     ends,
+    explains_its_settings,
     is_made_small,
     planted_dataset,
     settings_claims,
@@ -47,22 +48,26 @@ def run(path: Path) -> int:
     if path.resolve() not in [other.resolve() for other in plugin_files()]:
         os.environ[VARIABLE] = ":".join(filter(None, [os.environ.get(VARIABLE), str(path)]))
     params = load(Path(), overlays=[]).params  # with the plug-in among the kinds
+    report, level = Report(path), log.level
     log.setLevel(logging.ERROR)  # what each search says would drown the answers
-    report = Report(path)
-    with tempfile.TemporaryDirectory(prefix="nisbench-") as folder:
-        for kind in kinds:
-            _check_kind(kind, params, Path(folder), report)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nisbench-") as folder:
+            for kind in kinds:
+                _check_kind(kind, params, Path(folder), report)
+    finally:
+        log.setLevel(level)
     return report.finish()
 
 
 def _check_kind(kind: type[Kind], params: Params, folder: Path, report: "Report") -> None:
     report.head(f"{kind.__name__}, {kind.tag} {kind.kind_name()}, of {kind.section}")
-    for claim in settings_claims(kind):
-        report.claim(claim, kind)
+    held = {claim: report.claim(claim, kind) for claim in settings_claims(kind)}
+    usable = all(holds for claim, holds in held.items() if claim is not explains_its_settings)
     entry = report.claim(_example, kind)
-    if entry is None or not report.claim(_fits, entry, params):
+    if not usable or entry is None or not report.claim(_fits, entry, params):
         return
-    report.claim(is_made_small, entry)
+    if not report.claim(is_made_small, entry):
+        return
     before = DATA_CLAIMS if isinstance(entry, Dataset) else ()
     after = MODEL_CLAIMS if isinstance(entry, Model) else TASK_CLAIMS if isinstance(entry, Task) else ()
     for where, case in _cases(entry, params, folder):
@@ -196,7 +201,6 @@ class Report:
             self._failed(said, str(error))
             return None
         except Exception as error:  # noqa: BLE001 - whatever a plug-in raises
-            log.debug("unexpected", exc_info=True)
             self._failed(said, blamed(error, self.path))
             return None
         self.held += 1
