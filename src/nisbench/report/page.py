@@ -118,7 +118,7 @@ def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step],
         of_search = [f"{trial.name}: {trial.failed}" for trial in run.trials if trial.failed]
         if of_search and run.best_trial is not None:
             step = searches[step_id]
-            count = f"{len(of_search)} of {len(run['trials'])} trials, the others stand: {'; '.join(of_search)}"
+            count = f"{len(of_search)} of {len(run.trials)} trials, the others stand: {'; '.join(of_search)}"
             lines.append(f"* {step.dataset} {step.label}: {count}")
     about = "**What failed.** Its loss ceased to be a number. It is marked in the tables, and takes no part in claims and figures:"
     return "\n".join([about, "", *lines]) if lines else ""
