@@ -2,19 +2,26 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from nisbench.commands import check_plugin
+from nisbench.embedding.table import SelectedTable
 from nisbench.errors import NisbenchError
 from nisbench.execution import run_with_inputs
+from nisbench.models.recommender import Recommender
 from nisbench.params.kinds import VARIABLE, load_plugin
 from nisbench.params.loading import load
 from nisbench.report import build, style
@@ -272,6 +279,46 @@ def test_snakemake_runs_it(tmp_path):
     assert "Gradual pruning" in (tmp_path / "results" / "tiny" / "table2.md").read_text()
 
 
+# --- what the examples do -------------------------------------------------------------------------------------
+
+
+def test_json_ratings_are_what_the_archive_holds(tmp_path):
+    example = runpy.run_path(str(EXAMPLES / "json_ratings.py"))
+    archive = tmp_path / "ratings.zip"
+    settings = SimpleNamespace(ratings="r.jsonl")
+    rows = [("zoe", "b", 1.5, 9), ("ada", "c", 4.0, 3), ("zoe", "a", 2.0, 5)]
+    lines = [json.dumps(dict(zip(("user", "item", "rating", "time"), row, strict=True))) for row in rows]
+
+    def prepare(*lines):
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("r.jsonl", "\n".join(lines))
+        example["prepare"](settings, archive, tmp_path / "instances", tmp_path / "vocabulary")
+
+    prepare(*lines)
+    tokens = pq.read_table(tmp_path / "vocabulary")["token"].to_pylist()
+    assert tokens == ["ada", "zoe", "a", "b", "c"]
+    found = pq.read_table(tmp_path / "instances").to_pylist()
+    assert [(tokens[one["user"]], tokens[one["item"]], one["label"], one["time"]) for one in found] == rows
+    with pytest.raises(NisbenchError, match=r"r.jsonl:2: expected a rating, found '\[\]'"):
+        prepare(lines[0], "[]", lines[1])
+
+
+def test_gradual_pruning_ends_at_its_sparsity():
+    """In the epoch that validation chose too, however early."""
+    module = runpy.run_path(str(EXAMPLES / "gradual_pruning.py"))
+    table = SelectedTable(torch.arange(10), torch.ones(10, 4), torch.arange(1.0, 41).view(10, 4), soft=True)
+    recommender = Recommender(table, torch.nn.Identity(), (4,))
+    settings = SimpleNamespace(sparsity=0.75, ramp_epochs=2)
+    optimizer = module["MaskOptimizer"](settings)
+    kept = []
+    for _ in range(3):
+        optimizer.begin_epoch(recommender, 0.1)
+        kept.append(int(table.selection.sum()))
+        optimizer.finalize(recommender)
+        assert table.selection.flatten().nonzero()[:, 0].tolist() == list(range(30, 40))
+    assert kept == [40 - round(40 * 0.75 * (1 - 0.5**3)), 10, 10]
+
+
 # --- plug-ins that do not keep what others do -----------------------------------------------------------------
 
 
@@ -298,6 +345,7 @@ def broken(old, new, kind):
         ("without", "EXAMPLE = {", "OTHER = {", None, "it has settings without a value"),
         ("elsewhere", "def propose(settings", "def suggest(settings", None, "there is no function propose(settings, features, k, seed)"),
     ],
+    ids=lambda value: value if str(value).isalpha() else "",
 )  # fmt: skip
 def test_check_plugin_says_what_is_wrong(name, old, new, line, said, tmp_path, monkeypatch, capsys):
     file = tmp_path / f"{name}.py"

@@ -50,6 +50,9 @@ RATES = (1.0, 4.0)
 """Compression rates that results are pruned at."""
 
 
+SettingsClaim = Callable[[type[Kind]], None]
+
+
 class ClaimError(NisbenchError):
     """A claim does not hold; the text says what was found."""
 
@@ -437,7 +440,8 @@ def has_its_function(kind: type[Kind]) -> None:
     """The function that computes is beside it, and takes what it is handed."""
     name, arguments = FUNCTIONS[kind.section]
     function = getattr(kind.module(), name, None)
-    check(callable(function), f"there is no function {name}({arguments})")
+    if not callable(function):
+        raise ClaimError(f"there is no function {name}({arguments})")
     try:
         inspect.signature(function).bind(*arguments.split(", "))
     except TypeError as error:
@@ -469,12 +473,14 @@ def can_be_shown(kind: type[Kind]) -> None:
                 check(same == one, f"the task {other.kind_name()} has another metric {one.name}")
 
 
-def settings_claims(kind: type[Kind]) -> list[Callable[[type[Kind]], None]]:
+def settings_claims(kind: type[Kind]) -> list[SettingsClaim]:
     """What must hold for a settings class."""
-    claims = [has_a_name, explains_its_settings, has_its_function]
+    claims: list[SettingsClaim] = [has_a_name, explains_its_settings, has_its_function]
     if issubclass(kind, Model | Dataset):
         claims.append(names_its_tasks)
-    return [*claims, can_be_shown] if issubclass(kind, Task) else claims
+    if issubclass(kind, Task):
+        claims.append(can_be_shown)
+    return claims
 
 
 def is_made_small(entry: Kind) -> None:
