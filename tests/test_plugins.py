@@ -199,6 +199,7 @@ def test_a_wrong_key_is_named_with_its_line_and_the_nearest_valid_one(project):
         load(project.root, [overlay])
 
 
+@pytest.mark.slow
 def test_its_arithmetic_changes_its_ids_and_nothing_else_does(project):
     before, source = project.ids(), project.file.read_text()
     try:
@@ -235,6 +236,7 @@ def test_it_is_trained_tabled_and_drawn(project):
     assert len({look["marker"] for look in looks.values()}) == len(looks)
 
 
+@pytest.mark.slow
 def test_check_plugin(project):
     said = project.run(sys.executable, "-c", "from nisbench.cli import main; main()", "check-plugin", str(project.file))
     assert "claims hold" in said
@@ -251,6 +253,7 @@ def write_study_apart(project):
         del sys.modules[module]
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_one(tmp_path):
     """By an entry point. Its runs have the ids that they have when the file is named."""
     project = write_project(tmp_path / "project", PLUGINS[0])
@@ -277,6 +280,40 @@ def test_snakemake_runs_it(tmp_path):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     project.run("snakemake", "--cores", "2", "tiny")
     assert "Gradual pruning" in (tmp_path / "results" / "tiny" / "table2.md").read_text()
+
+
+@pytest.mark.slow
+def test_check_plugin_takes_kinds_that_need_each_other(tmp_path, monkeypatch, capsys):
+    """A task that nothing of the package serves, with a format and a model for it, in one file."""
+    task = MAE.replace('ClassVar[str | None] = "rating"', "ClassVar[str | None] = None").replace("EXAMPLE =", "TASK =")
+    data = (EXAMPLES / "json_ratings.py").read_text().replace('("rating", "topk")', '("mae",)')
+    data = data.replace('"task": "rating"', '"task": "mae"').replace("EXAMPLE =", "DATA =").replace('"json_', '"own_')
+    model = """
+from torch import nn
+from nisbench.models.mf import MatrixFactorisation
+from nisbench.params.models import Model
+
+class OwnMF(Model):
+    \'\'\'Matrix factorisation.\'\'\'
+
+    kind: Literal["own_mf"]
+    tasks: ClassVar[tuple[str, ...]] = ("mae",)
+
+def build(settings, *others):
+    return MatrixFactorisation(*others) if isinstance(settings, OwnMF) else AbsoluteError()
+
+EXAMPLE = [TASK, DATA, {"kind": "own_mf", "title": "Own MF"}]
+"""
+    file = tmp_path / "own.py"
+    file.write_text(
+        task.replace("\n\ndef build(_settings, _splits, _device):\n    return AbsoluteError()\n", "") + data + model
+    )
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.chdir(ROOT)
+    status, said = check_plugin.run(file), capsys.readouterr().out
+    assert status == 0, said
+    for where in ("grid with own_mf on mae", "dnis with own_mf on mae"):
+        assert where in said
 
 
 # --- what the examples do -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ found, if not. The claims of the package's own kinds are tests; `nisbench check-
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -492,13 +492,3 @@ def is_made_small(entry: Kind) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ClaimError(f"small(): {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def planted_dataset(task: Task, datasets: Mapping[str, Dataset]) -> Dataset:
-    """A small generated data set of those that serve a task. Raises `NisbenchError` if there is none."""
-    for dataset in datasets.values():
-        if dataset.planted and task.is_served_by(dataset.tasks):
-            return dataset.small()
-    raise NisbenchError(
-        f"params/ has no generated data set for the task {task.kind_name()}. Say which kind of task it is like: variant_of"
-    )
