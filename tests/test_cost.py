@@ -111,7 +111,9 @@ def test_a_large_table_is_timed_on_fewer_rows_where_a_step_reads_rows_only(small
     settings = plan(SMALL, small).study("demo").cells[0].settings
     training = settings.training.model_copy(update={"batch_size": 50, "base_dimension": 4})
     built = []
-    monkeypatch.setattr(steps, "cost", lambda timed: built.append(timed.recommender.embedding.features) or Cost(1, 2, 3))
+    monkeypatch.setattr(
+        steps, "cost", lambda timed: built.append(timed.recommender.embedding.features) or Cost(1, 2, 3)
+    )
     for l2 in (0.0, 1e-3):  # under a penalty, every step goes through the whole table
         changed = settings.model_copy(update={"training": training.model_copy(update={"l2": l2})})
         found = Timing(shape, changed, (4,)).cost(CPU)
