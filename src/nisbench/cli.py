@@ -218,7 +218,7 @@ def bench(context: typer.Context) -> None:
 
 # --- look at results ------------------------------------------------------------------------------------------
 
-Grid = Annotated[str | None, typer.Option(help="Only cells of this grid.")]
+Grid = Annotated[str | None, typer.Option(help="Only cells of this grid; '' for those that nothing sets apart.")]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="Only cells of this data set.")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Only cells of this model.")]
 MethodName = Annotated[str | None, typer.Option("--method", help="Only cells of this method.")]
