@@ -164,11 +164,12 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     for method, rates in grid.methods.items():
         yield from _in_method(params, method, rates, at)
     for i, dataset in enumerate(grid.datasets):
-        settings, task = params.datasets[dataset], params.task_of(dataset).kind_name()
+        settings, task = params.datasets[dataset], params.task_of(dataset)
         for entry in grid.models:
             model = params.models[entry]
-            if task not in model.tasks:
-                text = f"{dataset} is for the task {task}, but the model {entry} is only for: {', '.join(model.tasks)}"
+            if not task.is_served_by(model.tasks):
+                only = ", ".join(model.tasks)
+                text = f"{dataset} is for the task {task.kind_name()}, but the model {entry} is only for: {only}"
                 yield (*at, "datasets", i), text
             elif model.user_and_item and settings.field_count not in {2, None}:
                 text = f"the model {entry} needs a user and an item, but {dataset} has {settings.field_count} fields"
