@@ -32,7 +32,7 @@ from nisbench.params.datasets import Member
 from nisbench.report import page
 from nisbench.run_files import read_pruning, read_search
 from nisbench.studies import plan
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 from tests.helpers.archives import zipped
 from tests.helpers.hypothesis import THOROUGH
 from tests.helpers.paths import SMALL

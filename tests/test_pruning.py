@@ -15,7 +15,7 @@ from nisbench.models.pruned import PrunedModel
 from nisbench.params.step_settings import PruneSettings
 from nisbench.search import pruning
 from nisbench.tasks.rating import RatingPrediction
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 from tests.helpers.training import (
     PARAMS,
     interrupted_after,

@@ -20,8 +20,8 @@ from nisbench.search.trial_spec import FeatureStats, TrialSpec, prefix_selection
 from nisbench.tasks import task as tasks
 from nisbench.tasks.ctr import ClickThroughRate
 from nisbench.tasks.rating import RatingPrediction
+from nisbench.tensor_files import load_tensors
 from nisbench.training import train_step
-from nisbench.training.checkpoints import load_tensors
 from tests.helpers.training import (
     CPU,
     PARAMS,

@@ -332,7 +332,7 @@ class SearchResult:
     @cached_property
     def selection(self) -> "np.ndarray":
         """The chosen selection (L, columns) float32, a row per block of features: 1 = the dimension exists, 0 = not."""
-        from nisbench.training.checkpoints import load_tensors
+        from nisbench.tensor_files import load_tensors
 
         if self.failed:
             raise NisbenchError(f"the search has no result: {self.failed}")

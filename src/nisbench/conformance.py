@@ -43,7 +43,7 @@ from nisbench.search.dnis import second_order
 from nisbench.search.trial_spec import TrialSpec
 from nisbench.steps import Step, block_step, prune_step, search_step
 from nisbench.tasks import task as tasks
-from nisbench.training.checkpoints import load_tensors
+from nisbench.tensor_files import load_tensors
 
 CPU = torch.device("cpu")
 RATES = (1.0, 4.0)

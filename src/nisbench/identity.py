@@ -32,14 +32,14 @@ CORE_FILE = PACKAGE / "core.json"
 CoreStep = Literal["prepare", "split", "block", "search", "prune"]
 
 _TRAINING = (
-    "seeds.py", "machine.py", "data/instances.py", "data/parquet.py",
+    "seeds.py", "machine.py", "tensor_files.py", "data/instances.py", "data/parquet.py",
     "embedding/*.py", "models/*.py", "tasks/*.py", "training/*.py", "search/*.py",
 )  # fmt: skip
 CORE: dict[CoreStep, tuple[str, ...]] = {
     "prepare": ("wiring.py:prepare", "data/archives.py", "data/click_log.py", "data/parquet.py", "data/planted.py"),
     "split": ("wiring.py:split", "data/split.py", "data/parquet.py"),
     "block": ("wiring.py:block", "data/blocks.py", "data/parquet.py"),
-    "search": ("wiring.py:search", "!search/pruning.py", *_TRAINING),
+    "search": ("wiring.py:search", "!search/pruning.py", "!models/pruned.py", *_TRAINING),
     "prune": ("wiring.py:prune", *_TRAINING),
 }
 """The core of each kind of step: files of the package, without those of kinds and those behind "!"; after a colon, one function

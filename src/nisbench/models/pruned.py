@@ -15,7 +15,7 @@ from nisbench.errors import NisbenchError
 from nisbench.models.projection import Projection
 from nisbench.models.recommender import TABLE, Recommender, Shape, build_model
 from nisbench.params.models import Model
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

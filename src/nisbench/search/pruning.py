@@ -26,7 +26,7 @@ from nisbench.params.step_settings import PruneSettings
 from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, read_search, write_run
 from nisbench.seeds import derived
 from nisbench.tasks import task as tasks
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 from nisbench.training.trainer import Data, DivergenceError, snapshot, train
 
 

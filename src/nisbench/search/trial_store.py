@@ -14,7 +14,7 @@ from nisbench.logs import log
 from nisbench.models.recommender import TABLE, Recommender
 from nisbench.run_files import Trial
 from nisbench.search.trial_spec import TrialSpec
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 
 _RESULTS = TypeAdapter(dict[int, Trial | None])
 

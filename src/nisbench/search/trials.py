@@ -19,8 +19,8 @@ from nisbench.run_files import SearchRun, Trial, write_run
 from nisbench.search.context import SearchContext
 from nisbench.search.trial_spec import TrialSpec
 from nisbench.search.trial_store import TrialStore
+from nisbench.tensor_files import is_readable, save_tensors
 from nisbench.training import fused
-from nisbench.training.checkpoints import is_readable, save_tensors
 from nisbench.training.trainer import DivergenceError, Progress, train
 
 

@@ -26,8 +26,8 @@ from nisbench.models.recommender import Recommender
 from nisbench.params.models import MF, Model
 from nisbench.params.training import Training
 from nisbench.tasks.task import Task
+from nisbench.tensor_files import load_tensors, save_tensors, under
 from nisbench.training import train_step
-from nisbench.training.checkpoints import load_tensors, save_tensors, under
 from nisbench.training.trainer import (
     Data,
     DivergenceError,
