@@ -1,8 +1,8 @@
 """The files of an exported model, and how they are written.
 
 ``scheme.safetensors`` holds the embeddings and ``model.safetensors`` all other weights, as pruning wrote them.
-``vocabulary.parquet`` has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md`` what a
-person wants to know.
+``vocabulary.parquet`` has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md``
+what a person wants to know.
 """
 
 import shutil
