@@ -1,4 +1,4 @@
-"""The face for Python: settings by keyword, search, prune, export and load; the same runs as the pipeline's; what is shipped."""
+"""The face for Python: settings by keyword, search, prune, export and load; the pipeline's own runs; what is shipped."""
 
 import ast
 import importlib
@@ -20,15 +20,15 @@ import pytest
 import torch
 
 import nisbench as nb
-from nisbench import api, execution, records
+from nisbench import api, cli, execution, logs, records
 from nisbench.data import instances
 from nisbench.params import methods
 from nisbench.params.kinds import VARIABLE, kinds
 from nisbench.params.loading import load
 from nisbench.steps import hashed_form
 from nisbench.studies import plan
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 SMALL = {"users": 60, "items": 40, "instances": 3000, "rank": 4, "levels": 3}
 SMALL_CTR = {"instances": 3000, "scalar_fields": 2, "categorical_fields": [20, 10, 5], "rank": 4, "levels": 3}
 SHORT = {"base_dimension": 8, "max_epochs": 3, "device": "cpu"}
@@ -139,9 +139,9 @@ def test_wrong_arguments_of_search_are_one_clear_error(change, message, data):
 
 
 def test_settings_that_do_not_fit_together_are_found_before_any_work(data):
-    with pytest.raises(nb.NisbenchError, match="for the task rating, but the model fm does only: ctr"):
+    with pytest.raises(nb.NisbenchError, match="for the task rating, but the model fm is only for: ctr"):
         nb.search(nb.DNIS(), nb.FM(), data, nb.Training(**SHORT))
-    with pytest.raises(nb.NisbenchError, match=r"64 exceeds training.base_dimension = 8"):
+    with pytest.raises(nb.NisbenchError, match=r"^methods.grid.dimensions: 64 exceeds training.base_dimension = 8$"):
         nb.search(nb.GridSearch(), nb.MF(), data, nb.Training(**SHORT))
 
 
@@ -171,7 +171,7 @@ def test_a_local_archive_is_named_from_the_current_folder(tmp_path):
 # --- a search and what comes of it ----------------------------------------------------------------------------
 
 
-def test_the_snippet_of_the_readme(found, tmp_path):
+def test_the_snippet_of_the_readme(found, tmp_path, capfd):
     small = found.prune(compression_rate=2.5)
     small.export("small/")
     model = nb.load_model("small/")
@@ -182,6 +182,7 @@ def test_the_snippet_of_the_readme(found, tmp_path):
     assert small.bytes == small.run.csr_bytes < 100 * 8 * 4
     assert f"{small.metrics['mse']:.5f}" in (tmp_path / "small" / "README.md").read_text()
     assert model.predict({"user": [3], "item": [7]}).shape == (1,)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_reprs_say_what_was_found(found, data):
@@ -526,6 +527,17 @@ def test_the_package_imports_no_more_than_its_layer():
             modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             wrong += [f"{path.name}: {name}" for name in modules if name.split(".")[0] not in allowed]
     assert wrong == []
+
+
+def test_a_command_without_its_layer_says_what_to_install(monkeypatch, capsys):
+    def tables():
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+    monkeypatch.setattr(cli, "app", tables)
+    monkeypatch.setattr(logs.log, "handlers", [])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "matplotlib is not installed. Run: pip install 'nisbench[workflow,report]'" in capsys.readouterr().err
 
 
 BLOCKED = f"""

@@ -5,13 +5,15 @@ import math
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from benchmarks import __main__ as main
 from benchmarks import case, cases, limits, scale, textbook
 from nisbench.cost import shapes
 from nisbench.data.instances import Instances
+from nisbench.errors import NisbenchError
 from nisbench.models import recommender as recommenders
-from tests.conftest import ROOT
+from tests.helpers.paths import ROOT
 
 SMALL = {
     "ratings": shapes.of_ratings(60, 40, 1000),
@@ -34,7 +36,7 @@ def test_a_case_is_timed_in_every_mode(shape, model, monkeypatch):
         assert record["ratio"] > 0
         assert record["of_limit"] > 0
     assert found[0]["of_plain"] == 1
-    assert found[-1]["packed_of_alone"] > 0
+    assert (found[-1]["fused_of_alone"] is not None) == (model == "mf")  # other models' trials are trained one by one
     assert (found[0]["of_products"] is None) == (model == "mf")
 
 
@@ -95,3 +97,37 @@ def test_the_ledger_grows_and_other_columns_begin_a_new_one(tmp_path):
     main.keep(path, [{"a": 5}])
     assert path.read_text() == "a\n5\n"
     assert "3,4" in path.with_suffix(".old.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "dfm"], "--model: there is no 'dfm'; did you mean 'fm'?"),
+        (["--shape", "foo"], "there is: criteo, movielens_1m, movielens_20m"),
+        (["--mode", "grid"], "did you mean 'grid_search'?"),
+        (["--shape", "criteo", "--model", "mf"], "--model mf is not for criteo; it is for movielens_1m, movielens_20m"),
+        (["--k", "20"], "must be a multiple of 16"),
+        (["--curve", "--model", "foo"], "there is no 'foo'"),
+    ],
+)
+def test_a_wrong_name_is_one_message_before_anything_is_measured(monkeypatch, arguments, says):
+    monkeypatch.setattr(limits, "measure", None)
+    monkeypatch.setattr(main, "run", None)
+    found = CliRunner().invoke(main.app, arguments)
+    assert isinstance(found.exception, NisbenchError)
+    assert says in str(found.exception)
+
+
+def test_a_model_is_timed_in_the_shapes_that_it_is_for(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(limits, "measure", lambda _device: limits.Machine(1e9, 1e9))
+    monkeypatch.setattr(main, "run", lambda _module, of: asked.append((of["shape"], of["model"])) or [])
+    assert CliRunner().invoke(main.app, ["--model", "mf", "--model", "fm"]).exit_code == 0
+    assert asked == [("movielens_1m", "mf"), ("movielens_20m", "mf"), ("criteo", "fm")]
+
+
+def test_a_case_that_fails_is_one_message(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(NisbenchError, match=r"-m benchmarks\.nowhere failed \(status 1\)"):
+        main.run("benchmarks.nowhere", {})

@@ -10,9 +10,9 @@ from nisbench.conformance import (
     MODEL_CLAIMS,
     TASK_CLAIMS,
     Case,
+    Killed,
     evaluations,
     is_made_small,
-    planted_dataset,
     settings_claims,
     short_training,
 )
@@ -45,9 +45,14 @@ def cases():
                 yield pytest.param((task, model, method), id=f"{model}-{method}-{task}", marks=marks)
 
 
+def data_for(task):
+    """A small generated data set of those that serve a kind of task."""
+    return next(one for one in PARAMS.datasets.values() if one.planted and task in one.tasks).small()
+
+
 def case_of(root, task, model, method):
     """`task` is a kind; `model` and `method` are entries of params/."""
-    dataset = planted_dataset(TASKS[task], PARAMS.datasets)
+    dataset = data_for(task)
     return Case(root, dataset, TASKS[task], PARAMS.models[model], PARAMS.methods[method].small(), TRAINING)
 
 
@@ -93,7 +98,7 @@ def test_every_entry_is_made_small(section):
 def test_models_start_from_the_mean(task, model, tmp_path):
     """In train alone; the log-odds of a positive where negatives are sampled."""
     settings = PARAMS.models[model].model_copy(update={"global_mean": True})
-    case = Case(tmp_path, planted_dataset(TASKS[task], PARAMS.datasets), TASKS[task], settings, full_table(), TRAINING)
+    case = Case(tmp_path, data_for(task), TASKS[task], settings, full_table(), TRAINING)
     labels = pq.read_table(case.splits["train"], columns=["label"])["label"].to_numpy()
     mean = labels.mean() if task == "rating" else -np.log(TASKS["topk"].negatives)
     assert case.stored[0]["model.mean"].item() == pytest.approx(mean, abs=1e-6)
@@ -171,7 +176,7 @@ def test_training_rows_is_training_tables(task, model, method, tmp_path, monkeyp
         found.append([loss for trial in case.run.trials for loss in trial.losses])
     assert found[0] == pytest.approx(found[1], rel=1e-3)
     killed = case_of(tmp_path / "killed", task, model, method)
-    with pytest.raises(KeyboardInterrupt), evaluations(killed.context, 4 if method == "random_search" else 2):
+    with pytest.raises(Killed), evaluations(killed.context, 4 if method == "random_search" else 2):
         run_with_inputs(killed.search())
     run_with_inputs(killed.search())
     again = read_search(killed.search().path("run"))

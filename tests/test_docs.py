@@ -1,7 +1,10 @@
 """The pages: what they link to, name and show exists and works."""
 
+import ast
+import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -78,7 +81,8 @@ def test_commands_that_are_named_exist(page):
 
 @each_page
 def test_lines_of_code_fit_a_page(page):
-    long = [line for _, code in FENCE.findall(text_of(page)) for line in code.splitlines() if len(line) > LINE_OF_CODE]
+    lines = [line for _, code in FENCE.findall(text_of(page)) for line in code.splitlines()]
+    long = [line for line in lines if len(line) > LINE_OF_CODE]
     assert long == []
 
 
@@ -119,6 +123,16 @@ def test_parameters_that_are_shown_are_valid(page, plugins, tmp_path, monkeypatc
         overlay = tmp_path / f"{i}.yaml"
         overlay.write_text(code.replace("kind: my_method", "kind: full"), encoding="utf-8")  # the reader's own kind
         load(tmp_path, [overlay])
+
+
+def test_the_tour_shows_statements_of_the_notebook():
+    cells = json.loads(text_of(DOCS / "tour.ipynb"))["cells"]
+    in_notebook = statements("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert statements(blocks(DOCS / "tutorials" / "tour.md", "python")) - in_notebook == set()
+
+
+def statements(codes: Iterable[str]) -> set[str]:
+    return {ast.unparse(statement) for code in codes for statement in ast.parse(code).body}
 
 
 def test_every_key_of_params_is_in_the_reference():

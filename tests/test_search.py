@@ -553,10 +553,19 @@ def test_a_table_s_stored_form_is_its_forward():
     assert torch.equal(table.rows(torch.arange(30)), stored.effective_weight())
 
 
-def test_a_table_without_a_row_per_feature_is_not_read_by_rows(config, mf, monkeypatch):
+class RowPerFeature(HashedTable):
+    row_parameters = ("weight",)
+
+
+def test_only_a_selected_table_is_trained_by_rows(config, mf, monkeypatch):
     monkeypatch.setattr(train_step, "LARGE", 0)
     few = config.params.training.model_copy(update={"batch_size": 2, "l2": 0.0})
-    for table, expected in ((None, train_step.LazyStep), (lambda drawn: HashedTable(drawn, 7), train_step.DenseStep)):
+    tables = {
+        None: train_step.LazyStep,
+        (lambda drawn: HashedTable(drawn, 7)): train_step.DenseStep,
+        (lambda drawn: RowPerFeature(drawn, 30)): train_step.DenseStep,
+    }
+    for table, expected in tables.items():
         built = recommenders.build(
             mf, block=torch.zeros(30), selection=torch.ones(1, 4), table=table, embedding_std=0.5, field_sizes=(20, 10),
             prior=0.0, seed=1,

@@ -1,8 +1,8 @@
 """What scripts and notebooks use. ``import nisbench as nb`` has all of it under ``nb``.
 
-All work goes through the pipeline's own steps, so ids, files, resuming and records are the pipeline's, and a run that the pipeline
-made is found. Files are kept in the checkout that the current folder is in; outside of one, in NISBENCH_HOME or else in
-``~/.cache/nisbench``. Defaults are the entries of that checkout's ``params/``, or else of the package's own copy.
+All work goes through the pipeline's own steps, so ids, files, resuming and records are the pipeline's, and a run that the
+pipeline made is found. Files are kept in the checkout that the current folder is in; outside of one, in NISBENCH_HOME or else
+in ``~/.cache/nisbench``. Defaults are the entries of that checkout's ``params/``, or else of the package's own copy.
 
 Nothing is printed. To see progress: ``logging.basicConfig(level="INFO", format="%(message)s")``.
 """
@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from nisbench import execution, records
 from nisbench.errors import NisbenchError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nisbench.embedding.scheme import DimensionScheme
     from nisbench.models.recommender import Recommender
 
-# NumPy, pandas and torch are imported where they are used: to write down settings, or to look up a result, takes none of them.
+# NumPy, pandas and torch are imported where they are used: settings, and what was recorded of a run, need none of them.
 
 HOME_VARIABLE = "NISBENCH_HOME"
 DEFAULTS = PACKAGE / "defaults"
@@ -87,7 +87,7 @@ def _loaded(root: Path, overlays: tuple[Path, ...], _state: frozenset[tuple[Path
 
 
 def settings(kind: type[S], **changes: Any) -> S:
-    """Settings of a class from keyword arguments: what `nb.DNIS` is for DNIS, for a class of your own that you imported.
+    """Settings of a class from keyword arguments: what `nb.DNIS` is for DNIS, for a class of your own.
 
     >>> from square_root import SquareRoot
     >>> nb.search(nb.settings(SquareRoot, mean_dimension=16), nb.MF(), data)
@@ -96,7 +96,7 @@ def settings(kind: type[S], **changes: Any) -> S:
 
 
 def _maker(kind: type[S]) -> Callable[..., S]:
-    """A function that makes settings of a class from keyword arguments, the rest being as in an entry of ``params/``."""
+    """A function that makes settings of a class: from keyword arguments, and from an entry of ``params/`` for the rest."""
 
     def make(entry: str | None = None, /, **changes: Any) -> S:
         return _changed(kind, _entry(kind, entry), changes, f"nb.{kind.__name__}")
@@ -149,13 +149,16 @@ def _changed(kind: type[S], base: Mapping[str, Any], changes: Mapping[str, Any],
         old = values.get(name)
         merge = isinstance(change, Mapping) and isinstance(old, Settings)
         values[name] = {**dict(cast(Settings, old)), **change} if merge else _plain(change)
+    # As an entry of a file, so that problems are found and explained as in one.
+    section = getattr(kind, "section", None)
+    form: Any = dict[str, dict[str, kind]] if section else dict[str, kind]  # type: ignore[valid-type]
+    tree = Tree({section: {"entry": values}} if section else {"training": values})
     try:
-        return kind.model_validate(values)
+        (found,) = TypeAdapter(form).validate_python(tree.values).values()
     except ValidationError as error:
-        at = (kind.section, "entry") if issubclass(kind, Kind) else ("training",)
-        tree = Tree({kind.section: {"entry": values}} if issubclass(kind, Kind) else {"training": values})
-        lines = [f"{where}: {dotted(path[len(at) :])}: {text}" for path, text in explained(error, tree, at)]
+        lines = [f"{where}: {dotted(path[2 if section else 1 :])}: {text}" for path, text in explained(error, tree)]
         raise NisbenchError("\n".join(lines)) from None
+    return cast(S, found["entry"] if section else found)
 
 
 def _plain(value: Any) -> Any:
@@ -244,7 +247,10 @@ class PreparedDataset:
 
     @property
     def features(self) -> "pd.DataFrame":
-        """One row per feature id: ``field``, ``token``, ``frequency`` in train, ``block``; generated data have ``planted_dimension``."""
+        """One row per feature id: ``field``, ``token``, ``frequency`` in train and ``block``.
+
+        Generated data have ``planted_dimension``, too.
+        """
         return _frame(self.step, "features")
 
     def _split(self, name: str) -> "pd.DataFrame":
@@ -258,8 +264,8 @@ class PreparedDataset:
 def load_dataset(dataset: str | datasets.Dataset, /, **changes: Any) -> PreparedDataset:
     """A data set: an entry of ``params/datasets.yaml``, or settings; keyword arguments change it.
 
-    `task` may be the name of a task or settings of one, such as ``nb.TopK(candidates=50)``. Nothing is fetched until it is needed.
-    Raises `NisbenchError` for unknown names and for settings that do not fit together.
+    `task` may be the name of a task or settings of one, such as ``nb.TopK(candidates=50)``. Nothing is fetched until it is
+    needed. Raises `NisbenchError` for unknown names and for settings that do not fit together.
 
     >>> nb.load_dataset("planted_ratings", users=200, items=100, instances=20000, split={"seed": 2})
     """
@@ -325,7 +331,7 @@ class SearchResult:
 
     @cached_property
     def selection(self) -> "np.ndarray":
-        """The chosen selection (L, columns) float32: a row per block of features, 1 = the dimension exists, 0 = it does not."""
+        """The chosen selection (L, columns) float32, a row per block of features: 1 = the dimension exists, 0 = not."""
         from nisbench.training.checkpoints import load_tensors
 
         if self.failed:
@@ -397,7 +403,7 @@ class PruneResult:
 
     @property
     def bytes(self) -> int:
-        """What the embeddings take, as CSR or as a dense float32 matrix, whichever is smaller, and their projections, if any."""
+        """What the embeddings take, as CSR or as a dense float32 matrix, the smaller of both, and projections, if any."""
         dense = 4 * self.run.features.count * self.scheme.k
         return min(self.run.csr_bytes, dense) + 4 * self.run.projection_weights
 
@@ -411,7 +417,7 @@ class PruneResult:
         return PrunedModel.load(self.step.path("scheme"), self.step.path("model"), settings).to_recommender()
 
     def export(self, folder: str | os.PathLike[str]) -> Path:
-        """Write a folder that stands alone, for `load_model`: weights, vocabulary, fields, and a README. Returns its path."""
+        """Write a folder that stands alone, for `load_model`: weights, vocabulary, fields and a README. Returns its path."""
         from nisbench.serving import export
 
         return export(self, Path(folder))
@@ -435,9 +441,9 @@ def search(
 ) -> SearchResult:
     """Train `model` under every selection of dimensions that `method` proposes; validation chooses one.
 
-    A run that is done is found, not repeated; one that was cut short goes on. `training` is ``nb.Training()`` by default, `threads`
-    as many as torch takes. A method may bring a model of its own, which then stands in for `model` (`Method.own_model`). Raises
-    `NisbenchError` for settings that do not fit together.
+    A run that is done is found, not repeated; one that was cut short goes on. `training` is ``nb.Training()`` by default,
+    `threads` as many as torch takes. A method may bring a model of its own, which then stands in for `model`
+    (`Method.own_model`). Raises `NisbenchError` for settings that do not fit together.
 
     >>> nb.search(nb.DNIS(learning_rate=0.02), nb.MF(), data, nb.Training(base_dimension=16), seed=1)
     """
@@ -465,8 +471,8 @@ def search(
 def results(study: str) -> "pd.DataFrame":
     """A study's results, one row per measured value.
 
-    They are read from its runs that are done; where none is, from the table that was published with the checkout. ``.attrs`` says
-    which: ``source`` is "runs" or the table's path, ``missing`` counts the runs that are not done.
+    They are read from its runs that are done; where none is, from the table that was published with the checkout. ``.attrs``
+    says which: ``source`` is "runs" or the table's path, ``missing`` counts the runs that are not done.
 
     >>> nb.results("movielens_1m").query("metric == 'mse'").groupby(["method", "cr"])["value"].mean()
     """
@@ -516,14 +522,14 @@ def _expect(value: Any, base: type[Settings], where: str, wanted: str) -> None:
 
 
 def _check_source(settings: Kind) -> None:
-    """Raise `NisbenchError` if a kind's code has no file, or is not what its file holds now: ids are made from the file."""
+    """Raise `NisbenchError` if a kind's code has no file, or not what is in it now: ids are made from the file."""
     kind = type(settings)
     try:
         file = kind_file(kind)
     except NisbenchError:
         raise NisbenchError(
-            f"{kind.__name__} is defined in a notebook or at a prompt, so no run of it can be given an id. Put the class and "
-            f"its function into a file of their own, such as {kind.kind_name()}.py, and import it."
+            f"{kind.__name__} is defined in a notebook or at a prompt, so no run of it can be given an id. Put the class "
+            f"and its function into a file of their own, such as {kind.kind_name()}.py, and import it."
         ) from None
     if file.read_bytes() != _when_first_used(file):
         raise NisbenchError(

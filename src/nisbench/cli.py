@@ -57,6 +57,11 @@ def main() -> None:
     except KeyboardInterrupt:
         logs.log.error("nisbench: Interrupted. Progress is saved; run the same command to resume.")
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("nisbench"):
+            raise
+        logs.log.error("nisbench: %s is not installed. Run: pip install 'nisbench[workflow,report]'", error.name)
+        sys.exit(1)
     except (OSError, MemoryError) as error:
         logs.log.debug("unexpected", exc_info=True)
         logs.log.error("nisbench: %s: %s", type(error).__name__, error)
@@ -213,7 +218,7 @@ def bench(context: typer.Context) -> None:
 
 # --- look at results ------------------------------------------------------------------------------------------
 
-Grid = Annotated[str | None, typer.Option(help="Only cells of this grid.")]
+Grid = Annotated[str | None, typer.Option(help="Only cells of this grid; '' for those that nothing sets apart.")]
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="Only cells of this data set.")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Only cells of this model.")]
 MethodName = Annotated[str | None, typer.Option("--method", help="Only cells of this method.")]

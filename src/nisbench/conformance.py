@@ -6,7 +6,7 @@ found, if not. The claims of the package's own kinds are tests; `nisbench check-
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -50,8 +50,15 @@ RATES = (1.0, 4.0)
 """Compression rates that results are pruned at."""
 
 
+SettingsClaim = Callable[[type[Kind]], None]
+
+
 class ClaimError(NisbenchError):
     """A claim does not hold; the text says what was found."""
+
+
+class Killed(BaseException):
+    """Ends a search at a chosen moment. No handler of errors can hold it up."""
 
 
 def check(holds: object, text: str) -> None:
@@ -161,13 +168,13 @@ class Case:
 
 @contextmanager
 def evaluations(context: SearchContext, at_most: int | None = None) -> Iterator[list[None]]:
-    """Count evaluations on validation; where there are `at_most` so many, the next one kills the search (KeyboardInterrupt)."""
+    """Count evaluations on validation; where there are `at_most` so many, the next one raises `Killed`."""
     kind, counted = type(context.data.task), list[None]()
     evaluate = kind.validation_loss
 
     def counting(task: tasks.Task, recommender: Recommender, data: instances.Instances) -> float:
         if len(counted) == at_most:
-            raise KeyboardInterrupt
+            raise Killed
         counted.append(None)
         return evaluate(task, recommender, data)
 
@@ -239,7 +246,7 @@ def resumes(case: Case) -> None:
         try:
             with evaluations(case.context, kill_at):
                 run_with_inputs(step)
-        except KeyboardInterrupt:
+        except Killed:
             pass
         saved = step.folder / "trials"
         when = f"killed in evaluation {kill_at + 1} of {case.evaluated}"
@@ -433,7 +440,8 @@ def has_its_function(kind: type[Kind]) -> None:
     """The function that computes is beside it, and takes what it is handed."""
     name, arguments = FUNCTIONS[kind.section]
     function = getattr(kind.module(), name, None)
-    check(callable(function), f"there is no function {name}({arguments})")
+    if not callable(function):
+        raise ClaimError(f"there is no function {name}({arguments})")
     try:
         inspect.signature(function).bind(*arguments.split(", "))
     except TypeError as error:
@@ -465,12 +473,14 @@ def can_be_shown(kind: type[Kind]) -> None:
                 check(same == one, f"the task {other.kind_name()} has another metric {one.name}")
 
 
-def settings_claims(kind: type[Kind]) -> list[Callable[[type[Kind]], None]]:
+def settings_claims(kind: type[Kind]) -> list[SettingsClaim]:
     """What must hold for a settings class."""
-    claims = [has_a_name, explains_its_settings, has_its_function]
+    claims: list[SettingsClaim] = [has_a_name, explains_its_settings, has_its_function]
     if issubclass(kind, Model | Dataset):
         claims.append(names_its_tasks)
-    return [*claims, can_be_shown] if issubclass(kind, Task) else claims
+    if issubclass(kind, Task):
+        claims.append(can_be_shown)
+    return claims
 
 
 def is_made_small(entry: Kind) -> None:
@@ -482,13 +492,3 @@ def is_made_small(entry: Kind) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ClaimError(f"small(): {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def planted_dataset(task: Task, datasets: Mapping[str, Dataset]) -> Dataset:
-    """A small generated data set of those that serve a task. Raises `NisbenchError` if there is none."""
-    for dataset in datasets.values():
-        if dataset.planted and task.is_served_by(dataset.tasks):
-            return dataset.small()
-    raise NisbenchError(
-        f"params/ has no generated data set for the task {task.kind_name()}. Say which kind of task it is like: variant_of"
-    )

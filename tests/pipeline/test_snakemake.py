@@ -20,7 +20,7 @@ pytestmark = pytest.mark.pipeline
 EVERYTHING = {"prepare": 3, "split": 3, "block": 3, "search": 6, "prune": 7, "tables_demo": 1}
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "seconds", "run_id", "search_code", "prune_code", "failed",
+    "weights", "nonzeros", "size_mib", "run_id", "code", "failed",
 ]  # fmt: skip
 
 
@@ -63,7 +63,8 @@ def test_a_run_leaves_the_tree_clean(done):
     )
     done.succeeded("snakemake", "--report", "demo.html", "demo")
     assert (done.root / "demo.html").exists()
-    assert re.findall(r"^(?!A ).*$", done.succeeded("git", "status", "--porcelain"), re.MULTILINE) == []
+    status = done.succeeded("git", "status", "--porcelain").splitlines()
+    assert [line for line in status if not line.startswith("A ")] == []
 
 
 def test_looking_changes_no_file(done):
@@ -82,7 +83,7 @@ def test_looking_changes_no_file(done):
     before = files()
     assert done.to_do("demo") == {"tables_demo": 1}
     for command in (
-        ["snakemake", "--dag", "demo"],
+        ["snakemake", "--rulegraph", "dot", "--", "demo"],
         ["nisbench", "plan"],
         ["nisbench", "plan", "demo"],
         ["nisbench", "show", searched.name.rsplit("-", 1)[1]],
@@ -158,7 +159,7 @@ def test_what_is_wrong_stops_snakemake_before_any_job(fresh, tmp_path, arguments
 def test_without_a_target_the_paper_s_grid_is_made(fresh):
     shutil.copy(ROOT / "params/studies/paper.yaml", fresh.root / "params/studies")
     said = fresh.succeeded("snakemake", "--cores", "2", "-n")
-    assert re.search(r"prune mf-dnis-\S+-seed1-cr2.5 on ml-20m|prune mf-dnis-seed1-cr2.5 on ml-20m", said)
+    assert "prune mf-dnis-seed1-cr2.5 on ml-20m" in said
     assert "make the tables, figures and page of paper" in said
 
 
@@ -167,8 +168,8 @@ def test_without_a_target_the_paper_s_grid_is_made(fresh):
 
 def lose_search(project):
     """Remove a search, what was made from it, and the mark that the report is whole; return the search's folder."""
-    (searched,) = project.root.glob("results/runs/planted_ratings/search/mf-random_search-*")
-    for folder in (searched, *project.root.glob("results/runs/planted_ratings/prune/mf-random_search-*")):
+    (searched,) = project.root.glob("results/runs/planted_ratings/search/mf-random-*")
+    for folder in (searched, *project.root.glob("results/runs/planted_ratings/prune/mf-random-*")):
         shutil.rmtree(folder)
     for manifest in project.root.glob("results/demo/runs-*.json"):
         manifest.unlink()
@@ -256,7 +257,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(done, started_search):
     os.killpg(interrupted.pid, signal.SIGINT)
     assert interrupted.wait(60) == 1  # on a busy machine; else within a few seconds
     said = done.said.read_text()
-    assert said.count("nisbench: not all is made. What is done stays, and the same command goes on from there.") == 1
+    assert said.count("Finished jobs are kept; rerun the same command to continue.") == 1
     end = time.monotonic() + 10
     while session(interrupted) and time.monotonic() < end:
         time.sleep(0.05)
@@ -276,7 +277,7 @@ def test_what_a_done_search_once_read_may_be_lost(done):
 
 
 def test_a_killed_search_goes_on_to_the_same_result(done):
-    (finished,) = done.root.glob("results/runs/planted_ratings/search/mf-random_search-*")
+    (finished,) = done.root.glob("results/runs/planted_ratings/search/mf-random-*")
     step_id = finished.name.rsplit("-", 1)[1]
     expected = json.loads((finished / "run.json").read_text())
     weights = (finished / "weights.safetensors").read_bytes()

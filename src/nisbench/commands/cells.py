@@ -42,7 +42,7 @@ class Filter:
 def _values(study: StudyPlan, cell: Cell, option: str) -> tuple[str | float | int, ...]:
     """What a cell answers to. A grid has its own name and, where it sweeps something, one for each value."""
     if option == "grid":
-        return (study.grids[cell.grid].name, cell.grid) if cell.grid else ()
+        return (study.grids[cell.grid].name, cell.grid) if cell.grid else ("",)
     if option == "cr":
         return (cell.compression_rate,)
     value: str | int = getattr(cell, option)

@@ -3,7 +3,8 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from nisbench.conformance import (
     Case,
     ClaimError,
     ends,
+    explains_its_settings,
     is_made_small,
-    planted_dataset,
     settings_claims,
     short_training,
 )
@@ -29,7 +30,7 @@ from nisbench.errors import NisbenchError
 from nisbench.logs import log
 from nisbench.params.base import Kind
 from nisbench.params.datasets import Archive, Dataset
-from nisbench.params.kinds import VARIABLE, blamed, load_plugin, plugin_files
+from nisbench.params.kinds import OWN, VARIABLE, blamed, load_plugin, plugin_files
 from nisbench.params.loading import load
 from nisbench.params.methods import Method
 from nisbench.params.models import Model
@@ -46,23 +47,27 @@ def run(path: Path) -> int:
     kinds = load_plugin(path)
     if path.resolve() not in [other.resolve() for other in plugin_files()]:
         os.environ[VARIABLE] = ":".join(filter(None, [os.environ.get(VARIABLE), str(path)]))
-    params = load(Path(), overlays=[]).params  # with the plug-in among the kinds
+    params = _with_examples(load(Path(), overlays=[]).params, kinds)
+    report, level = Report(path), log.level
     log.setLevel(logging.ERROR)  # what each search says would drown the answers
-    report = Report(path)
-    with tempfile.TemporaryDirectory(prefix="nisbench-") as folder:
-        for kind in kinds:
-            _check_kind(kind, params, Path(folder), report)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nisbench-") as folder:
+            for kind in kinds:
+                _check_kind(kind, params, Path(folder), report)
+    finally:
+        log.setLevel(level)
     return report.finish()
 
 
 def _check_kind(kind: type[Kind], params: Params, folder: Path, report: "Report") -> None:
     report.head(f"{kind.__name__}, {kind.tag} {kind.kind_name()}, of {kind.section}")
-    for claim in settings_claims(kind):
-        report.claim(claim, kind)
+    held = {claim: report.claim(claim, kind) for claim in settings_claims(kind)}
+    usable = all(holds for claim, holds in held.items() if claim is not explains_its_settings)
     entry = report.claim(_example, kind)
-    if entry is None or not report.claim(_fits, entry, params):
+    if not usable or entry is None or not report.claim(_fits, entry, params):
         return
-    report.claim(is_made_small, entry)
+    if not report.claim(is_made_small, entry):
+        return
     before = DATA_CLAIMS if isinstance(entry, Dataset) else ()
     after = MODEL_CLAIMS if isinstance(entry, Model) else TASK_CLAIMS if isinstance(entry, Task) else ()
     for where, case in _cases(entry, params, folder):
@@ -75,17 +80,27 @@ def _check_kind(kind: type[Kind], params: Params, folder: Path, report: "Report"
 # --- what the plug-in is tried on -----------------------------------------------------------------------------
 
 
+def _with_examples(params: Params, kinds: Sequence[type[Kind]]) -> Params:
+    """The parameters with the plug-in's examples, each named like its kind: kinds of one file may need each other."""
+    sections: dict[str, dict[str, Any]] = {section: dict(getattr(params, section)) for section in OWN}
+    for kind in kinds:
+        with suppress(ClaimError):
+            sections[kind.section].setdefault(str(kind.kind_name()), _example(kind))
+    return params.model_copy(update=sections)
+
+
 def _example(kind: type[Kind]) -> Kind:
     """EXAMPLE, an entry as params/ would have it, is valid."""
-    module = kind.module()
-    example = getattr(module, "EXAMPLE", None)
-    if example is None or (isinstance(example, Mapping) and example.get(kind.tag) != kind.kind_name()):
+    given = getattr(kind.module(), "EXAMPLE", [])
+    examples = given if isinstance(given, list) else [given]
+    example = next((one for one in examples if isinstance(one, dict) and one.get(kind.tag) == kind.kind_name()), None)
+    if example is None:
         example = {kind.tag: kind.kind_name()}
         needed = [name for name, field in kind.model_fields.items() if field.is_required() and name not in example]
         if needed:
             text = f"it has settings without a value ({', '.join(needed)}) and nothing to test it with. Define EXAMPLE"
             raise ClaimError(
-                f"{text} = {{{kind.tag!r}: {kind.kind_name()!r}, ...}}, a mapping like an entry of params/"
+                f"{text} = {{{kind.tag!r}: {kind.kind_name()!r}, ...}}, a mapping like an entry of params/, or a list of several"
             )
     try:
         entry = kind.model_validate(example)
@@ -122,12 +137,9 @@ def _cases(entry: Kind, params: Params, folder: Path) -> Iterator[tuple[str, Cas
     """Where the plug-in is tried, in words, and the case."""
     training = short_training(params.training)
     for task, model, method in _combinations(entry, params):
-        if isinstance(entry, Dataset):
-            dataset = _with_archive(entry.small(), folder)
-        else:
-            dataset = planted_dataset(task, params.datasets)
+        dataset = entry if isinstance(entry, Dataset) else _dataset_for(task, params)
         names = [str(one.kind_name()) for one in (method, model, task)]
-        case = Case(folder / "-".join(names), dataset, task, model, method, training)
+        case = Case(folder / "-".join(names), _with_archive(dataset.small(), folder), task, model, method, training)
         yield f"{names[0]} with {names[1]} on {names[2]}", case
 
 
@@ -146,6 +158,17 @@ def _combinations(entry: Kind, params: Params) -> list[tuple[Task, Model, Method
     assert isinstance(entry, Dataset)
     task = params.tasks[entry.task].small()
     return [(task, _serving(task, params), methods[0])]
+
+
+def _dataset_for(task: Task, params: Params) -> Dataset:
+    """A generated data set, or one whose archive the plug-in makes."""
+    serving = [dataset for dataset in params.datasets.values() if task.is_served_by(dataset.tasks)]
+    makes = [dataset for dataset in serving if hasattr(dataset.module(), "example_archive")]
+    found = next((dataset for dataset in serving if dataset.planted), next(iter(makes), None))
+    if found is None:
+        problem = f"no generated data set of params/ is for the task {task.kind_name()}"
+        raise NisbenchError(f"{problem}: say which it is a `variant_of`, or define a format and example_archive(path)")
+    return found
 
 
 def _serving(task: Task, params: Params) -> Model:
@@ -196,7 +219,6 @@ class Report:
             self._failed(said, str(error))
             return None
         except Exception as error:  # noqa: BLE001 - whatever a plug-in raises
-            log.debug("unexpected", exc_info=True)
             self._failed(said, blamed(error, self.path))
             return None
         self.held += 1

@@ -75,7 +75,11 @@ def of_study(
     epochs = Epochs(plan, done)
     known: list[tuple[Cell, Shape, Trials]] = []
     unknown: list[str] = []
-    for cell in {cell.search.id: cell for cell in plan.cells if not done(cell.search)}.values():
+    to_do: dict[str, Cell] = {}
+    for cell in plan.cells:
+        if cell.search.id not in to_do and not done(cell.search):
+            to_do[cell.search.id] = cell
+    for cell in to_do.values():
         if shape := shape_of(plan, cell):
             known.append((cell, shape, Trials.of(shape, cell.settings, device)))
         else:

@@ -14,7 +14,7 @@ from nisbench.params.datasets import Dataset
 from nisbench.params.kinds import kinds
 from nisbench.params.methods import Method
 from nisbench.params.models import Model
-from nisbench.params.studies import TABLES, Grid, Params, Study, task_tables
+from nisbench.params.studies import TABLES, Grid, Params, Reference, Study, task_tables
 from nisbench.params.tasks import Task
 from nisbench.params.training import Training
 from nisbench.params.tree import Tree, dotted, nearest, short
@@ -182,7 +182,10 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
 def check_run(
     dataset: Dataset, task: Task, model: Model, method: Method, training: Training, rate: float, seed: int
 ) -> None:
-    """Raise `NisbenchError` if these settings of one search and pruning do not fit together, as for a cell of a grid."""
+    """Raise `NisbenchError` if these settings of one search and pruning do not fit together, as for a cell of a grid.
+
+    It is of no study: the grid's path has no names.
+    """
     names = str(dataset.kind_name()), str(model.kind_name()), str(method.kind_name())
     grid = Grid(datasets=[names[0]], models=[names[1]], methods={names[2]: [rate]})
     params = Params.model_construct(
@@ -191,12 +194,15 @@ def check_run(
         models={names[1]: model},
         methods={names[2]: method},
         training=training,
+        reference=Reference(datasets={}, results={}),
+        studies={},
     )
-    texts = [text for _, text in (*_in_datasets(params), *_in_grid(params, "", "", grid))]
+    found = [*_in_datasets(params), *_in_grid(params, "", "", grid)]
+    lines = [text if path[0] == "studies" else f"{dotted(path)}: {text}" for path, text in found]
     if not 0 <= seed < 2**31:
-        texts.append(f"a seed must be a whole number from 0 to {2**31 - 1}, not {seed}")
-    if texts:
-        raise NisbenchError("\n".join(texts))
+        lines.append(f"a seed must be a whole number from 0 to {2**31 - 1}, not {seed}")
+    if lines:
+        raise NisbenchError("\n".join(lines))
 
 
 def _in_method(params: Params, name: str, rates: list[float], grid: KeyPath) -> Iterator[Problem]:
@@ -204,7 +210,7 @@ def _in_method(params: Params, name: str, rates: list[float], grid: KeyPath) -> 
     method, at = params.methods[name], (*grid, "methods", name)
     for path, text in method.problems(params.training.base_dimension):
         hint = f" in {dotted(grid)}; to change one study or grid only, use its overrides ({dotted(grid)}.overrides)"
-        yield ("methods", name, *path), text + (hint if BASE_DIMENSION in text else "")
+        yield ("methods", name, *path), text + (hint if BASE_DIMENSION in text and grid[1] else "")
     yield from _repeated(("methods", name), method.tried())
     if method.own_model and max(rates) > 1:
         yield at, "this method has no embeddings to prune; its only compression rate is 1"
@@ -263,11 +269,10 @@ REQUIREMENTS = {
 """By pydantic's types of errors."""
 
 
-def explained(error: ValidationError, tree: Tree, at: KeyPath = ()) -> Iterator[Problem]:
-    """What is wrong, in our words, with the values at the key path `at` of a tree. What may be one thing or another is one problem."""
+def explained(error: ValidationError, tree: Tree) -> Iterator[Problem]:
+    """What is wrong with the values of a tree, in our words. What may be one thing or another is one problem."""
     problems: dict[KeyPath, list[tuple[str, str]]] = {}
     for details in error.errors(include_url=False):
-        details["loc"] = (*map(str, at), *details["loc"])
         path, requirement, remark = _explain(details, tree)
         problems.setdefault(path, []).append((requirement, remark))
     for path, found in problems.items():

@@ -88,16 +88,18 @@ def _entry_point(point: metadata.EntryPoint) -> ModuleType:
 
 def _imported(path: Path) -> ModuleType:
     if not path.is_file():
-        raise NisbenchError(f"{VARIABLE} names {path}, which is not a file (looked for in {Path.cwd()}).")
+        raise NisbenchError(f"the plug-in {path} is not a file (looked for in {Path.cwd()}).")
     name, whole = f"nisbench_plugin_{path.stem}", str(path.resolve())
     known = sys.modules.get(name)
     if known is not None:
         if known.__file__ != whole:
-            raise NisbenchError(f"{VARIABLE} names two files called {path.name}. Rename one of them.")
+            raise NisbenchError(
+                f"there are two plug-ins called {path.name}: {known.__file__} and {whole}. Rename one of them."
+            )
         return known
     spec = util.spec_from_file_location(name, whole)
     if spec is None or spec.loader is None:
-        raise NisbenchError(f"{VARIABLE} names {path}, which is not a Python file.")
+        raise NisbenchError(f"the plug-in {path} is not a Python file.")
     module = util.module_from_spec(spec)
     sys.modules[name] = module
     try:

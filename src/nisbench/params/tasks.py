@@ -38,12 +38,12 @@ class Task(Kind):
     table_title: ClassVar[str]
     measured: ClassVar[str]
     """What the table's figures are, as the beginning of a sentence."""
+    predicts_logits: ClassVar[bool] = False
+    """Whether predictions are the logits of probabilities, which are what a served model answers with."""
     costs: ClassVar[tuple[str, ...]] = ("nonzeros", "params_mib", "hours", "peak_memory_mib")
     """What tables show beside the metrics."""
     pruned_rates: ClassVar[tuple[float, ...] | None] = None
     """Where the paper compares DNIS with search baselines: the compression rates at which it still wins on all models."""
-    predicts_logits: ClassVar[bool] = False
-    """Whether predictions are the logits of probabilities, which are what a served model answers with."""
     splits_by_user: ClassVar[bool] = False
     """Whether each user's last instances are held out (leave_one_out)."""
     variant_of: ClassVar[str | None] = None

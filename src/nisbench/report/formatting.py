@@ -1,4 +1,4 @@
-"""How tables look, in Markdown and LaTeX: numbers, names of rows, marks."""
+"""How tables show results: numbers, names of rows, marks; in Markdown and LaTeX."""
 
 import re
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def figure(metric: str, value: float) -> str:
 
 
 def grouped(results: pd.DataFrame) -> pd.DataFrame:
-    """Each metric in each cell of the tables: mean, deviation and number of seeds, the paper's number, whether it is best.
+    """Each metric in each cell: mean, deviation and number of seeds, the paper's figure, and whether it is the best.
 
     `p` is of a paired test against the best mean of its grid, data set and model (`significance`); costs have none.
     """
@@ -135,7 +135,7 @@ def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
 
 
 def body(plan: StudyPlan, table: pd.DataFrame, metrics: list[str]) -> list[list[str]]:
-    """Rows of one model under one grid's settings: name and a column per metric; below it the paper's numbers, if any."""
+    """Rows of one model in one grid: name, a column per metric and, below, the paper's figures if it has any."""
     by_key = table.set_index(["method", "cr"])
     columns = {metric: cells(by_key[by_key["metric"] == metric], metric) for metric in metrics}
     rows = []
@@ -170,7 +170,7 @@ def how_to_read(seeds: int) -> str:
 
 
 def terms(training: Training) -> str:
-    """A sentence with the settings that all methods of a grid were trained under."""
+    """A sentence with the settings that all methods of a grid were trained with."""
     settings = training.model_dump(
         mode="json", exclude={"device", "deterministic", "fused_trials", "checkpoint_seconds"}
     )

@@ -42,19 +42,21 @@ def curves(plan: StudyPlan) -> dict[str, list[Cell]]:
 
 
 def manifest(plan: StudyPlan) -> Path:
-    """The manifest of today's report: ``runs-<id>.json``, named by the study's id, with a number where that name is taken.
+    """The manifest of today's report: ``runs-<id>.json``, named by the study's id.
 
     It holds the sums of the files beside it. While they are as it says, the report is up to date. If one was changed or lost (git
     may put another commit's tables beside a manifest that it does not know), a free name is returned: that file is missing, so the
     report is made again.
     """
-    base = plan.folder / f"runs-{plan.id}.json"
-    names = [base, *(base.with_stem(f"{base.stem}-{number}") for number in range(2, 100))]
-    written = [path for path in names if path.exists()]
-    for path in written:
+    first = plan.folder / f"runs-{plan.id}.json"
+    for path in sorted(plan.folder.glob(f"{first.stem}*.json")):
         if _is_true(path):
             return path
-    return next(path for path in names if path not in written)
+    number, free = 1, first
+    while free.exists():
+        number += 1
+        free = plan.folder / f"runs-{plan.id}-{number}.json"
+    return free
 
 
 def is_current(plan: StudyPlan) -> bool:

@@ -137,22 +137,24 @@ def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step],
 
 
 def _settings(plan: StudyPlan) -> str:
-    """The grids, and the settings of training, data sets, models, tasks and methods in each."""
+    """The study's grids, and the settings of all that is in them."""
     rows = []
-    for name, grid in plan.study.grids.items():
-        methods = "; ".join(f"{method} ({', '.join(map(rate_name, rates))})" for method, rates in grid.methods.items())
-        swept = ", ".join(f"{key} = {', '.join(map(str, values))}" for key, values in (grid.sweep or {}).items())
-        rows.append([f"`{name}`", ", ".join(grid.datasets), ", ".join(grid.models), methods, swept])
+    for name, of_study in plan.study.grids.items():
+        methods = "; ".join(
+            f"{method} ({', '.join(map(rate_name, rates))})" for method, rates in of_study.methods.items()
+        )
+        swept = ", ".join(f"{key} = {', '.join(map(str, values))}" for key, values in (of_study.sweep or {}).items())
+        rows.append([f"`{name}`", ", ".join(of_study.datasets), ", ".join(of_study.models), methods, swept])
     lines = [markdown(rows, ["Grid", "Data sets", "Models", "Methods (compression rates)", "Sweep"], align="left")]
-    told = set()
-    for name, apart in plan.grids.items():
-        if apart.swept and apart.name in told:
+    shown = set()
+    for name, grid in plan.grids.items():
+        if grid.swept and grid.name in shown:
             continue
-        told.add(apart.name)
+        shown.add(grid.name)
         used = [cell for cell in plan.cells if cell.grid == name]
         sections = {
             kind: {
-                entry: getattr(apart.params, kind)[entry].model_dump(mode="json")
+                entry: getattr(grid.params, kind)[entry].model_dump(mode="json")
                 for entry in dict.fromkeys(getattr(cell, kind[:-1]) for cell in used)
             }
             for kind in ("datasets", "models", "methods")
@@ -160,15 +162,15 @@ def _settings(plan: StudyPlan) -> str:
         for dataset in sections["datasets"].values():
             dataset.pop("url", None)  # which may be a path of the machine that ran this
         sections["tasks"] = {
-            task: apart.params.tasks[task].model_dump(mode="json")
+            task: grid.params.tasks[task].model_dump(mode="json")
             for task in {d["task"]: None for d in sections["datasets"].values()}
         }
         dump = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
         lines.append(
             _folded(
-                f"Settings of {f'<code>{apart.name}</code>' if name else 'the other grids'}"
-                f"{', at its first value' if apart.swept else ''}",
-                f"{terms(apart.params.training)}\n\n```yaml\n{dump}```",
+                f"Settings of {f'<code>{grid.name}</code>' if name else 'the other grids'}"
+                f"{', at its first value' if grid.swept else ''}",
+                f"{terms(grid.params.training)}\n\n```yaml\n{dump}```",
             )
         )
     return "\n\n".join(lines)

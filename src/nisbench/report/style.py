@@ -32,7 +32,7 @@ STYLE = {
     "lines.linewidth": 1.5,
     "lines.markersize": 5.5,
 }
-# Colours that the colour-blind tell apart; in grey, markers do.
+# Colours for the colour-blind. In grey, markers tell series apart.
 COLOURS = sns.color_palette("colorblind")
 SPARE_COLOURS = (8, 6, 5, 9, 3, 2)
 """Places in the palette for kinds that name no colour."""
@@ -45,7 +45,7 @@ def use_style() -> None:
 
 
 def looks(methods: Mapping[str, Method]) -> dict[str, dict[str, object]]:
-    """How to draw each series, given its method: a kind has a colour in all figures, its first method the kind's marker."""
+    """How to draw each series, by its method: a kind has one colour in all figures, its first method the marker."""
     seen: dict[str, int] = {}
     found: dict[str, dict[str, object]] = {}
     for name, method in methods.items():
@@ -79,7 +79,7 @@ class NothingToShowError(Exception):
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels of that size in inches, in rows of so many at most. Raises `NothingToShowError` if none."""
+    """A figure of `count` panels of `size` inches, `columns` to a row. Raises `NothingToShowError` if `count` is 0."""
     if count == 0:
         raise NothingToShowError
     use_style()
@@ -92,7 +92,7 @@ def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
 
 
 def nothing() -> Drawn:
-    """In place of a figure that has nothing to show."""
+    """The picture in place of a figure all of whose runs failed."""
     figure, (axis,) = panels(1, 1, (3.6, 1.2))
     axis.set_axis_off()
     axis.text(0.5, 0.5, "all runs for this figure failed", ha="center", va="center")

@@ -1,7 +1,8 @@
 """The files of an exported model, and how they are written.
 
-``scheme.safetensors`` holds the embeddings and ``model.safetensors`` all other weights, as pruning wrote them. ``vocabulary.parquet``
-has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md`` what a person wants to know.
+``scheme.safetensors`` holds the embeddings and ``model.safetensors`` all other weights, as pruning wrote them.
+``vocabulary.parquet`` has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md`` what a
+person wants to know.
 """
 
 import shutil
@@ -120,14 +121,16 @@ def _readme(pruned: "PruneResult", description: Description, metrics: Sequence[M
         for field in description.fields
     ]
     note = (
-        f"\nNumbers ({', '.join(scalars)}) must be scaled already, as the data set's preparation scales them. Missing ones count as 0.\n"
+        f"\nNumbers ({', '.join(scalars)}) must be scaled already, as the data set's preparation scales them. "
+        "Missing ones count as 0.\n"
         if scalars
         else ""
     )
+    name = description.model["title"] or description.model["kind"]
     example = ", ".join(f'"{field.name}": [...]' for field in description.fields[:2])
     more = ", ..." if len(description.fields) > 2 else ""
     lines = [
-        f"# {description.model['title'] or description.model['kind']} on {data.title}, found by {pruned.search.method.title}",
+        f"# {name} on {data.title}, found by {pruned.search.method.title}",
         "",
         "```python",
         "import nisbench as nb",

@@ -51,11 +51,12 @@ class ServedModel:
         return [field.name for field in self.description.fields]
 
     def predict(self, frame: Any, *, logits: bool = False) -> np.ndarray:
-        """Predictions (n,) float32 for n rows of raw columns: a pandas DataFrame, an Arrow table, or a mapping of names to arrays.
+        """Predictions (n,) float32 for n rows of raw columns.
 
-        There must be a column for each field; others are ignored. Tokens are compared as text. Where the task is one of
-        probabilities (CTR), these are returned, or their logits. Columns of numbers hold them as the data set's preparation scales
-        them, not as the source does. Raises `NisbenchError` that names column, row and value.
+        `frame` is a pandas DataFrame, an Arrow table, or a mapping of names to arrays. There must be a column for each field;
+        others are ignored. Tokens are compared as text. Where the task is one of probabilities (CTR), these are returned, or
+        their logits. Columns of numbers hold them as the data set's preparation scales them, not as the source has them.
+        Raises `NisbenchError` that names column, row and value.
         """
         if logits and not self.description.predicts_logits:
             raise NisbenchError(
@@ -105,8 +106,8 @@ class ServedModel:
             if field.unknown is None:
                 row = pc.index(found.is_null(), value=True).as_py()
                 raise NisbenchError(
-                    f"column {field.name!r}, row {row}: there is no {shortened(repr(column[row].as_py()))} in the vocabulary, and "
-                    "this field has no feature for unknown tokens"
+                    f"column {field.name!r}, row {row}: there is no {shortened(repr(column[row].as_py()))} in the vocabulary, "
+                    "and this field has no feature for unknown tokens"
                 )
             found = pc.fill_null(found, field.unknown - field.first)
         rows: np.ndarray = found.to_numpy() + field.first
@@ -115,7 +116,8 @@ class ServedModel:
     def __repr__(self) -> str:
         about = self.description
         metrics = ", ".join(f"{name} {value:.5f}" for name, value in about.metrics.items())
-        return f"<model {about.model['kind']}({', '.join(self.fields)}) for {about.task}: {metrics}; {about.bytes:,} bytes>"
+        head = f"<model {about.model['kind']}({', '.join(self.fields)}) for {about.task}"
+        return f"{head}: {metrics}; {about.bytes:,} bytes>"
 
 
 def load_model(folder: str | Path) -> ServedModel:
@@ -162,7 +164,7 @@ def _arrow(name: str, column: Any) -> pa.Array:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    """Tokens as the vocabulary has them. Whole numbers may come as floats, as pandas has them where some are missing."""
+    """Tokens as the vocabulary has them. Whole numbers may come as floats: pandas has them so where some are missing."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(column.type):

@@ -33,7 +33,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] |
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file written by `save_tensors`, and what it says of them."""
+    """The tensors of a file that `save_tensors` wrote, and its `about`. Raises `NisbenchError` if it is damaged."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {}).get("nisbench", "{}"))
@@ -50,7 +50,7 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file written by `save_tensors` is there and whole."""
+    """Whether a file that `save_tensors` wrote exists and is undamaged."""
     try:
         load_tensors(path)
     except NisbenchError:
@@ -81,7 +81,10 @@ def load_checkpoint(
     train_step: TrainStep,
     selection_optimizer: SelectionOptimizer | None,
 ) -> Checkpoint | None:
-    """Put a trial back to where `save_checkpoint` saved it; None if there is no such file, or if it is damaged."""
+    """Restore a trial to where `save_checkpoint` saved it; None if the file is missing or damaged.
+
+    Raises `NisbenchError` if it is the checkpoint of another trial.
+    """
     if not path.exists():
         return None
     try:

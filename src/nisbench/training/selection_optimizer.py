@@ -24,7 +24,7 @@ class SelectionOptimizer(Protocol):
         """
 
     def finalize(self, recommender: Recommender) -> None:
-        """Set the selection to what the search would end with now: validation measures it, and it is kept if it is the best."""
+        """Set the selection that the search would end with now: validation measures it, and the best one is kept."""
 
     def state(self) -> dict[str, Tensor]:
         """All that the next step depends on, beside the selection itself."""
