@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nisbench.errors import NisbenchError
-from nisbench.params.checks import nearest
+from nisbench.params.tree import nearest
 from nisbench.steps import Step, rate_name
 from nisbench.studies import Cell, Plan, StudyPlan, paper_symbol
 
