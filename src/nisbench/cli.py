@@ -387,7 +387,7 @@ def _run(name: StepName, step_id: str, log: Path | None, threads: int = 1) -> No
     logs.set_up(log)
     whole = current_plan()
     step = whole.step(step_id, name)
-    logs.set_up(log, f"{step.dataset} {step.label or step.name}")
+    logs.set_up(log, f"{step.dataset} {step.label or step.name} {step.id[:4]}")
     if name == "search":
         for line in remaining.lines(whole, step):
             logs.log.info("%s", line)
