@@ -5,20 +5,34 @@ PYTHON ?= python3
 ENVIRONMENT = .venv
 READY = $(ENVIRONMENT)/ready
 IN_ENVIRONMENT = PATH="$(CURDIR)/$(ENVIRONMENT)/bin:$$PATH"
+LINT = ruff check && ruff format --check && snakefmt --check Snakefile workflow && mypy
 
-.PHONY: demo test lint clean
+.PHONY: demo check test golden docs lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
-	@$(IN_ENVIRONMENT) snakemake --cores all --quiet rules reason -- demo
+	@$(IN_ENVIRONMENT) snakemake --cores all -- demo
 	@for table in results/demo/table*.md; do cat $$table; echo; done
 	@echo "All of this on one page, with figures: results/demo/README.md (results/demo/page.html in a browser)."
 
+# Before each commit: two minutes.
+check: lint
+	@$(IN_ENVIRONMENT) python -m pytest -n 2 -m unit
+
+# Before each pull request, and in CI: everything.
 test: lint
-	@$(IN_ENVIRONMENT) python -m pytest
+	@$(IN_ENVIRONMENT) python -m pytest -n 2 -m 'not pipeline'
+	@$(IN_ENVIRONMENT) python -m pytest -m pipeline  # each uses two cores, and some kill at a certain moment
+
+# After a change to the core: compute the golden values again and, where they are as before, record its source.
+golden: $(READY)
+	@$(IN_ENVIRONMENT) python -m tests.golden
+
+docs: $(READY)
+	@$(IN_ENVIRONMENT) mkdocs build --strict
 
 lint: $(READY)
-	@$(IN_ENVIRONMENT) sh -ec 'ruff check; ruff format --check; snakefmt --check Snakefile workflow; mypy'
+	@$(IN_ENVIRONMENT) sh -c '$(LINT)'
 
 # Made anew when what is to be installed changes.
 $(READY): pyproject.toml constraints.txt
@@ -32,4 +46,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(ENVIRONMENT) .snakemake .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(ENVIRONMENT) .snakemake .mypy_cache .pytest_cache .ruff_cache site

@@ -1,62 +1,29 @@
-"""The whole pipeline. `snakemake --cores all` makes the paper's grid; `snakemake --cores all STUDY` one study.
+"""The whole pipeline. `snakemake --cores all STUDY` makes one study; without STUDY, the paper's grid.
 
-What exists is right and what is missing must be made: every path below data/ and results/runs/ holds its step's id (see
-docs/architecture.md). The ids are resolved here, once, from params/ and the overlays that NISBENCH_PARAMS names.
+A file that exists is right, and a file that is missing must be made: every path below data/ and results/runs/ holds the id of its
+step (see docs/architecture.md). The ids are resolved here, once, from params/ and the overlays that NISBENCH_PARAMS names.
 """
-
-import os
-import sys
-from pathlib import Path
-from shlex import quote
 
 from snakemake.utils import min_version
 
-from nisbench.errors import NisbenchError
-from nisbench.params.loading import OVERLAYS_VARIABLE
-from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
-from nisbench.report.outputs import outputs
-from nisbench.steps import ID_LENGTH
-from nisbench.studies import plan
-
 min_version("9.10")
 
-if config:
-    sys.exit(
-        f"nisbench: --config and --configfile are not used ({', '.join(config)}): Snakemake, DVC and the command line "
-        f"read the same parameters.\nPut the values into a YAML file of the same keys as params/, and name it: "
-        f"{OVERLAYS_VARIABLE}=FILE snakemake ..."
-    )
 
-# `nisbench` is beside this Python, whether or not the environment is activated.
-shell.prefix(f'export PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
-
-try:
-    PLAN = plan(Path())
-except NisbenchError as error:
-    sys.exit(f"nisbench: {error}")
-
-for _variable in {OVERLAYS_VARIABLE, PLUGINS_VARIABLE} & os.environ.keys():
-
-    envvars:
-        _variable,
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/prune.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/targets.smk"
+include: "workflow/rules/hooks.smk"
 
 
 report: "workflow/report/study.rst"
 
 
-wildcard_constraints:
-    dataset="[a-z][a-z0-9_-]*",
-    id=f"[0-9a-f]{{{ID_LENGTH}}}",
-
-
-include: "workflow/rules/lock.smk"
-include: "workflow/rules/common.smk"
-include: "workflow/rules/data.smk"
-include: "workflow/rules/search.smk"
-include: "workflow/rules/report.smk"
-
-
-rule all:
+rule all:  # it must stand here: an included file cannot set the default target
     default_target: True
     input:
         lambda wildcards: outputs(PLAN.study("paper")),
+    message:
+        "all of paper is made"

@@ -6,17 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 
 from nisbench.data.instances import Instances
 from nisbench.params.datasets import PlantedRatings
 from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
 from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
 from nisbench.params.models import MF
+from tests.helpers import hypothesis  # noqa: F401 - registers a profile
 from tests.helpers.paths import REAL_DATA, ROOT, SMALL
-
-THOROUGH = "thorough"
-settings.register_profile(THOROUGH, max_examples=10_000, print_blob=True)
 
 KINDS_OF_TESTS = {"unit", "pipeline", "slow", "gpu"}
 PIPELINE_FOLDERS = {"pipeline", "reliability"}

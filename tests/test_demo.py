@@ -1,5 +1,6 @@
-"""The demo as its user runs it: all tables and figures, equal to those in the repository, and what a change makes anew."""
+"""The demo as its user runs it: all tables and figures, the expected results, and what a change makes anew."""
 
+import json
 import os
 import re
 import shutil
@@ -7,17 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from nisbench.report.figures import TITLES
+from nisbench.report.outputs import outputs
 from nisbench.studies import plan
-from tests.conftest import ROOT
 
-KEYS = ["grid", "dataset", "model", "method", "cr", "seed", "metric"]
-
-# Relative. On a machine of the same kind all is equal; on others, rounding lets a search stop an epoch earlier or later.
-QUALITY_TOLERANCE = 0.04
-SIZE_TOLERANCE = 0.25
+ROOT = Path(__file__).parents[1]
+EXPECTED = ROOT / "tests/golden/demo.json"
+"""``results/demo/metrics.json``, as it should be."""
+TOLERANCE = 0.01
+"""Relative."""
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +50,35 @@ def jobs(said):
     return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", stats, re.MULTILINE) if rule != "total"}
 
 
-def test_a_fresh_demo_equals_the_one_in_the_repository(checkout):
-    fresh, kept = (pd.read_csv(folder / "results/demo/summary.csv") for folder in (checkout, ROOT))
-    both = fresh.merge(kept, on=KEYS, how="outer", suffixes=("", "_kept"), indicator=True)
-    assert set(both["_merge"]) == {"both"}, "results/demo is of an older demo: run it and commit what it makes"
-    both = both[~both["metric"].isin(["hours", "peak_memory_mib"])]
-    size = both["metric"].isin(["nonzeros", "params_mib"])
-    tolerance = size.map({True: SIZE_TOLERANCE, False: QUALITY_TOLERANCE})
-    off = both[(both["value"] - both["value_kept"]).abs() > tolerance * both["value_kept"].abs()]
-    assert off.empty, off
+def flat(nested, *keys):
+    """The numbers of nested values by their keys."""
+    if not isinstance(nested, dict):
+        return {" ".join(keys): nested}
+    return {key: value for name, inner in nested.items() for key, value in flat(inner, *keys, name).items()}
 
 
-def test_every_table_and_figure_is_there_and_in_the_repository(checkout):
+def test_a_fresh_demo_has_the_expected_results(checkout):
+    found, expected = (
+        flat(json.loads(path.read_text())) for path in (checkout / "results/demo/metrics.json", EXPECTED)
+    )
+    assert found.keys() == expected.keys(), f"the demo was changed: put its metrics.json in the place of {EXPECTED}"
+    off = {key: (found[key], value) for key, value in expected.items() if abs(found[key] - value) > TOLERANCE * value}
+    assert not off
+
+
+def test_every_table_and_figure_is_there(checkout):
     demo = plan(checkout).study("demo")
-    assert all(Path(checkout, path).is_file() for path in demo.outputs())
-    shown = [path for path in demo.outputs() if not re.search(r"curves/|page\.html|runs-", path)]
-    assert [path for path in shown if not (ROOT / path).is_file()] == []
-    heads = [
-        re.findall("^#+ .*", (folder / "results/demo/README.md").read_text(), re.MULTILINE)
-        for folder in (checkout, ROOT)
+    files = [Path(checkout, path) for path in outputs(demo)]
+    assert all(path.is_file() for path in files)
+    assert {path.name for path in (checkout / "results/demo").iterdir()} == {
+        path.name for path in files if path.parent.name == "demo"
+    } | {"curves"}
+    heads = re.findall("^## (.*)", (checkout / "results/demo/README.md").read_text(), re.MULTILINE)
+    assert [head.partition(":")[0] for head in heads if head.startswith("Table")] == [
+        f"Table {n}" for n in (1, 2, 3, 4)
     ]
-    assert heads[0] == heads[1]
+    assert [head for head in heads if head in TITLES.values()] == [TITLES[figure] for figure in demo.study.figures]
+    assert {"The paper's claims, checked", "Settings", "Runs", "To repeat it"} < set(heads)
 
 
 def test_what_is_done_is_not_done_again(checkout):

@@ -20,7 +20,7 @@ from nisbench.params.step_settings import SearchSettings
 from nisbench.run_files import read_pruning, read_search
 from nisbench.search.context import SearchContext
 from nisbench.tasks.rating import RatingPrediction
-from nisbench.training.checkpoints import save_tensors
+from nisbench.tensor_files import save_tensors
 from tests.helpers.training import interrupted_after, prune_settings, run_pruning, run_search, tiny_data
 
 

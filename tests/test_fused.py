@@ -6,8 +6,8 @@ import torch
 from nisbench.data.instances import Instances
 from nisbench.models import recommender as recommenders
 from nisbench.tasks.rating import RatingPrediction
+from nisbench.tensor_files import load_tensors
 from nisbench.training import fused, train_step
-from nisbench.training.checkpoints import load_tensors
 from nisbench.training.fused import LossPerTrial, can_fuse, copy_back, fuse, train_fused
 from nisbench.training.trainer import Data, DivergenceError, snapshot, train
 from tests.helpers.training import CPU, PARAMS, interrupted_after

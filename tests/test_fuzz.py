@@ -25,13 +25,17 @@ from hypothesis import strategies as st
 from nisbench import records
 from nisbench.data import criteo, criteo_x1, instances, movielens
 from nisbench.data.archives import open_member
+from nisbench.data.click_log import COLUMNS
 from nisbench.errors import NisbenchError
 from nisbench.params import loading
-from nisbench.params.settings import Member
+from nisbench.params.datasets import Member
 from nisbench.report import page
+from nisbench.run_files import read_pruning, read_search
 from nisbench.studies import plan
-from nisbench.training.checkpoints import load_tensors, save_tensors
-from tests.conftest import ROOT, THOROUGH
+from nisbench.tensor_files import load_tensors, save_tensors
+from tests.helpers.archives import zipped
+from tests.helpers.hypothesis import THOROUGH
+from tests.helpers.paths import SMALL
 
 SLOWEST = 20_000  # milliseconds for one input, on a busy machine
 MOST_MEMORY = 1 << 20  # KiB, that all tests here together may add
@@ -130,13 +134,6 @@ def tables(draw, rows, separator, header=None):
     return draw(mutated(data, most=2)) if draw(rarely) else data
 
 
-def zipped(path, files):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
 def sound(outputs):
     """Assert that files made of instances and vocabulary are what all later steps take them to be."""
     loaded, tokens = instances.read(outputs[0], torch.device("cpu")), pq.read_metadata(outputs[1]).num_rows
@@ -153,7 +150,7 @@ def prepared(module, settings, folder, files):
         path.unlink(missing_ok=True)
 
     def prepare():
-        module.run(settings, zipped(folder / "data.zip", files), *outputs)
+        module.prepare(settings, zipped(folder / "data.zip", files), *outputs)
         sound(outputs)
 
     returns_or_says_why(prepare)
@@ -171,8 +168,8 @@ MOVIES = [(b"%d" % movie, b'"Toy, Story (1995)"', b"A|B") for movie in (1, 2, 7,
 
 
 @pytest.fixture(scope="module")
-def ml_1m(config):
-    return config.params.datasets["movielens_1m"]
+def ml_1m(small):
+    return small.params.datasets["movielens_1m"]
 
 
 @inputs(400)
@@ -207,21 +204,21 @@ CLICKS_X1 = clicks([b"0.05", b"0.004983", b"-0.001", b"1"], [b"1", b"2", b"20395
 
 @inputs(150)
 @given(data=tables(CLICKS, b"\t") | st.binary(max_size=300), min_count=st.integers(1, 3))
-def test_any_criteo_train_txt(folder, config, data, min_count):
-    settings = config.params.datasets["criteo"].model_copy(update={"min_count": min_count})
+def test_any_criteo_train_txt(folder, small, data, min_count):
+    settings = small.params.datasets["criteo"].model_copy(update={"min_count": min_count})
     prepared(criteo, settings, folder, {settings.member: data})
 
 
 @inputs(80)
 @given(
-    part=st.integers(0, 2),
-    data=tables(CLICKS_X1, b",", [c.encode() for c in criteo.COLUMNS]) | st.binary(max_size=300),
+    damaged=st.integers(0, 2),
+    data=tables(CLICKS_X1, b",", [c.encode() for c in COLUMNS]) | st.binary(max_size=300),
 )
-def test_any_csv_of_criteo_x1(folder, config, part, data):
-    good = b"".join(b",".join(row) + b"\n" for row in [[c.encode() for c in criteo.COLUMNS], *CLICKS_X1[:2]])
-    files = {name: data if i == part else good for i, name in enumerate(("train", "validation", "test"))}
+def test_any_csv_of_criteo_x1(folder, small, damaged, data):
+    good = b"".join(b",".join(row) + b"\n" for row in [[c.encode() for c in COLUMNS], *CLICKS_X1[:2]])
+    files = {name: data if i == damaged else good for i, name in enumerate(("train", "validation", "test"))}
     members = {name: Member(path=name, md5=None) for name in files}
-    prepared(criteo_x1, config.params.datasets["criteo_x1"].model_copy(update=members), folder, files)
+    prepared(criteo_x1, small.params.datasets["criteo_x1"].model_copy(update=members), folder, files)
 
 
 # --- archives -------------------------------------------------------------------------------------------------
@@ -280,7 +277,7 @@ def test_any_archive(folder, kind, data):
 
 # --- parameters -----------------------------------------------------------------------------------------------
 
-PARAMETER_FILES = [path.relative_to(ROOT) for path in sorted((ROOT / "params").glob("*.yaml"))] + [
+PARAMETER_FILES = [path.relative_to(SMALL) for path in sorted((SMALL / "params").glob("*.yaml"))] + [
     Path("params", "studies", "criteo.yaml")
 ]
 ODD_YAML = [
@@ -288,7 +285,7 @@ ODD_YAML = [
     "2026-02-30", "2026-01-01 25:00:00", "[]", "{}", "[[]]", "{a: 1}", "[1, 1]", "'1'", '"\\ud800"', '"\\0"', "../x", "/etc/passwd", "a/b", "~root",
     "~nobody-at-all/x", "ftp://x", "https://", "file:///x", "x" * 300, "x/" * 3000, "!!binary aGk=", "!!binary x", "!!set {a}", "!!omap [a: 1]", "!!int", "!!float x",
     "!!timestamp x", "!!python/object/apply:os.system [ls]", "!x y", "&a 1", "*a", "&a [*a]", "<<: 1", "? [a]", "|", ">", "%", "@", "`", "- 1", "\t", ": :", "---",
-    "...", "{", "[" * 400, "datasets", "movielens_1m", "training.base_dimension", "\u0663", "\u202e", "\ufeff", "\x85", "like", "dnis", "{like: dnis}", "1" + "0" * 400 + ".0",
+    "...", "{", "[" * 400, "datasets", "movielens_1m", "training.base_dimension", "\u0663", "\u202e", "\ufeff", "\x85", "extends", "dnis", "{extends: dnis}", "1" + "0" * 400 + ".0",
     "1_000", "0o17", "0b1", "{1: 1, 1.0: 2, true: 3}", "{.nan: 1, null: 2}", "[a, b", "cuda:99999999999999999999", "published", "leave_one_out",
 ]  # fmt: skip
 odd_yaml = st.sampled_from(ODD_YAML) | st.text(max_size=10) | st.integers().map(str) | st.floats().map(str)
@@ -326,7 +323,7 @@ def params(tmp_path_factory):
     root = tmp_path_factory.mktemp("params")
     (root / "params" / "studies").mkdir(parents=True)
     for path in PARAMETER_FILES:
-        shutil.copy(ROOT / path, root / path)
+        shutil.copy(SMALL / path, root / path)
     return root
 
 
@@ -345,7 +342,7 @@ def _text(path):
 
 
 def is_own(root, path):
-    return root in path.parents and path.read_bytes() == _text(ROOT / path.relative_to(root))
+    return root in path.parents and path.read_bytes() == _text(SMALL / path.relative_to(root))
 
 
 def planned(root, overlays):
@@ -378,7 +375,7 @@ def test_any_overlay(folder, params, data):
 @given(data=st.data(), file=st.sampled_from(PARAMETER_FILES))
 def test_any_change_to_our_own_parameters(params, data, file):
     """As the file itself, so that what it no longer says is missing."""
-    text = (ROOT / file).read_text()
+    text = (SMALL / file).read_text()
     try:
         (params / file).write_bytes(data.draw(mutated_lines(text)))
         returns_or_says_why(planned, params, [])
@@ -480,24 +477,24 @@ _machine = {
 }  # fmt: skip
 _trial = {
     "name": "dimension 4", "validation_loss": 0.5, "best_epoch": 2, "weights": 400, "seconds": 1.5, "peak_memory_mib": 300.0,
-    "losses": [0.6, 0.5], "at_once": 1, "failed": None,
+    "losses": [0.6, 0.5], "fused": 1, "failed": None,
 }  # fmt: skip
 _sum = {"sha256": "0" * 64, "bytes": 10}
 LEFT = {
-    records.read_search: {
+    read_search: {
         "best_trial": 1, "weights": 400, "seconds": 3.0, "peak_memory_mib": 300.0, "machine": _machine,
         "trials": [_trial | {"validation_loss": None, "failed": "nan"}, _trial], "failed": None,
     },
-    records.read_pruning: {
+    read_pruning: {
         "metrics": {"mse": 0.7}, "weights": 400, "nonzeros": 200, "projection_weights": 0, "threshold": 0.1, "coo_bytes": 9,
-        "csr_bytes": 9, "size_mib": 0.1, "features": {"count": 100}, "test_instances": 50, "seconds": 0.1,
+        "csr_bytes": 9, "size_mib": 0.1, "features": {"count": 100, "without_dimensions": 7}, "test_instances": 50, "seconds": 0.1,
         "rounds": [{"compression_rate": 2.0, "threshold": 0.1, "validation_loss": 0.5, "epochs": 3, "seconds": 0.1}],
         "machine": _machine, "failed": None,
     },
     records.read: {
         "id": "0123456789ab", "step": "search", "dataset": "planted_ratings", "label": "mf-dnis-seed1",
-        "settings": {"seed": 1}, "needs": {"split": "0123456789ab"}, "code": "0" * 64, "commit": None,
-        "time": "2026-01-02T03:04:05Z", "files": {"run.json": _sum, "weights.safetensors": _sum}, "adopted": None,
+        "settings": {"seed": 1}, "needs": {"split": "0123456789ab"}, "code": {"kinds": ["0" * 64], "core": {"version": 1}}, "commit": None,
+        "time": "2026-01-02T03:04:05Z", "files": {"run.json": _sum, "weights.safetensors": _sum},
     },
 }  # fmt: skip
 odd_json = st.recursive(
@@ -532,6 +529,6 @@ def test_any_run_file_and_record(folder, read, data):
     assert returns_or_says_why(read, path) is not None
     path.write_bytes(data.draw(changed_json(LEFT[read]) | st.binary(max_size=50)))
     found = returns_or_says_why(read, path)
-    if found is not None and read is records.read_search:  # what the report then does with it
+    if found is not None and read is read_search:  # what the report then does with it
         page.trials_of(found)
         page.machine_of(found)

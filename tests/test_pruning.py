@@ -1,54 +1,66 @@
 """Pruning against numpy, sizes against scipy's own files, and the derived scheme against the pruned model."""
 
-import json
+import itertools
 
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 
-from nisbench.data import blocks, planted_ratings, split
-from nisbench.embedding import DimensionScheme, Embeddings
-from nisbench.evaluation.rating import RatingPrediction
+from nisbench.embedding.batch import Embeddings
+from nisbench.embedding.scheme import DimensionScheme
+from nisbench.errors import NisbenchError
 from nisbench.models import recommender as recommenders
-from nisbench.params.settings import BlockSettings
-from nisbench.runs import PruneSettings, SearchSettings
-from nisbench.search import pruning, trials
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.models.pruned import PrunedModel
+from nisbench.params.step_settings import PruneSettings
+from nisbench.search import pruning
+from nisbench.tasks.rating import RatingPrediction
+from nisbench.tensor_files import load_tensors, save_tensors
+from tests.helpers.training import (
+    PARAMS,
+    interrupted_after,
+    prune_settings,
+    recomputed_metrics,
+    recomputed_validation_loss,
+    run_pruning,
+    run_search,
+    search_settings,
+    tiny_data,
+)
 
 
 @pytest.fixture
-def merged():
+def effective():
     return np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
 
 
 @pytest.mark.parametrize("rate", [1, 1.5, 2, 2.5, 20, 800])
-def test_the_largest_weights_stay(merged, rate):
-    pruned, threshold = pruning.prune(merged, np.abs(merged), merged.size, rate)
+def test_the_largest_weights_stay(effective, rate):
+    pruned, threshold = pruning.prune(effective, np.abs(effective), effective.size, rate)
     keep = int(800 / rate)
-    kept = np.sort(np.argsort(np.abs(merged).ravel())[800 - keep :])
+    kept = np.sort(np.argsort(np.abs(effective).ravel())[800 - keep :])
     assert np.flatnonzero(pruned).tolist() == kept.tolist()
-    assert np.array_equal(pruned.ravel()[kept], merged.ravel()[kept])
-    assert np.count_nonzero(np.abs(merged) >= threshold) == keep
+    assert np.array_equal(pruned.ravel()[kept], effective.ravel()[kept])
+    assert np.count_nonzero(np.abs(effective) >= threshold) == keep
 
 
-def test_the_rate_counts_weights_that_exist(merged):
-    merged[:, 8:] = 0  # half the columns were not selected
-    pruned, _ = pruning.prune(merged, np.abs(merged), 400, 2)
+def test_the_rate_counts_weights_that_exist(effective):
+    effective[:, 8:] = 0  # half the columns were not selected
+    pruned, _ = pruning.prune(effective, np.abs(effective), 400, 2)
     assert np.count_nonzero(pruned) == 200
 
 
-def test_what_is_already_sparser_is_left_alone(merged):
-    merged[np.abs(merged) < 2] = 0
-    pruned, threshold = pruning.prune(merged, np.abs(merged), merged.size, 2)
-    assert np.array_equal(pruned, merged)
+def test_what_is_already_sparser_is_left_alone(effective):
+    effective[np.abs(effective) < 2] = 0
+    pruned, threshold = pruning.prune(effective, np.abs(effective), effective.size, 2)
+    assert np.array_equal(pruned, effective)
     assert threshold == 0
 
 
-def test_a_rate_beyond_all_weights_leaves_none(merged):
-    pruned, threshold = pruning.prune(merged, np.abs(merged), 800, 1000)
+def test_a_rate_beyond_all_weights_leaves_none(effective):
+    pruned, threshold = pruning.prune(effective, np.abs(effective), 800, 1000)
     assert np.count_nonzero(pruned) == 0
-    assert np.abs(merged).max() < threshold < np.inf
+    assert np.abs(effective).max() < threshold < np.inf
 
 
 def test_of_equal_weights_as_many_stay_as_there_is_room_for():
@@ -59,13 +71,13 @@ def test_of_equal_weights_as_many_stay_as_there_is_room_for():
     assert threshold == 0.5
 
 
-def test_sizes_are_scipy_s(merged, tmp_path):
-    pruned, _ = pruning.prune(merged, np.abs(merged), merged.size, 2)
-    found = pruning.sizes(pruned)
+def test_sizes_are_scipy_s(effective, tmp_path):
+    pruned, _ = pruning.prune(effective, np.abs(effective), effective.size, 2)
+    found = pruning.StoredSizes.of(pruned)
     scipy.sparse.save_npz(tmp_path / "coo.npz", scipy.sparse.coo_matrix(pruned), compressed=True)
-    assert found["size_mib"] == (tmp_path / "coo.npz").stat().st_size / 2**20
-    assert found["coo_bytes"] == 400 * (4 + 4 + 4)
-    assert found["csr_bytes"] == 400 * (4 + 4) + 51 * 4
+    assert found.size_mib == (tmp_path / "coo.npz").stat().st_size / 2**20
+    assert found.coo_bytes == 400 * (4 + 4 + 4)
+    assert found.csr_bytes == 400 * (4 + 4) + 51 * 4
 
 
 @pytest.mark.parametrize("rate", [1, 2, 5])
@@ -78,9 +90,9 @@ def test_the_scheme_predicts_like_the_pruned_model(mf, ratings, tmp_path, rate):
     original.first_order.data.normal_()
     weights = original.embedding.weight.detach() * selection[block]
     pruned, _ = pruning.prune(weights.numpy(), weights.abs().numpy(), 180, rate)
-    DimensionScheme.from_dense(pruned).save(tmp_path / "scheme")
-    own = {name: tensor for name, tensor in original.state_dict().items() if not name.startswith("embedding.")}
-    served = pruning.Result(pruned, own, mf, (6,), (15, 15)).served(DimensionScheme.load(tmp_path / "scheme"))
+    others = {name: tensor for name, tensor in original.state_dict().items() if not name.startswith("embedding.")}
+    PrunedModel(pruned, others, mf, (6,), (15, 15)).save(tmp_path / "scheme", tmp_path / "model")
+    served = PrunedModel.load(tmp_path / "scheme", tmp_path / "model", mf).to_recommender()
 
     embeddings = Embeddings(ratings.ids, None, torch.from_numpy(pruned))
     expected = original.model(embeddings, recommenders.first_order(original.first_order, ratings.ids, None))
@@ -93,7 +105,7 @@ def test_the_scheme_predicts_like_the_pruned_model(mf, ratings, tmp_path, rate):
 def settings(config, mf):
     def build(**update):
         plain = {
-            "task": config.params.tasks["rating"], "model": mf, "prune_by": "scaled", "rounds": 0,
+            "task": config.params.tasks["rating"], "model": mf, "importance": "effective", "rounds": 0,
             "compression_rate": 2.0, "seed": 1, "training": None, "deterministic": False, "device": "cpu",
         }  # fmt: skip
         return PruneSettings(**plain | update)
@@ -103,73 +115,53 @@ def settings(config, mf):
 
 def test_what_goes_first(settings):
     embeddings = np.array([[0.1, -0.4], [0.0, 0.3]], dtype=np.float32)
-    unscaled = np.array([[1.0, -0.4], [9.0, 0.6]], dtype=np.float32)
-    assert pruning.importance(settings(), embeddings, unscaled).tolist() == np.abs(embeddings).tolist()
+    raw = np.array([[1.0, -0.4], [9.0, 0.6]], dtype=np.float32)
+    assert pruning.importance(settings(), embeddings, raw).tolist() == np.abs(embeddings).tolist()
     # what the selection took away does not exist, whatever its weight
-    by_weights = pruning.importance(settings(prune_by="weights"), embeddings, unscaled)
-    np.testing.assert_array_equal(by_weights, np.array([[1.0, 0.4], [0.0, 0.6]], dtype=np.float32))
-    at_random = [pruning.importance(settings(prune_by="random", seed=s), embeddings, unscaled) for s in (1, 1, 2)]
+    by_raw = pruning.importance(settings(importance="raw"), embeddings, raw)
+    np.testing.assert_array_equal(by_raw, np.array([[1.0, 0.4], [0.0, 0.6]], dtype=np.float32))
+    at_random = [pruning.importance(settings(importance="random", seed=s), embeddings, raw) for s in (1, 1, 2)]
     assert (at_random[0] == at_random[1]).all()
     assert (at_random[0] != at_random[2]).any()
     assert (at_random[0] > 0).tolist() == [[True, True], [False, True]]
 
 
-def test_a_random_mask_at_a_higher_rate_is_within_one_at_a_lower(settings, merged):
-    at_random = settings(prune_by="random")
-    order = pruning.importance(at_random, merged, merged)
-    few, many = (pruning.prune(merged, order, merged.size, rate)[0] != 0 for rate in (4, 2))
+def test_a_random_mask_at_a_higher_rate_is_within_one_at_a_lower(settings, effective):
+    at_random = settings(importance="random")
+    order = pruning.importance(at_random, effective, effective)
+    few, many = (pruning.prune(effective, order, effective.size, rate)[0] != 0 for rate in (4, 2))
     assert (few.sum(), many.sum()) == (200, 400)
     assert (few <= many).all()
-    assert abs(np.abs(merged[few]).mean() - np.abs(merged).mean()) < 0.1  # no regard to magnitude
+    assert abs(np.abs(effective[few]).mean() - np.abs(effective).mean()) < 0.1  # no regard to magnitude
 
 
 @pytest.fixture
-def trained(planted, config, mf, tmp_path):
-    """A search of the full table on small planted ratings: its files, and those of its parts."""
-    parts = {part: tmp_path / part for part in split.PARTS}
-    planted_ratings.run(planted, None, tmp_path / "i", tmp_path / "v")
-    split.run(planted.split, tmp_path / "i", parts)
-    blocks.run(BlockSettings(by="count", count=4), tmp_path / "v", parts["train"], tmp_path / "features")
-    training = config.params.training.model_copy(
-        update={"base_dimension": 8, "batch_size": 256, "max_epochs": 8, "learning_rate": 0.02, "checkpoint_seconds": 0}
-    )
-    searched = SearchSettings(
-        task=config.params.tasks["rating"],
-        model=mf,
-        method=config.params.methods["network_pruning"],
-        training=training,
-        seed=1,
-    )
-    files = {
-        "train_file": parts["train"],
-        "validation_file": parts["validation"],
-        "features_file": tmp_path / "features",
-    }
-    trials.run(searched, **files, folder=tmp_path / "search", device=torch.device("cpu"))
-    return tmp_path / "search", parts, training
+def trained(planted, tmp_path):
+    """A search of the full table on small planted ratings: its folder, the data's files, and its terms of training."""
+    data = tiny_data("rating", tmp_path, planted)
+    searched = search_settings("rating", "mf", "network_pruning", base_dimension=8, max_epochs=8, learning_rate=0.02)
+    run_search(searched, data, tmp_path / "search")
+    return tmp_path / "search", data, searched.training
 
 
 def pruned(settings, trained, folder):
-    search, parts, _ = trained
-    pruning.run(
-        settings, weights_file=search / "weights.safetensors", search_file=search / "run.json", parts=parts,
-        folder=folder, device=torch.device("cpu"),
-    )  # fmt: skip
-    return json.loads((folder / "run.json").read_text()), DimensionScheme.load(folder / "scheme.safetensors")
+    search, data, _ = trained
+    return run_pruning(settings, search, data, folder), DimensionScheme.load(folder / "scheme.safetensors")
 
 
 def test_iterative_pruning_keeps_what_is_pruned_at_zero_and_is_better_than_one_shot(settings, trained, tmp_path):
     once, _ = pruned(settings(compression_rate=8.0), trained, tmp_path / "once")
     iterative = settings(compression_rate=8.0, rounds=3, training=trained[2])
     found, scheme = pruned(iterative, trained, tmp_path / "rounds")
-    assert [round(each["compression_rate"], 6) for each in found["rounds"]] == [2, 4, 8]
-    assert found["nonzeros"] == once["nonzeros"] == 800 // 8 == np.count_nonzero(scheme.to_dense())
-    assert found["metrics"]["mse"] < once["metrics"]["mse"]
-    assert found["seconds"] == pytest.approx(sum(each["seconds"] for each in found["rounds"]))
-    assert sorted(path.name for path in (tmp_path / "rounds").iterdir()) == ["run.json", "scheme.safetensors"]
+    assert [round(one.compression_rate, 6) for one in found.rounds] == [2, 4, 8]
+    assert found.nonzeros == once.nonzeros == 800 // 8 == np.count_nonzero(scheme.to_dense())
+    assert found.metrics["mse"] < once.metrics["mse"]
+    assert found.seconds == pytest.approx(sum(one.seconds for one in found.rounds))
+    files = sorted(path.name for path in (tmp_path / "rounds").iterdir())
+    assert files == ["model.safetensors", "run.json", "scheme.safetensors"]
 
 
-def test_rounds_by_unscaled_weights_are_by_unscaled_weights(settings, trained, tmp_path):
+def test_rounds_by_raw_weights_are_by_raw_weights(settings, trained, tmp_path):
     search, _, training = trained
     tensors, about = load_tensors(search / "weights.safetensors")
     tensors["embedding.selection"] = torch.linspace(0.1, 1, tensors["embedding.selection"].numel()).view(
@@ -177,26 +169,92 @@ def test_rounds_by_unscaled_weights_are_by_unscaled_weights(settings, trained, t
     )
     save_tensors(search / "weights.safetensors", tensors, about)
     found = {
-        by: pruned(settings(prune_by=by, rounds=1, training=training), trained, tmp_path / by)[0]["threshold"]
-        for by in ("scaled", "weights")
+        by: pruned(settings(importance=by, rounds=1, training=training), trained, tmp_path / by)[0].threshold
+        for by in ("effective", "raw")
     }
-    assert found["weights"] > 1.2 * found["scaled"]
+    assert found["raw"] > 1.2 * found["effective"]
 
 
 def test_pruning_in_rounds_that_is_killed_goes_on_to_the_same_result(settings, trained, tmp_path, monkeypatch):
     iterative = settings(compression_rate=8.0, rounds=2, training=trained[2])
     undisturbed, scheme = pruned(iterative, trained, tmp_path / "a")
-    loss, calls = RatingPrediction.validation_loss, iter(range(undisturbed["rounds"][0]["epochs"] + 2))
-
-    def killed(*args):
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RatingPrediction, "validation_loss", killed)
+    with interrupted_after(undisturbed.rounds[0].epochs + 2, RatingPrediction, monkeypatch):
         pruned(iterative, trained, tmp_path / "b")
     assert (tmp_path / "b" / "rounds" / "1.safetensors").exists()
     again, same = pruned(iterative, trained, tmp_path / "b")
-    assert again["metrics"] == undisturbed["metrics"]
+    assert again.metrics == undisturbed.metrics
     assert (same.to_dense() == scheme.to_dense()).all()
+    kept, same_kept = (load_tensors(tmp_path / name / "model.safetensors")[0] for name in "ab")
+    assert all(torch.equal(tensor, same_kept[name]) for name, tensor in kept.items())
+
+
+def test_a_pruning_without_a_result_leaves_files_that_say_so(settings, trained, tmp_path):
+    found, scheme = pruned(
+        settings(compression_rate=2.0, rounds=1, training=divergent(trained)), trained, tmp_path / "p"
+    )
+    assert "loss is" in found.failed
+    assert (found.metrics, found.nonzeros, len(scheme.values)) == ({}, 0, 0)
+    with pytest.raises(NisbenchError, match=r"model\.safetensors: holds no model, because the run failed"):
+        PrunedModel.load(
+            tmp_path / "p" / "scheme.safetensors", tmp_path / "p" / "model.safetensors", PARAMS.models["mf"]
+        )
+
+
+def divergent(trained):
+    return trained[2].model_copy(update={"learning_rate": 1e30})
+
+
+# --- the files are the whole model ----------------------------------------------------------------------------
+
+RETRAINED = ("dnis_retrained", "iterative_pruning")
+FAST = {
+    *(
+        ("rating", "mf", method)
+        for method in (*RETRAINED, "random_mask", "mde_projected", "dnis", "nis_me", "grid_search")
+    ),
+    *(("rating", "neumf", method) for method in ("dnis_retrained", "mde_projected")),
+    *(("rating", "mlp", method) for method in ("iterative_pruning", "random_mask")),
+    *(("ctr", "deepfm", method) for method in (*RETRAINED, "dnis_released", "mde_projected")),
+    *(("ctr", model, "dnis_retrained") for model in ("fm", "wide_deep")),
+    ("topk", "neumf_topk", "iterative_pruning"),
+    ("topk", "mf", "mde_projected"),
+}
+"""Every model, and every way in which a result differs: retrained, projected, soft, frozen, chosen at random, fused."""
+CASES = [
+    pytest.param(task, model, method, id=f"{model}-{method}-{task}", marks=[] if chosen else pytest.mark.slow)
+    for (model, of_model), (method, of_method) in itertools.product(PARAMS.models.items(), PARAMS.methods.items())
+    for task in of_model.tasks
+    for chosen in [(task, model, method) in FAST]
+]
+
+
+@pytest.fixture(scope="module")
+def data_of(planted, tmp_path_factory):
+    return {task: tiny_data(task, tmp_path_factory.mktemp(task), planted) for task in PARAMS.tasks}
+
+
+@pytest.mark.parametrize(("task", "model", "method"), CASES)
+def test_the_recorded_metrics_come_out_of_the_files_alone(task, model, method, data_of, tmp_path):
+    """A pruning's scheme and model, its settings and the test file: no file of the search, and nothing in memory."""
+    searched, data = search_settings(task, model, method), data_of[task]
+    searched = searched.model_copy(update={"model": searched.method.own_model or searched.model})
+    run = run_search(searched, data, tmp_path / "search")
+    rates = (1.0,) if searched.method.own_model else (1.0, 4.0)
+    runs = {
+        rate: run_pruning(prune_settings(searched, rate), tmp_path / "search", data, tmp_path / f"{rate}")
+        for rate in rates
+    }
+    for path in (tmp_path / "search").iterdir():
+        path.unlink()
+    for rate, recorded in runs.items():
+        settings, folder = prune_settings(searched, rate), tmp_path / f"{rate}"
+        assert recomputed_metrics(settings, data, folder) == recorded.metrics
+        assert list(recorded.metrics) == [metric.name for metric in settings.task.metrics]
+        scheme = DimensionScheme.load(folder / "scheme.safetensors")
+        assert recorded.nonzeros == len(scheme.values) == np.count_nonzero(scheme.values)
+        assert recorded.nonzeros <= run.weights / rate
+        assert len(recorded.rounds) == (settings.rounds if rate > 1 else 0)
+        if recorded.rounds:  # what retraining changed besides the embeddings is in the files too
+            loss = recomputed_validation_loss(settings, data, folder)
+            assert loss == pytest.approx(recorded.rounds[-1].validation_loss, rel=1e-6)
+        assert recorded.features.count == len(scheme.sizes())

@@ -1,4 +1,4 @@
-"""What steps leave beside their results: damage is found, and runs of older code count as today's only where golden losses agree."""
+"""What steps leave beside their results: each says what computed it from what, and damage is found on use and made again."""
 
 import json
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import nisbench
-from nisbench import cli, code_version, console, records
-from nisbench.report import adoption
+from nisbench import cli, logs, records
+from nisbench.errors import NisbenchError
+from nisbench.execution import run_step, run_with_inputs
 from nisbench.studies import plan
-from tests.conftest import ROOT
-from tests.pipeline.conftest import DATA
+from tests.helpers.code import PackageCopy, forget
+from tests.helpers.paths import SMALL
 
 STUDY = """
 studies:
@@ -22,19 +22,40 @@ studies:
     seeds: [1]
     tables: [table2]
     overrides:
-      training: {base_dimension: 8, batch_size: 512, max_epochs: 3}
+      training: {base_dimension: 8, batch_size: 512, max_epochs: 2}
       methods: {grid_search: {dimensions: [4, 8]}}
 """
 
 
+def demo():
+    return plan(Path()).study("demo")
+
+
+def step_of(title):
+    (found,) = (step for step in demo().steps.values() if step.title().startswith(title))
+    return found
+
+
+@pytest.fixture(scope="module")
+def _done_once(tmp_path_factory):
+    """A project of a tiny study, of which every step was run."""
+    root = tmp_path_factory.mktemp("done")
+    shutil.copytree(SMALL / "params", root / "params", ignore=lambda *_: ["studies"])
+    (root / "params" / "studies").mkdir()
+    (root / "params" / "studies" / "demo.yaml").write_text(STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for step in demo().steps.values():
+            run_with_inputs(step)
+    return root
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project of a tiny study, of which every step was run; what a command prints."""
-    shutil.copytree(ROOT / "params", tmp_path / "params", ignore=lambda *_: ["studies"])
-    (tmp_path / "params" / "studies").mkdir()
-    (tmp_path / "params" / "studies" / "demo.yaml").write_text(STUDY)
-    (tmp_path / "params" / "tiny.yaml").write_text(DATA)
-    monkeypatch.chdir(tmp_path)
+def project(_done_once, tmp_path, monkeypatch):
+    """A copy of that project, in which commands run; what a command prints."""
+    root = tmp_path / "project"
+    shutil.copytree(_done_once, root)
+    monkeypatch.chdir(root)
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments, code=0):
@@ -42,18 +63,8 @@ def project(tmp_path, monkeypatch):
         assert done.exit_code == code, f"{done.output}\n{done.exception}"
         return done.output
 
-    for step in demo().steps.values():
-        call(step.name, step.id, *(["--threads", "1"] if step.name in ("search", "prune") else []))
     yield call
-    console.set_up()
-
-
-def demo():
-    return plan(Path()).study("demo")
-
-
-def step_of(name):
-    return next(step for step in demo().steps.values() if step.title().startswith(name))
+    logs.set_up()
 
 
 def test_a_record_says_from_what_and_by_which_code(project):
@@ -61,9 +72,11 @@ def test_a_record_says_from_what_and_by_which_code(project):
     record = records.check(search)
     assert record.needs == {name: needed.id for name, needed in search.needs.items()}
     assert record.code == search.code
+    assert len(record.code["kinds"]) == 3  # task, model, method
+    assert record.code["core"]["version"] >= 1
     assert record.settings["method"]["kind"] == "dnis"
     assert set(record.files) == {"run.json", "weights.safetensors"}
-    assert json.loads(project("show", search.id))["record"]["code"] == search.code
+    assert json.loads(project("show", search.id, "--json"))["record"]["code"] == search.code
 
 
 @pytest.mark.parametrize(
@@ -77,7 +90,7 @@ def test_a_record_says_from_what_and_by_which_code(project):
 )
 def test_a_file_that_was_damaged_is_found_on_use_named_and_made_again(project, damaged, file, asks):
     step, user = step_of(damaged), step_of(asks)
-    path = Path(step.path(file))
+    path = step.path(file)
     whole = path.read_bytes()
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])  # one bit
@@ -93,73 +106,113 @@ def test_a_file_that_was_damaged_is_found_on_use_named_and_made_again(project, d
     assert not records.done(step)
     for each in (step, user):
         project(each.name, each.id, *(["--threads", "1"] if each.name in ("search", "prune") else []))
-    assert "7 of 7 steps that are done are as they were written" in project("verify")
+    assert "7 of 7 finished steps are as they were written" in project("verify")
     if file != "run":  # which holds times
         assert path.read_bytes() == whole
 
 
+def lose_a_file(step):
+    step.path("weights").unlink()
+    return "weights.safetensors is missing, but it was written"
+
+
+def shorten_a_file(step):
+    path = step.path("weights")
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    return f"it has {size - 1} bytes, not {size}"
+
+
+def lose_the_record(step):
+    step.record.unlink()
+    return f"step.json is missing. Make it with: nisbench search {step.id}"
+
+
+def take_another_s_record(step):
+    other = step_of("search planted_ratings mf-grid")
+    shutil.copy(other.record, step.record)
+    return f"step.json is of another step ({other.id})"
+
+
+def garble_the_record(step):
+    step.record.write_text("{")
+    return "step.json: not readable as JSON"
+
+
+@pytest.mark.parametrize(
+    "harm", [lose_a_file, shorten_a_file, lose_the_record, take_another_s_record, garble_the_record]
+)
+@pytest.mark.usefixtures("project")
+def test_a_step_whose_input_is_not_what_was_written_does_not_run(harm):
+    step, user = step_of("search planted_ratings mf-dnis"), step_of("prune planted_ratings mf-dnis")
+    says = harm(step)
+    records.remove(user)
+    with pytest.raises(NisbenchError) as raised:
+        run_step(user)
+    assert says in str(raised.value)
+    assert not any(Path(path).exists() for path in user.paths())
+
+
+@pytest.mark.usefixtures("project")
+def test_a_record_that_was_lost_is_written_again_and_nothing_else():
+    step = step_of("search planted_ratings mf-dnis")
+    before = {file: step.path(file).read_bytes() for file in step.files}
+    (step.folder / "trials").mkdir()  # what was left to resume from
+    step.record.unlink()
+    run_step(step)
+    assert records.check(step).id == step.id
+    assert {file: step.path(file).read_bytes() for file in step.files} == before
+    assert {path.name for path in step.folder.iterdir()} == {*step.files.values(), "step.json"}
+
+
+@pytest.mark.usefixtures("project")
+def test_a_step_that_lost_a_file_is_made_again_whole():
+    step = step_of("search planted_ratings mf-dnis")
+    weights = step.path("weights").read_bytes()
+    step.path("weights").unlink()
+    step.path("run").write_text("{}")  # whatever is left is not trusted
+    run_step(step)
+    records.check(step)
+    assert step.path("weights").read_bytes() == weights
+
+
+@pytest.mark.usefixtures("project")
+def test_with_its_inputs_a_step_that_is_done_is_left_alone():
+    step = step_of("prune planted_ratings mf-dnis")
+    shutil.rmtree(step.needs["split"].folder)  # what is done needs no inputs any more
+    before = step.record.read_bytes()
+    run_with_inputs(step)
+    assert step.record.read_bytes() == before
+    assert not step.needs["split"].folder.exists()
+
+
 @pytest.fixture
-def changed_code(tmp_path, monkeypatch):
-    """Have the ids follow a copy of the sources in which some text is another."""
+def done_search(project):  # noqa: ARG001 - it is the project's
+    """A search that was run, with the code as it is."""
+    return step_of("search planted_ratings mf-dnis")
 
-    def change(file, old, new):
-        copy = tmp_path / "changed"
-        shutil.copytree(Path(nisbench.__file__).parent, copy)
-        source = (copy / file).read_text()
-        assert old in source
-        (copy / file).write_text(source.replace(old, new, 1))
-        monkeypatch.setattr(nisbench, "__file__", str(copy / "__init__.py"))
-        forget()
 
-    def forget():
-        code_version.code_version.cache_clear()
-        code_version._module_tree.cache_clear()
-
-    yield change
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    yield PackageCopy(tmp_path, monkeypatch)
     monkeypatch.undo()
     forget()
 
 
-def test_after_a_refactoring_runs_are_adopted_and_say_what_computed_them(project, changed_code):
-    before = {step.title(): step for step in demo().steps.values()}
-    codes = {title: step.code for title, step in before.items()}
-    changed_code("training/trainer.py", "already = progress.seconds", "already = 1 * progress.seconds")
-    after = {step.title(): step for step in demo().steps.values()}
-    asked = {title for title, step in after.items() if not records.done(step)}
-    assert {title.split()[0] for title in asked} == {"search", "prune"}
-    shown = project("adopt", "demo")
-    assert shown.count("golden losses") == 2
-    assert all(records.done(step) for step in after.values())
-    for title in asked:
-        record = records.check(after[title])
-        assert record.code == codes[title] != after[title].code
-        assert record.adopted.id == before[title].id
-        assert Path(after[title].path("run")).read_bytes() == Path(before[title].path("run")).read_bytes()
-    assert "nothing to adopt" in project("adopt", "demo")
-    project("tables", "demo")
-    assert "adopted" in Path("results/demo/summary.csv").read_text()
-    assert " adopted`" in Path("results/demo/README.md").read_text()
-
-
-def test_runs_that_the_code_would_make_otherwise_are_not_adopted(project, changed_code, monkeypatch):
-    changed_code("training/adam.py", "= 0.9, 0.999, 1e-8", "= 0.91, 0.999, 1e-8")
-    run = adoption.trials.run
-
-    def other(settings, *args):
-        training = settings.training.model_copy(update={"learning_rate": settings.training.learning_rate * 1.0001})
-        run(settings.model_copy(update={"training": training}), *args)
-
-    monkeypatch.setattr(adoption.trials, "run", other)
-    shown = project("adopt", "demo", code=1)
-    assert "differs" in shown
-    assert "adopted" not in shown.replace("was not adopted", "")
-    assert not any(records.done(step) for step in demo().steps.values() if step.name in ("search", "prune"))
-
-
-def test_a_damaged_run_is_not_adopted(project, changed_code):
-    weights = Path(step_of("search planted_ratings mf-dnis").path("weights"))
-    weights.write_bytes(weights.read_bytes()[:-1])
-    changed_code("training/trainer.py", "already = progress.seconds", "already = 1 * progress.seconds")
-    assert "is missing or damaged" in project("adopt", "demo", code=1)
-    assert not records.done(step_of("search planted_ratings mf-dnis"))
-    assert records.done(step_of("search planted_ratings mf-grid_search"))
+def test_results_of_older_code_are_not_taken_for_today_s(done_search, package):
+    """A kind's file is edited: what depends on it is to be made again, beside what there was."""
+    recorded = {step.title(): step for step in demo().steps.values()}
+    with package.edited(package.replaced("search/dnis.py", "clamp_(0, 1)", "clamp_(0, 2)")):
+        after = {step.title(): step for step in demo().steps.values()}
+        assert {title for title, step in after.items() if step.id != recorded[title].id} == {
+            "search planted_ratings mf-dnis-seed1",
+            "prune planted_ratings mf-dnis-seed1-cr2",
+        }
+        search = after["search planted_ratings mf-dnis-seed1"]
+        assert not records.done(search)
+        assert search.folder != recorded[search.title()].folder
+        with pytest.raises(NisbenchError, match=r"step\.json is missing"):
+            records.check(search)
+        shutil.copytree(done_search.folder, search.folder)  # by hand
+        with pytest.raises(NisbenchError, match="is of another step"):
+            records.check(search)

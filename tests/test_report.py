@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +14,24 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from nisbench import records
+from nisbench.commands import plan as plan_command
 from nisbench.data import parquet
-from nisbench.embedding import DimensionScheme
+from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError
-from nisbench.evaluation import topk
+from nisbench.params.kinds import VARIABLE
 from nisbench.params.loading import load
-from nisbench.report import assembly, claims, figures, learned, listing, page, significance, tables
-from nisbench.report.results import metrics, read_run, summary
+from nisbench.params.tasks import CTR, RANKED, Rating, TopK
+from nisbench.report import build, claims, dnis_figures, figures, outputs, page, significance, style, tables
+from nisbench.report.results import metrics, pruning_result, summary
+from nisbench.run_files import FeatureCounts, Machine, PruneRun, SearchRun, Trial, read_pruning, read_search, write_run
 from nisbench.studies import plan
-from tests.conftest import ROOT
 
+ROOT = Path(__file__).parents[1]
 MSE = {"grid_search": 0.7, "random_search": 0.6, "mde": 0.65, "dnis": 0.5, "network_pruning": 0.55}
-MACHINE = {
-    "device": "CPU",
-    "threads": 2,
-    "python": "3",
-    "system": "Linux",
-    "packages": {"torch": "2", "nisbench": "0"},
-    "time": "2026-01-02T03:04:05Z",
-}
+MACHINE = Machine(
+    device="CPU", threads=2, python="3", system="Linux", packages={"torch": "2", "nisbench": "0"}, time="2026-01-02T03:04:05Z",
+)  # fmt: skip
+NAN = "the loss is nan at step 3"
 SMALL = """
 studies:
   small:
@@ -44,6 +44,14 @@ studies:
     seeds: [1, 2, 3]
     tables: [table2]
     figures: [figure3a, figure3b, figure3c, pareto]
+"""
+TINY = """
+studies:
+  tiny:
+    title: Tiny
+    grids: {rating: {datasets: [movielens_20m], models: [mf], methods: {grid_search: [1], dnis: [2]}}}
+    seeds: [1]
+    tables: [table2]
 """
 THREE_SEEDS = "studies: {paper: {seeds: [1, 2, 3]}}"
 
@@ -62,25 +70,21 @@ def study(tmp_path, monkeypatch):
         (tmp_path / "over.yaml").write_text(overlay)
         found = plan(ROOT, load(ROOT, [tmp_path / "over.yaml"])).study(name)
         monkeypatch.chdir(tmp_path)
-        for block in found.blocks:
-            path = Path(block.needs["prepare"].path("instances"))
+        for block in found.blocks.values():
+            path = block.needs["prepare"].path("instances")
             parquet.write(path, [1, 2, 3], {"user": [0, 1, 1], "movie": [2, 3, 2]},
                           parquet.fields_in_a_row({"user": "categorical", "movie": "categorical"}, [2, 3]))  # fmt: skip
-            for part in block.needs["split"].files:
-                count = {"train": 2, "validation": 1, "test": 0}[part]
-                parquet.write_table(Path(block.needs["split"].path(part)), pa.table({"label": [1.0] * count}))
+            for split, count in {"train": 2, "validation": 1, "test": 0}.items():
+                parquet.write_table(block.needs["split"].path(split), pa.table({"label": [1.0] * count}))
             features = {"frequency": pa.array([100, 10, 5, 1, 0]), "block": pa.array([0, 0, 1, 1, 1])}
-            parquet.write_table(Path(block.path("features")), pa.table(features))
+            parquet.write_table(block.path("features"), pa.table(features))
         for cell in found.cells:
             search = cell.search
             hours = (1 if cell.method == "dnis" else 2) + noise(cell)
-            trial = {"name": "only", "validation_loss": 0.4, "best_epoch": 2, "losses": [0.5, 0.4], "at_once": 1,
-                     "seconds": 3600.0 * hours, "peak_memory_mib": 500.0, "weights": 100, "failed": None}  # fmt: skip
-            Path(search.folder).mkdir(parents=True, exist_ok=True)
+            search.folder.mkdir(parents=True, exist_ok=True)
             save_file({"embedding.selection": torch.tensor([[1.0, 1.0, 0.8], [0.5, 0.0, 0.1], [0.4, 0.0, 0.0]])},
                       search.path("weights"))  # fmt: skip
-            write(search, {"trials": [trial], "best_trial": 0, "weights": 100, "failed": None,
-                           "seconds": 3600.0 * hours, "peak_memory_mib": 500.0, "machine": MACHINE})  # fmt: skip
+            write(search, made_up_search([made_up_trial(seconds=3600.0 * hours)]))
             k = cell.settings.training.base_dimension
             mse = MSE.get(cell.method, 0.6) + 0.15 * (cell.compression_rate - 1) + 0.1 * (64 - k) / 64 + noise(cell)
             metrics = {
@@ -89,24 +93,36 @@ def study(tmp_path, monkeypatch):
                 "topk": {
                     prefix + name: 0.1 * cell.compression_rate + noise(cell)
                     for prefix in ("", "full_")
-                    for name in topk.NAMES
+                    for name in RANKED
                 },
-            }[cell.settings.task.kind]
+            }[cell.settings.task.kind_name()]
             sizes = [3, 2, 1, 1, 3]
             dense = np.array([[1.0] * size + [0.0] * (3 - size) for size in sizes], dtype=np.float32)
-            DimensionScheme.from_dense(dense).save(Path(cell.prune.path("scheme")))
-            write(cell.prune, {"metrics": metrics, "weights": 100, "nonzeros": int(100 / cell.compression_rate),
-                               "size_mib": 12.0, "projection_weights": 0, "rounds": [], "threshold": 0.1,
-                               "coo_bytes": 1, "csr_bytes": 1, "features": {"count": 5}, "test_instances": 9,
-                               "seconds": 1.0, "machine": MACHINE, "failed": None})  # fmt: skip
+            DimensionScheme.from_dense(dense).save(cell.prune.path("scheme"))
+            save_file({}, cell.prune.path("model"))
+            write(cell.prune, PruneRun(metrics=metrics, weights=100, nonzeros=int(100 / cell.compression_rate),
+                                       size_mib=12.0, threshold=0.1, features=FeatureCounts(count=5, without_dimensions=0),
+                                       test_instances=9, seconds=1.0, machine=MACHINE))  # fmt: skip
         return found
 
     return fake
 
 
+def made_up_trial(**own):
+    usual = {"name": "only", "validation_loss": 0.4, "best_epoch": 2, "losses": [0.5, 0.4], "weights": 100}
+    return Trial(**usual | {"seconds": 3600.0, "peak_memory_mib": 500.0} | own)
+
+
+def made_up_search(trials):
+    seconds = sum(trial.seconds for trial in trials)
+    return SearchRun(
+        trials=trials, best_trial=0, weights=100, failed=None, seconds=seconds, peak_memory_mib=500.0, machine=MACHINE
+    )
+
+
 def write(step, run):
     """A step's result and its record, as if it had been run just now."""
-    Path(step.path("run")).write_text(json.dumps(run))
+    write_run(step.path("run"), run)
     records.write(step)
 
 
@@ -117,10 +133,10 @@ def rows(markdown):
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
-def part_of(sheet, heading):
-    """The rows of the part with this heading, by name; a row of the paper is that of the row above it."""
+def table_of(sheet, heading):
+    """The rows of the table with this heading, by name; a row of the paper is that of the row above it."""
     found, last = {}, ""
-    for name, *row in next(part.rows for part in sheet.parts if part.heading == heading):
+    for name, *row in next(table.rows for table in sheet.tables if table.heading == heading):
         last, key = (last, (last, "paper")) if name == "*paper*" else (name, name)
         found[key] = row
     return found
@@ -128,14 +144,14 @@ def part_of(sheet, heading):
 
 def test_table_2_shows_ours_and_the_paper_s_below(study):
     found = study()
-    sheet = tables.table2(found, summary(found))
-    assert [part.heading for part in sheet.parts] == [f"{m}, MovieLens-20M" for m in ("MF", "MLP", "NeuMF")]
-    assert sheet.parts[0].heads == ["Search method", "#Params", "Params (M)", "Time cost", "Memory", "MSE"]
-    body = part_of(sheet, "MF, MovieLens-20M")
+    sheet = tables.comparison(found, summary(found), Rating)
+    assert [table.heading for table in sheet.tables] == [f"{m}, MovieLens-20M" for m in ("MF", "MLP", "NeuMF")]
+    assert sheet.tables[0].heads == ["Search method", "#Params", "Params (M)", "Time cost", "Memory", "MSE"]
+    body = table_of(sheet, "MF, MovieLens-20M")
     assert body["Grid Search"] == ["100", "12", "2 h 00 min", "500 MiB", "0.7000"]
     assert body["Grid Search", "paper"] == ["-", "33", "16 h 00 min", "-", "0.6220"]
     assert body["DNIS (CR = 2.5)"] == ["40", "12", "59 min 56 s", "500 MiB", "0.7225"]
-    assert part_of(sheet, "NeuMF, MovieLens-20M")["DNIS (CR = 2.5)", "paper"] == [
+    assert table_of(sheet, "NeuMF, MovieLens-20M")["DNIS (CR = 2.5)", "paper"] == [
         "-",
         "32",
         "1 h 00 min",
@@ -143,13 +159,13 @@ def test_table_2_shows_ours_and_the_paper_s_below(study):
         "0.6213",
     ]
     assert "**" not in sheet.markdown()
-    assert "K = 128" not in sheet.markdown()  # what is varied is for figures
+    assert "K = 128" not in sheet.markdown()  # sweeps are for figures
 
 
 def test_several_seeds_give_mean_and_deviation_and_marks_where_the_best_is_told_apart(study):
     found = study(THREE_SEEDS)
-    sheet = tables.table2(found, summary(found))
-    body = part_of(sheet, "MF, MovieLens-20M")
+    sheet = tables.comparison(found, summary(found), Rating)
+    body = table_of(sheet, "MF, MovieLens-20M")
     assert body["DNIS (unpruned)"][-1] == "**0.5093 ± 0.0100**"
     assert [name for name, row in body.items() if "**" in row[-1]] == ["DNIS (unpruned)"]
     data = sheet.data[(sheet.data["model"] == "mf") & (sheet.data["metric"] == "mse")].set_index(["method", "cr"])
@@ -160,25 +176,25 @@ def test_several_seeds_give_mean_and_deviation_and_marks_where_the_best_is_told_
 
 def test_table_3_knows_which_way_each_quality_is_better(study):
     found = study(THREE_SEEDS)
-    sheet = tables.table3(found, summary(found))
-    assert sheet.parts[0].heads[-2:] == ["AUC", "Logloss"]
-    body = part_of(sheet, "FM, Criteo")
+    sheet = tables.comparison(found, summary(found), CTR)
+    assert sheet.tables[0].heads[-2:] == ["AUC", "Logloss"]
+    body = table_of(sheet, "FM, Criteo")
     assert body["DNIS (unpruned)"][-2:] == ["**0.9745 ± 0.0005**", "**0.5093 ± 0.0100**"]
     assert body["DNIS (unpruned)", "paper"][-2:] == ["0.8004", "0.4510"]
     assert [row for row in body if "CR" in row] == ["DNIS (CR = 20)", "DNIS (CR = 30)"]
     assert "MovieLens" not in sheet.markdown()
 
 
-def test_table_4_has_a_part_per_grid_and_way_of_ranking(study):
+def test_table_4_has_a_table_per_grid_and_way_of_ranking(study):
     found = study()
-    sheet = tables.table4(found, summary(found))
-    assert [part.heading for part in sheet.parts] == [
+    sheet = tables.comparison(found, summary(found), TopK)
+    assert [table.heading for table in sheet.tables] == [
         f"NeuMF, MovieLens-1M, implicit feedback, K = {k}: each test item among {what}"
         for k in (16, 32)
         for what in ("99 sampled items (uniform)", "all items")
     ]
-    sampled, full = (part_of(sheet, part.heading) for part in sheet.parts[:2])
-    assert sheet.parts[0].heads == [
+    sampled, full = (table_of(sheet, table.heading) for table in sheet.tables[:2])
+    assert sheet.tables[0].heads == [
         "Search method", "#Params", "Time cost", "Memory", "R@1", "R@5", "R@10", "MRR@5", "MRR@10", "NDCG@5", "NDCG@10",
     ]  # fmt: skip
     assert sampled["NIS-SE, half"][::3] == ["100", "10.00", "10.00", "10.00"]
@@ -191,22 +207,22 @@ def test_table_4_has_a_part_per_grid_and_way_of_ranking(study):
 def test_models_may_be_pruned_at_different_rates(study):
     grids = "{a: {datasets: [movielens_20m], models: [mf], methods: {dnis: [1, 2]}}, b: {datasets: [movielens_20m], models: [mlp], methods: {dnis: [1, 4]}}}"
     found = study(f"studies: {{x: {{title: X, grids: {grids}, seeds: [1], tables: [table2]}}}}", name="x")
-    sheet = tables.table2(found, summary(found))
-    assert [[row[0] for row in part.rows if row[0] != "*paper*"] for part in sheet.parts] == [
+    sheet = tables.comparison(found, summary(found), Rating)
+    assert [[row[0] for row in table.rows if row[0] != "*paper*"] for table in sheet.tables] == [
         ["DNIS (unpruned)", f"DNIS (CR = {rate})"] for rate in (2, 4)
     ]
 
 
 def test_table_1_counts_the_files_and_shows_the_paper_s_counts(study):
     found = study()
-    first, second = tables.table1(found, summary(found)).parts[0].rows[:2]
+    first, second = tables.table1(found, summary(found)).tables[0].rows[:2]
     assert first == ["MovieLens-20M", "3", "2", "5", "2", "1", "0"]
     assert second == ["*paper*", "20,000,263", "2", "165,771", "-", "-", "-"]
 
 
 def test_latex_escapes_what_means_something_and_says_how_to_read_it(study):
     found = study(THREE_SEEDS)
-    text = tables.table2(found, summary(found)).latex("paper-table2", "At 5 % **and** *more*.")
+    text = tables.comparison(found, summary(found), Rating).latex("paper-table2", "At 5 % **and** *more*.")
     assert text.count("\\begin{table}") == text.count("\\end{table}") == 3
     assert "\\caption{rating prediction. MF, MovieLens-20M}" in text
     assert "\\textbf{0.5093 $\\pm$ 0.0100}" in text
@@ -257,7 +273,7 @@ def test_p_values_are_scipy_s_adjusted_for_their_number():
 # --- figures --------------------------------------------------------------------------------------------------
 
 
-def test_figure_2_shows_the_values_that_a_grid_varies(study):
+def test_figure_2_shows_the_values_that_a_grid_sweeps(study):
     found = study(THREE_SEEDS)
     data, _, caption = figures.figure2a(found, summary(found))
     assert list(data["K"]) == [8, 16, 32, 64, 128, 256, 512, 1024]
@@ -268,8 +284,8 @@ def test_figure_2_shows_the_values_that_a_grid_varies(study):
     assert list(data["L"]) == [1, 2, 3, 5, 10, 20, 40]
 
 
-def test_two_grids_that_vary_the_same_are_two_panels(study):
-    grid = "{datasets: [movielens_20m], models: [mf], methods: {dnis: [1]}, vary: {training.base_dimension: [64, 8]}"
+def test_two_grids_that_sweep_the_same_are_two_panels(study):
+    grid = "{datasets: [movielens_20m], models: [mf], methods: {dnis: [1]}, sweep: {training.base_dimension: [64, 8]}"
     grids = f"{{plain: {grid}}}, l2: {grid}, title: with L2, overrides: {{training: {{l2: 0.1}}}}}}}}"
     found = study(
         f"studies: {{x: {{title: X, grids: {grids}, seeds: [1, 2, 3], tables: [], figures: [figure2a]}}}}", name="x"
@@ -277,18 +293,18 @@ def test_two_grids_that_vary_the_same_are_two_panels(study):
     data, _, _ = figures.figure2a(found, summary(found))
     assert list(zip(data["grid"], data["K"], strict=True)) == [("plain", 8), ("l2", 8), ("plain", 64), ("l2", 64)]
     assert set(data["count"]) == {3}
-    places = {each.where for each in claims.findings(found, summary(found)) if "base dimension" in each.claim}
-    assert places == {"MF, MovieLens-20M, K = 64", "MF, MovieLens-20M, with L2, K = 64"}
+    panels = {one.where for one in claims.findings(found, summary(found)) if "base dimension" in one.claim}
+    assert panels == {"MF, MovieLens-20M, K = 64", "MF, MovieLens-20M, with L2, K = 64"}
 
 
 def test_figure_3a_is_of_the_selection_by_block_and_3b_of_sizes_by_frequency(study):
     found = study()
-    data, _, _ = learned.figure3a(found, summary(found))
+    data, _, _ = dnis_figures.figure3a(found, summary(found))
     mf = data[(data["model"] == "mf") & (data["grid"] == "")]
     assert list(mf["block"]) == [1, 2, 3]
     assert list(mf["median"]) == pytest.approx([1.0, 0.1, 0.0])
     assert list(mf["zeros"]) == pytest.approx([0, 1 / 3, 2 / 3])
-    data, _, _ = learned.figure3b(found, summary(found))
+    data, _, _ = dnis_figures.figure3b(found, summary(found))
     mf = data[(data["model"] == "mf") & (data["grid"] == "")]
     assert set(mf["cr"]) == {2.0}
     assert mf["features"].sum() == 4  # the fifth does not occur in train
@@ -317,11 +333,118 @@ def test_the_pareto_front_is_what_nothing_beats_in_both(study):
     assert not data.duplicated(["dataset", "model", "series", "k", "cr"]).any()
 
 
+# --- looks ----------------------------------------------------------------------------------------------------
+
+PLUGIN = """
+from typing import Literal
+
+import numpy as np
+
+from nisbench.params.methods import Method
+from nisbench.search.trial_spec import TrialSpec, prefix_selection
+
+
+class Half(Method):
+    kind: Literal["half"]
+
+
+class Third(Method):
+    kind: Literal["third"]
+
+
+def propose(settings, features, k, seed):
+    return [TrialSpec("fewer", prefix_selection(np.full(len(features), k // (2 if settings.kind == "half" else 3)), k))]
+"""
+OWN_METHODS = """
+methods:
+  half: {kind: half, title: Half, importance: effective, rounds: 0}
+  half_raw: {extends: half, title: "Half, raw", importance: raw}
+  third: {kind: third, title: Third, importance: effective, rounds: 0}
+"""
+OWN_STUDY = """
+studies:
+  own:
+    title: Own
+    grids:
+      all:
+        datasets: [movielens_20m]
+        models: [mf]
+        methods: {grid_search: [1], half: [1, 2], half_raw: [2], third: [1, 2], dnis: [1, 2], dnis_retrained: [2], network_pruning: [2]}
+      size:
+        datasets: [movielens_20m]
+        models: [mf]
+        methods: {half: [1], dnis: [1]}
+        sweep: {training.base_dimension: [8, 64]}
+      blocks:
+        datasets: [movielens_20m]
+        models: [mf]
+        methods: {half: [1], dnis: [1]}
+        sweep: {datasets.movielens_20m.blocks.count: [2, 4]}
+    seeds: [1]
+    tables: [table1, table2]
+    figures: [figure2a, figure2b, figure3a, figure3b, figure3c, pareto]
+"""
+
+
+@pytest.fixture
+def _plugin(tmp_path, monkeypatch):
+    """Two kinds of method from outside, which name neither a colour nor a marker."""
+    (tmp_path / "plugin_of_report.py").write_text(PLUGIN)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "plugin_of_report.py"))
+    yield
+    sys.modules.pop("nisbench_plugin_plugin_of_report", None)
+
+
+def as_drawn(look):
+    return look["color"], look["marker"], look.get("markerfacecolor")
+
+
+def test_methods_of_one_kind_share_a_colour_and_no_look(config):
+    methods = config.params.methods
+    looks = style.looks({name: methods[name] for name in ("dnis", "dnis_retrained", "dnis_second_order")})
+    assert len({look["color"] for look in looks.values()}) == 1
+    assert len({as_drawn(look) for look in looks.values()}) == 3
+
+
+@pytest.mark.usefixtures("_plugin")
+def test_every_method_has_a_look_of_its_own_also_of_kinds_from_outside(tmp_path):
+    (tmp_path / "methods.yaml").write_text(OWN_METHODS)
+    methods = load(ROOT, [tmp_path / "methods.yaml"]).params.methods
+    assert {"half", "half_raw", "third"} < methods.keys()
+    looks = style.looks(methods)
+    assert len({as_drawn(look) for look in looks.values()}) == len(methods)
+    assert looks["half"]["color"] == looks["half_raw"]["color"] != looks["third"]["color"]
+    alone = style.looks({"third": methods["third"]})
+    assert alone["third"] == looks["third"]  # a kind looks alike in all figures
+
+
+@pytest.mark.usefixtures("_plugin")
+def test_a_kind_from_outside_is_in_every_table_and_figure(study):
+    found = study(OWN_METHODS + OWN_STUDY, "own")
+    build.run(found)
+    results = summary(found)
+    body = table_of(tables.comparison(found, results, Rating), "MF, MovieLens-20M")
+    assert {
+        "Half (unpruned)",
+        "Half (CR = 2)",
+        "Half, raw (CR = 2)",
+        "Third (unpruned)",
+        "Third (CR = 2)",
+    } < body.keys()
+    for figure in ("figure2a", "figure2b"):
+        assert {"Half", "DNIS"} == set(pd.read_csv(f"results/own/{figure}.csv")["series"])
+    assert {"Half", "Half, raw", "Third"} < set(pd.read_csv("results/own/pareto.csv")["series"])
+    for figure in found.study.figures:
+        assert 'id="figure_1"' in Path(f"results/own/{figure}.svg").read_text()
+    told = pd.read_csv("results/own/claims.csv")
+    assert told["claim"].str.startswith("Not in the paper: DNIS beats the best other method of its size").any()
+
+
 # --- claims ---------------------------------------------------------------------------------------------------
 
 
 def verdicts(found):
-    return {(each.claim, each.where, each.of): each for each in claims.findings(found, summary(found))}
+    return {(one.claim, one.where, one.of): one for one in claims.findings(found, summary(found))}
 
 
 def test_claims_are_judged_by_the_study_s_own_figures(study):
@@ -336,30 +459,30 @@ def test_claims_are_judged_by_the_study_s_own_figures(study):
     assert told["The larger the base dimension K, the better DNIS predicts", f"{mf}, K = 1024", "K = 1024"].p == 0.25
     same = told["The more feature blocks L, the better DNIS predicts", f"{mf}, L = 40", "L = 40"]
     assert (same.p, same.verdict) == (1, "inconclusive")
-    topk_place = "NeuMF, MovieLens-1M, implicit feedback, K = 16"
-    nis = told["Within the same budget of weights, NIS-ME beats NIS-SE", topk_place, "NIS-ME, a quarter"]
+    topk_panel = "NeuMF, MovieLens-1M, implicit feedback, K = 16"
+    nis = told["Within the same budget of weights, NIS-ME beats NIS-SE", topk_panel, "NIS-ME, a quarter"]
     assert nis.verdict == "inconclusive"
-    smaller = told["Within the same budget of weights, DNIS beats NIS-ME", topk_place, "DNIS (CR = 4)"]
+    smaller = told["Within the same budget of weights, DNIS beats NIS-ME", topk_panel, "DNIS (CR = 4)"]
     assert smaller.measured.endswith("25 weights")
-    rarer = next(each for key, each in told.items() if key[:2] == ("Blocks of rarer features end with a smaller α", mf))
+    rarer = next(one for key, one in told.items() if key[:2] == ("Blocks of rarer features end with a smaller α", mf))
     assert rarer.verdict == "holds"
     assert rarer.of == "rank correlation with frequency 1.00, 1.00, 1.00"
 
 
 def test_auc_is_better_when_it_is_higher(study):
     found = study("studies: {criteo: {seeds: [1, 2, 3]}}", name="criteo")
-    told = [each for each in claims.findings(found, summary(found)) if "Unpruned, DNIS beats" in each.claim]
-    assert {each.measured.split()[0]: each.verdict for each in told} == {"AUC": "holds", "Logloss": "holds"}
+    told = [one for one in claims.findings(found, summary(found)) if "Unpruned, DNIS beats" in one.claim]
+    assert {one.measured.split()[0]: one.verdict for one in told} == {"AUC": "holds", "Logloss": "holds"}
 
 
 def test_one_seed_only_points_somewhere(study):
     told = verdicts(study())
-    place = "MF, MovieLens-20M"
+    panel = "MF, MovieLens-20M"
     assert (
-        told["Pruned at CR = 2, DNIS still beats the best of them", place, "DNIS (CR = 2)"].verdict
+        told["Pruned at CR = 2, DNIS still beats the best of them", panel, "DNIS (CR = 2)"].verdict
         == "against it (one seed)"
     )
-    assert {each.verdict for each in told.values()} <= {"for it (one seed)", "against it (one seed)", "inconclusive"}
+    assert {one.verdict for one in told.values()} <= {"for it (one seed)", "against it (one seed)", "inconclusive"}
 
 
 def test_controls_and_variants_are_not_taken_for_the_paper_s_methods(study):
@@ -370,8 +493,8 @@ def test_controls_and_variants_are_not_taken_for_the_paper_s_methods(study):
         name="x",
     )
     told = claims.findings(found, summary(found))
-    assert {each.of.split(" (")[0] for each in told if not each.of.startswith("rank")} == {"DNIS"}
-    assert {each.against.split(": ")[1] for each in told if "At every pruning rate" in each.claim} == {
+    assert {one.of.split(" (")[0] for one in told if not one.of.startswith("rank")} == {"DNIS"}
+    assert {one.against.split(": ")[1] for one in told if "At every pruning rate" in one.claim} == {
         "Network pruning, one shot (CR = 2)"
     }
     data, _, _ = figures.figure3c(found, summary(found))
@@ -384,27 +507,27 @@ def test_the_paper_s_own_figures_bear_out_its_claims(study):
     results = summary(found)
     printed = results[results["paper_value"].notna()].assign(value=lambda table: table["paper_value"])
     told = claims.findings(found, pd.concat([printed, results[results["paper_value"].isna()]]))
-    about = [each for each in told if "beats the best of" in each.claim and "Not in the paper" not in each.claim]
+    about = [one for one in told if "beats the best of" in one.claim and "Not in the paper" not in one.claim]
     assert len(about) == (3 + 2 * 3) + (3 + 2 * 2 * 3)
-    assert {each.verdict for each in about} == {"for it (one seed)"}
+    assert {one.verdict for one in about} == {"for it (one seed)"}
 
 
 # --- all together ---------------------------------------------------------------------------------------------
 
 
-def test_all_files_are_written_and_old_ones_go(study):
+def test_all_files_are_written_old_ones_go_and_the_same_runs_give_the_same_bytes(study):
     found = study(name="movielens_1m")
     folder = Path("results/movielens_1m")
     for old in ("runs-000000000000.json", "table3.tex", "recovery.svg", "curves/other.svg"):
         (folder / old).parent.mkdir(parents=True, exist_ok=True)
         (folder / old).touch()
-    assembly.run(found)
-    assert {str(path) for path in folder.rglob("*") if path.is_file()} == set(found.outputs())
-    manifest = json.loads(Path(found.manifest).read_text())
+    build.run(found)
+    assert {str(path) for path in folder.rglob("*") if path.is_file()} == set(outputs.outputs(found))
+    manifest = json.loads(outputs.manifest(found).read_text())
     assert [run["id"] for run in manifest["prunings"]] == [cell.prune.id for cell in found.cells]
     text = (folder / "README.md").read_text()
-    for part in (*found.study.tables, *found.study.figures):
-        assert (f"({part}.png)" in text) == (part in found.study.figures)
+    for item in (*found.study.tables, *found.study.figures):
+        assert (f"({item}.png)" in text) == (item in found.study.figures)
     assert "2026-01-02" in text
     assert text.count("\n## Table") == len(found.study.tables)
     linked = re.findall(r"\]\(([\w./]+)\)", text)
@@ -412,18 +535,61 @@ def test_all_files_are_written_and_old_ones_go(study):
     html = (folder / "page.html").read_text()
     assert html.count('src="data:image/svg+xml;base64,') == len(found.study.figures)
     assert 'src="figure' not in html
-    assert page.trials_of({"trials": [{"at_once": 2, "failed": None}, {"at_once": 1, "failed": "nan"}]}) == (
-        "2, up to 2 at once, 1 failed"
-    )
+    first, second = made_up_trial(fused=2), made_up_trial(failed=NAN)
+    assert page.trials_of(made_up_search([first, second])) == "2, up to 2 at once, 1 failed"
+
+    written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    build.run(found)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written
 
 
-def test_the_same_runs_give_the_same_bytes(study):
-    found = study(name="movielens_1m")
-    folder = Path("results/movielens_1m")
-    assembly.run(found)
-    first = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assembly.run(found)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
+def test_the_manifest_of_a_changed_report_is_a_free_name(study):
+    found = study(TINY, "tiny")
+    build.run(found)
+    first = outputs.manifest(found)
+    assert first.is_file()
+    assert outputs.is_current(found)
+    table = Path("results/tiny/table2.md")
+    whole = table.read_text()
+    damages = [
+        lambda: table.write_text(f"{whole} "),
+        table.unlink,
+        lambda: first.write_text("{"),
+        lambda: first.write_text("[]"),
+    ]
+    kept = first.read_text()
+    for damage in damages:
+        damage()
+        second = outputs.manifest(found)
+        assert (second.exists(), second.parent) == (False, first.parent)
+        assert second.name == f"runs-{found.id}-2.json"
+        assert not outputs.is_current(found)
+        table.write_text(whole)
+        first.write_text(kept)
+        assert outputs.manifest(found) == first
+    table.write_text("changed")
+    build.run(found)  # what it makes is named by what is then true
+    assert outputs.is_current(found)
+    assert [path.name for path in Path("results/tiny").glob("runs-*.json")] == [f"runs-{found.id}-2.json"]
+    assert table.read_text() == whole
+
+
+def test_asking_which_files_a_report_has_changes_none(study):
+    found = study(TINY, "tiny")
+    build.run(found)
+    folder = Path("results/tiny")
+    Path(folder, "table2.md").write_text("changed by hand")
+    Path(folder, "runs-000000000000.json").write_text("{}")
+
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path().rglob("*")}
+
+    before = state()
+    again = plan(ROOT, load(ROOT, [Path("over.yaml")])).study("tiny")
+    assert again.id == found.id
+    assert str(folder / f"runs-{found.id}-2.json") == outputs.outputs(again)[-1]
+    assert not outputs.is_current(again)
+    assert state() == before
 
 
 def test_summary_has_the_paper_s_figures_and_metrics_no_times(study):
@@ -438,27 +604,27 @@ def test_summary_has_the_paper_s_figures_and_metrics_no_times(study):
 def test_runs_that_failed_are_marked_and_the_rest_is_compared(study):
     """One seed of MDE failed, DNIS at every seed, and one trial of a Grid Search that stands."""
     found = study(SMALL, "small")
-    nothing = {"metrics": {}, "weights": 0, "nonzeros": 0, "size_mib": 0.0, "failed": "the loss is nan at step 3"}
     for cell in found.cells:
-        search = json.loads(Path(cell.search.path("run")).read_text())
+        search, pruning = read_search(cell.search.path("run")), read_pruning(cell.prune.path("run"))
+        trial = search.trials[0]
         if cell.method == "dnis" or (cell.method, cell.seed) == ("mde", 2):
-            search |= {"best_trial": None, "failed": nothing["failed"]}
-            search["trials"][0] |= {"validation_loss": None, "failed": nothing["failed"], "losses": []}
-            write(cell.search, search)
-            write(cell.prune, json.loads(Path(cell.prune.path("run")).read_text()) | nothing)
-        elif cell.method == "grid_search" and not search["trials"][1:]:
-            search["trials"].append(search["trials"][0] | {"name": "wide", "validation_loss": None, "failed": "inf"})
-            write(cell.search, search)
-    assembly.run(found)
-    body = part_of(tables.table2(found, summary(found)), "MF, MovieLens-20M")
+            failed = trial.model_copy(update={"validation_loss": None, "failed": NAN, "losses": []})
+            write(cell.search, search.model_copy(update={"best_trial": None, "failed": NAN, "trials": [failed]}))
+            nothing = {"metrics": {}, "weights": 0, "nonzeros": 0, "size_mib": 0.0, "failed": NAN}
+            write(cell.prune, pruning.model_copy(update=nothing))
+        elif cell.method == "grid_search" and not search.trials[1:]:
+            wide = trial.model_copy(update={"name": "wide", "validation_loss": None, "failed": "inf"})
+            write(cell.search, search.model_copy(update={"trials": [trial, wide]}))
+    build.run(found)
+    body = table_of(tables.comparison(found, summary(found), Rating), "MF, MovieLens-20M")
     assert body["DNIS (unpruned)"][-1] == "failed"
     assert body["DNIS (unpruned)"][0] == "failed"
     assert body["MDE"][-1].endswith(" (1 of 3 failed)")
     assert "failed" not in body["Random Search"][-1]
     assert [name for name, row in body.items() if "**" in row[-1]] == ["Grid Search", "Random Search"]
     text = Path("results/small/README.md").read_text()
-    assert "* MovieLens-20M, MF, MDE, seed 2: the loss is nan at step 3" in text
-    assert "mf-grid_search-seed1: 1 of 2 trials, the others stand: wide: inf" in text
+    assert "* MF, MDE, MovieLens-20M, seed 2: the loss is nan at step 3" in text
+    assert "mf-grid-seed1: 1 of 2 trials, the others are valid: wide: inf" in text
     told = pd.read_csv("results/small/claims.csv")
     assert not told["of"].str.startswith("DNIS").any()
     assert "dnis" not in json.loads(Path("results/small/metrics.json").read_text())["movielens_20m"]["mf"]
@@ -466,36 +632,28 @@ def test_runs_that_failed_are_marked_and_the_rest_is_compared(study):
 
 def test_a_missing_or_broken_run_is_named(study):
     step = study().cells[0].prune
-    path = Path(step.path("run"))
+    path = step.path("run")
     path.write_text("{")
     with pytest.raises(NisbenchError, match=rf"run.json is damaged .* nisbench verify --remove {step.id}"):
-        read_run(step)
+        pruning_result(step)
     records.write(step)
     with pytest.raises(NisbenchError, match="not readable as JSON"):
-        read_run(step)
+        pruning_result(step)
     path.unlink()
     with pytest.raises(NisbenchError, match=r"run.json is missing, but it was written"):
-        read_run(step)
-    Path(step.record).unlink()
+        pruning_result(step)
+    step.record.unlink()
     with pytest.raises(NisbenchError, match=f"step.json is missing. Make it with: nisbench prune {step.id}"):
-        read_run(step)
+        pruning_result(step)
 
 
 def test_the_ids_that_dvc_depends_on_change_with_their_stage_only(config, tmp_path):
     (tmp_path / "over.yaml").write_text("methods: {dnis: {learning_rate: 0.5}}")
-    listing.write(plan(ROOT, config), tmp_path / "a")
-    listing.write(plan(ROOT, load(ROOT, [tmp_path / "over.yaml"])), tmp_path / "b")
+    plan_command.write(plan(ROOT, config), tmp_path / "a")
+    plan_command.write(plan(ROOT, load(ROOT, [tmp_path / "over.yaml"])), tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.json"))
     differing = {str(f) for f in files if (tmp_path / "a" / f).read_text() != (tmp_path / "b" / f).read_text()}
-    sets = [
-        "planted_ratings",
-        "planted_ctr",
-        "planted_topk",
-        "movielens_1m",
-        "movielens_1m_topk",
-        "movielens_20m",
-        "criteo",
-    ]
+    sets = ["planted_ratings", "planted_ctr", "planted_topk", "ml-1m", "ml-20m", "criteo"]
     assert differing == {f"{stage}/{name}.json" for stage in ("search", "prune") for name in sets} | {
         f"report/{name}.json" for name in ("demo", "movielens_1m", "controls", "criteo", "paper", "recovery")
     }

@@ -7,76 +7,95 @@ import numpy as np
 import pytest
 import torch
 
+from nisbench.data import instances, parquet
 from nisbench.data.instances import Instances
-from nisbench.evaluation.ctr import ClickThroughRate
-from nisbench.evaluation.rating import RatingPrediction
+from nisbench.embedding.batch import Embeddings
+from nisbench.embedding.table import SelectedTable, Table
 from nisbench.models import recommender as recommenders
-from nisbench.params.loading import load
-from nisbench.params.settings import MDE, GridSearch, MDEPair, ProjectedSetting, RandomSearch
-from nisbench.search import dnis, grid, mde, mde_projected, nis, random
-from nisbench.search.proposal import Blocks, Proposal, prefix_selection
-from tests.conftest import ROOT
+from nisbench.models.pruned import PrunedModel
+from nisbench.params.methods import MDE, GridSearch, MDEPair, ProjectedSetting, RandomSearch
+from nisbench.search import dnis, grid, mde, mde_projected, nis, random, trials
+from nisbench.search.context import SearchContext
+from nisbench.search.trial_spec import FeatureStats, TrialSpec, prefix_selection
+from nisbench.tasks import task as tasks
+from nisbench.tasks.ctr import ClickThroughRate
+from nisbench.tasks.rating import RatingPrediction
+from nisbench.tensor_files import load_tensors
+from nisbench.training import train_step
+from tests.helpers.training import (
+    CPU,
+    PARAMS,
+    TASK_CLASSES,
+    interrupted_after,
+    prune_settings,
+    recomputed_metrics,
+    run_pruning,
+    run_search,
+    search_settings,
+    tiny_data,
+)
 
-BLOCKS = Blocks(
+FEATURES = FeatureStats(
+    block=np.array([0, 0, 1, 1, 2, 2, 2, 2]),
     sizes=np.array([2, 2, 4]),
     mass=np.array([0.64, 0.32, 0.04]),
-    frequency=np.array([40, 24, 20, 12, 1, 1, 1, 1]),  # blocks 0 0 1 1 2 2 2 2
+    frequency=np.array([40, 24, 20, 12, 1, 1, 1, 1]),
     field=np.array([0, 1, 0, 1, 0, 1, 1, 0]),
 )
 
 
-def dimensions(proposals):
-    return [proposal.selection.sum(1).int().tolist() for proposal in proposals]
+def dimensions(specs):
+    return [spec.selection.sum(1).int().tolist() for spec in specs]
 
 
 def is_prefix(selection):
     return torch.equal(selection, selection.sort(dim=1, descending=True).values)
 
 
-def test_blocks_know_their_sizes_and_mass():
-    blocks = Blocks.of(np.array([0, 1, 1, 0]), np.array([5, 1, 2, 2]), [1, 3])
-    assert blocks.sizes.tolist() == [2, 2]
-    assert blocks.mass.tolist() == [0.7, 0.3]
+def test_blocks_have_sizes_and_a_mass():
+    stats = FeatureStats.of(np.array([0, 1, 1, 0]), np.array([5, 1, 2, 2]), [1, 3])
+    assert stats.sizes.tolist() == [2, 2]
+    assert stats.mass.tolist() == [0.7, 0.3]
 
 
 def test_grid_search_gives_every_block_the_same_dimension():
-    settings = GridSearch(kind="grid", title="", prune_by="scaled", rounds=0, dimensions=[2, 5])
-    proposals = grid.propose(settings, BLOCKS, 8, seed=1)
-    assert dimensions(proposals) == [[2, 2, 2], [5, 5, 5]]
-    assert all(is_prefix(proposal.selection) for proposal in proposals)
+    settings = GridSearch(kind="grid", title="", importance="effective", rounds=0, dimensions=[2, 5])
+    specs = grid.propose(settings, FEATURES, 8, seed=1)
+    assert dimensions(specs) == [[2, 2, 2], [5, 5, 5]]
+    assert all(is_prefix(spec.selection) for spec in specs)
 
 
 def test_random_search_descends_within_its_bounds():
-    settings = RandomSearch(kind="random", title="", prune_by="scaled", rounds=0, trials=50, min_dimension=4)
-    proposals = random.propose(settings, BLOCKS, 64, seed=1)
-    stairs = np.array(dimensions(proposals))
+    settings = RandomSearch(kind="random", title="", importance="effective", rounds=0, trials=50, min_dimension=4)
+    specs = random.propose(settings, FEATURES, 64, seed=1)
+    stairs = np.array(dimensions(specs))
     assert stairs.shape == (50, 3)
     assert (np.diff(stairs, axis=1) <= 0).all()
     assert stairs.min() >= 4
     assert stairs.max() < 64
     assert len(np.unique(stairs, axis=0)) > 40
-    assert dimensions(random.propose(settings, BLOCKS, 64, seed=1)) == stairs.tolist()
-    assert dimensions(random.propose(settings, BLOCKS, 64, seed=2)) != stairs.tolist()
+    assert dimensions(random.propose(settings, FEATURES, 64, seed=1)) == stairs.tolist()
+    assert dimensions(random.propose(settings, FEATURES, 64, seed=2)) != stairs.tolist()
 
 
 def test_mde_by_hand():
     # a = 1/2: sqrt of the masses .64 .32 .04 = .8 .5657 .2, sum 1.5657; budget 8 x 8 features = 64 weights:
     # 32.70 / 2, 23.12 / 2, 8.175 / 4 -> 16, 11, 2
-    assert mde.staircase(BLOCKS, 8, 0.5, low=1, k=64).tolist() == [16, 11, 2]
+    assert mde.staircase(FEATURES, 8, 0.5, low=1, k=64).tolist() == [16, 11, 2]
     # a = 1: 64 x mass / size = 20.48, 10.24, 0.64
-    assert mde.staircase(BLOCKS, 8, 1.0, low=1, k=64).tolist() == [20, 10, 1]
-    assert mde.staircase(BLOCKS, 8, 1.0, low=0, k=16).tolist() == [16, 10, 0]
+    assert mde.staircase(FEATURES, 8, 1.0, low=1, k=64).tolist() == [20, 10, 1]
+    assert mde.staircase(FEATURES, 8, 1.0, low=0, k=16).tolist() == [16, 10, 0]
     # a = 0: the budget shared equally among blocks: 64 / 3 / size
-    assert mde.staircase(BLOCKS, 8, 0.0, low=1, k=64).tolist() == [10, 10, 5]
+    assert mde.staircase(FEATURES, 8, 0.0, low=1, k=64).tolist() == [10, 10, 5]
 
 
 def test_mde_keeps_its_budget_and_proposes_every_pair():
     pairs = [MDEPair(base_dimension=b, temperature=t) for b in (8, 16) for t in (0.1, 0.5, 0.9)]
-    settings = MDE(kind="mde", title="", prune_by="scaled", rounds=0, min_dimension=0, settings=pairs)
-    found = dimensions(mde.propose(settings, BLOCKS, 64, seed=1))
+    settings = MDE(kind="mde", title="", importance="effective", rounds=0, min_dimension=0, settings=pairs)
+    found = dimensions(mde.propose(settings, FEATURES, 64, seed=1))
     assert len(found) == 6
     for pair, stair in zip(pairs, found, strict=True):
-        assert stair @ BLOCKS.sizes <= pair.base_dimension * BLOCKS.sizes.sum()
+        assert stair @ FEATURES.sizes <= pair.base_dimension * FEATURES.sizes.sum()
 
 
 def test_prefix_selection():
@@ -84,12 +103,22 @@ def test_prefix_selection():
 
 
 def test_equal_selections_are_the_same_trial():
-    one, again, other = (Proposal("x", prefix_selection(np.array(stair), 4)) for stair in ([4, 2], [9, 2], [4, 1]))
-    learned = Proposal("x", one.selection, lambda *_: None)
+    one, again, other = (TrialSpec("x", prefix_selection(np.array(stair), 4)) for stair in ([4, 2], [9, 2], [4, 1]))
+    learned = TrialSpec("x", one.selection, lambda *_: None)
     assert one.same_as(again)
     assert not one.same_as(other)
     assert not one.same_as(learned)
     assert not learned.same_as(learned)
+    for own in (
+        {"l2": 0.1},
+        {"patience": 3},
+        {"block": torch.zeros(8)},
+        {"projected": 4},
+        {"table": lambda table: table},
+    ):
+        special = TrialSpec("x", one.selection, **own)
+        assert not special.same_as(one)
+        assert special.same_as(special) == (own.keys() <= {"l2", "patience"})
 
 
 RATING = RatingPrediction()
@@ -108,7 +137,7 @@ def soft(mf):
 
 
 def settings(**update):
-    return load(ROOT, overlays=[]).params.methods["dnis"].model_copy(update=update)
+    return PARAMS.methods["dnis"].model_copy(update=update)
 
 
 def test_equation_8():
@@ -132,23 +161,23 @@ def test_alpha_s_gradient_equals_finite_differences(soft, ratings):
     found = dnis.first_order(soft, RATING, ratings)
     soft.double()
     step = 1e-6
-    for place in [(0, 0), (1, 3), (2, 4)]:
+    for entry in [(0, 0), (1, 3), (2, 4)]:
         losses = []
         for sign in (1, -1):
-            soft.embedding.selection[place] += sign * step
+            soft.embedding.selection[entry] += sign * step
             losses.append(((soft(ratings) - ratings.labels) ** 2).mean().item())
-            soft.embedding.selection[place] -= sign * step
-        assert found[place].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-4)
+            soft.embedding.selection[entry] -= sign * step
+        assert found[entry].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=1e-4)
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft, ratings, order):
     weights = {name: tensor.clone() for name, tensor in soft.named_parameters()}
     before = soft.embedding.selection.clone()
-    learner = dnis.AlphaLearner(soft, RATING, settings(learning_rate=0.3, order=order))
-    learner.begin_epoch(soft, 0.1)
+    optimizer = dnis.AlphaOptimizer(soft, RATING, settings(learning_rate=0.3, order=order))
+    optimizer.begin_epoch(soft, 0.1)
     for _ in range(10):
-        learner.step(soft, ratings[250:], ratings[:250])
+        optimizer.step(soft, ratings[250:], ratings[:250])
     assert all(torch.equal(tensor, weights[name]) for name, tensor in soft.named_parameters())
     assert all(parameter.grad is None for parameter in soft.parameters())
     alpha = soft.embedding.selection
@@ -161,7 +190,7 @@ def test_a_step_of_alpha_leaves_the_weights_alone_and_stays_within_0_and_1(soft,
 def test_the_first_step_of_alpha_is_adam_s_on_the_normalised_gradient(soft, ratings):
     before = soft.embedding.selection.clone()
     gradient = dnis.normalised(dnis.first_order(soft, RATING, ratings), 1e-7)
-    dnis.AlphaLearner(soft, RATING, settings()).step(soft, ratings, ratings)
+    dnis.AlphaOptimizer(soft, RATING, settings()).step(soft, ratings, ratings)
     expected = (before - 0.01 * gradient / (gradient.abs() + 1e-8)).clamp(0, 1)
     torch.testing.assert_close(soft.embedding.selection, expected)
 
@@ -170,7 +199,7 @@ def test_a_step_of_alpha_by_sgd_with_an_l1_penalty_and_a_plain_gradient(soft, ra
     before = soft.embedding.selection.clone()
     gradient = dnis.first_order(soft, RATING, ratings)
     plain = settings(optimizer="sgd", learning_rate=0.1, normalise=False, l1=0.03)
-    dnis.AlphaLearner(soft, RATING, plain).step(soft, ratings, ratings)
+    dnis.AlphaOptimizer(soft, RATING, plain).step(soft, ratings, ratings)
     torch.testing.assert_close(soft.embedding.selection, (before - 0.1 * (gradient + 0.03)).clamp(0, 1))
 
 
@@ -211,10 +240,10 @@ def test_second_order_equals_finite_differences(config, model, few):
             return task.loss(moved(validation), validation.labels).item()
 
     step, expected = 1e-5, torch.zeros_like(recommender.embedding.selection)
-    for place in itertools.product(*map(range, expected.shape)):
+    for entry in itertools.product(*map(range, expected.shape)):
         change = torch.zeros_like(expected)
-        change[place] = step
-        expected[place] = (loss_after_a_step(change) - loss_after_a_step(-change)) / (2 * step)
+        change[entry] = step
+        expected[entry] = (loss_after_a_step(change) - loss_after_a_step(-change)) / (2 * step)
     found = dnis.second_order(recommender, task, validation, training, xi)
     assert (found - expected).norm() < 1e-6 * expected.norm()
     assert (dnis.first_order(recommender, task, validation) - expected).norm() > 1e-3 * expected.norm()
@@ -225,18 +254,27 @@ def test_a_frozen_network_trains_embeddings_and_first_order_weights_only(config,
         config.params.models["deepfm"], block=torch.zeros(30), selection=torch.ones(1, 4), soft=True, embedding_std=0.5,
         field_sizes=(20, 10), prior=0.0, seed=1,
     )  # fmt: skip
-    dnis.AlphaLearner(built, RATING, settings(freeze_network=True))
+    dnis.AlphaOptimizer(built, RATING, settings(freeze_network=True))
     learned = [name for name, parameter in built.named_parameters() if parameter.requires_grad]
     assert learned == ["first_order", "embedding.weight"]
-    learner = dnis.AlphaLearner(built, RATING, settings(freeze_network=True, order=2))
-    learner.begin_epoch(built, 0.1)
-    learner.step(built, ratings, ratings)
+    optimizer = dnis.AlphaOptimizer(built, RATING, settings(freeze_network=True, order=2))
+    optimizer.begin_epoch(built, 0.1)
+    optimizer.step(built, ratings, ratings)
 
 
 def test_dnis_starts_from_ones():
-    (proposal,) = dnis.propose(settings(), BLOCKS, 7, seed=1)
-    assert torch.equal(proposal.selection, torch.ones(3, 7))
-    assert proposal.learner is not None
+    (spec,) = dnis.propose(settings(), FEATURES, 7, seed=1)
+    assert torch.equal(spec.selection, torch.ones(3, 7))
+    assert spec.selection_optimizer is not None
+    assert spec.block is None
+
+
+def test_shuffled_blocks_have_the_sizes_of_those_they_replace():
+    (spec,), (again,), (other,) = (dnis.propose(settings(blocks="shuffled"), FEATURES, 7, seed) for seed in (1, 1, 2))
+    assert torch.bincount(spec.block).tolist() == FEATURES.sizes.tolist()
+    assert torch.equal(spec.block, again.block)
+    assert not torch.equal(spec.block, other.block)
+    assert spec.block.tolist() != FEATURES.block.tolist()
 
 
 # --- MDE with projections -------------------------------------------------------------------------------------
@@ -248,13 +286,11 @@ def projected(config, **update):
 
 def test_blocks_of_equal_mass_within_each_field(config):
     frequency, field = np.array([10, 1, 4, 5, 3, 3, 0, 6]), np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    blocks = Blocks(np.array([8]), np.array([1.0]), frequency, field)
+    features = FeatureStats(np.zeros(8, dtype=int), np.array([8]), np.array([1.0]), frequency, field)
     # field 0: 10 | 5 4 1 of 20 in all, field 1: 6 | 3 3 0 of 12
-    assert mde_projected.own_blocks(projected(config, blocks_per_field=2), blocks).tolist() == [0, 1, 1, 1, 3, 3, 3, 2]
-    assert (
-        mde_projected.own_blocks(projected(config, blocks="field", blocks_per_field=None), blocks).tolist()
-        == field.tolist()
-    )
+    by_mass, by_field = projected(config, blocks_per_field=2), projected(config, blocks_per_field=None)
+    assert mde_projected.own_blocks(by_mass, features).tolist() == [0, 1, 1, 1, 3, 3, 3, 2]
+    assert mde_projected.own_blocks(by_field, features).tolist() == field.tolist()
 
 
 @pytest.mark.parametrize(
@@ -272,9 +308,9 @@ def test_blocks_of_equal_mass_within_each_field(config):
     ],
 )
 def test_projected_dimensions_by_hand(config, temperature, budget, power_of_two, expected):
-    each = ProjectedSetting(base_dimension=16, temperature=temperature, budget=budget)
+    setting = ProjectedSetting(base_dimension=16, temperature=temperature, budget=budget)
     probability, sizes = np.array([1 / 2, 1 / 8, 1 / 128]), np.array([1, 4, 16])
-    found = mde_projected.dimensions(each, probability, sizes, projected(config, power_of_two=power_of_two), k=64)
+    found = mde_projected.dimensions(setting, probability, sizes, projected(config, power_of_two=power_of_two), k=64)
     assert found.tolist() == expected
 
 
@@ -300,7 +336,7 @@ def test_what_a_model_sees_is_the_block_s_columns_times_its_matrix(config, ratin
         expected.append(part)
     table = torch.cat(expected, 1)
     for few in (ratings, ratings[:5]):  # more ids than rows, and fewer
-        found = built.projection(built.embedding, few.ids, None).each
+        found = built.projection(built.embedding, few.ids, None).dense()
         torch.testing.assert_close(found, table[few.ids.long()])
         built.zero_grad()
         built(few).sum().backward()
@@ -309,9 +345,9 @@ def test_what_a_model_sees_is_the_block_s_columns_times_its_matrix(config, ratin
         assert (beyond == 0).all()
     # a mask, weight by weight, holds wherever rows are taken from
     built.embedding.block, built.embedding.selection = torch.arange(30), weight.ne(weight).float()
-    built.embedding.scaled = True
+    built.embedding.selective = True
     for few in (ratings, ratings[:5]):
-        assert (built.projection(built.embedding, few.ids, None).each == 0).all()
+        assert (built.projection(built.embedding, few.ids, None).dense() == 0).all()
 
 
 # --- NIS ------------------------------------------------------------------------------------------------------
@@ -323,7 +359,7 @@ def test_choices_are_drawn_as_the_logits_say(config, mf):
         prior=0.0, seed=1,
     )  # fmt: skip
     settings = config.params.methods["nis_me"].model_copy(update={"column_blocks": 2})
-    controller = nis.Controller(built, RATING, settings, nis.Space(settings, BLOCKS, 6), seed=1)
+    controller = nis.Controller(built, RATING, settings, nis.Space(settings, FEATURES, 6), seed=1)
     controller.logits += torch.tensor([[0.0, 1.0, 2.0, -1.0], [3.0, 0.0, 0.0, 0.0]])
     drawn = []
     for _ in range(4000):
@@ -338,7 +374,7 @@ def space(config, choice, budget=0.5, k=6):
     settings = config.params.methods["nis_se"].model_copy(
         update={"choice": choice, "budget": budget, "column_blocks": 3}
     )
-    return nis.Space(settings, BLOCKS, k)
+    return nis.Space(settings, FEATURES, k)
 
 
 def test_single_size_gives_the_first_rows_the_first_columns(config):
@@ -359,7 +395,7 @@ def test_multi_size_chooses_the_rows_of_each_column_block(config):
     assert found.logits == (3, 1 + 3)
     (selection,) = found.selections(torch.tensor([[3, 0, 2]]))
     assert selection.tolist() == [[1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0]]
-    assert found.cost(selection[None]).item() == 2 * BLOCKS.sizes.sum() + 2 * BLOCKS.sizes[:2].sum()
+    assert found.cost(selection[None]).item() == 2 * FEATURES.sizes.sum() + 2 * FEATURES.sizes[:2].sum()
 
 
 @pytest.mark.parametrize("choice", ["single", "multi"])
@@ -381,7 +417,7 @@ def test_the_controller_finds_what_pays(config, mf, ratings, choice):
     settings = config.params.methods["nis_se"].model_copy(
         update={"choice": choice, "column_blocks": 3, "learning_rate": 0.1, "penalty": 10.0}
     )
-    the_space = nis.Space(settings, BLOCKS, 6)
+    the_space = nis.Space(settings, FEATURES, 6)
     built = recommenders.build(
         mf, block=torch.arange(30) % 3, selection=torch.ones(3, 6), soft=True, embedding_std=0.5, field_sizes=(20, 10),
         prior=0.0, seed=1,
@@ -395,7 +431,7 @@ def test_the_controller_finds_what_pays(config, mf, ratings, choice):
     controller.begin_epoch(built, 0.1)
     for _ in range(600):
         controller.step(built, ratings, ratings)
-    controller.settle(built)
+    controller.finalize(built)
     chosen = built.embedding.selection
     cost = the_space.cost(chosen[None]).item()
     assert cost <= the_space.budget
@@ -404,3 +440,134 @@ def test_the_controller_finds_what_pays(config, mf, ratings, choice):
     )
     best = max(s.mean().item() for s in every if the_space.cost(s[None]).item() <= the_space.budget)
     assert chosen.mean().item() >= 0.8 * best
+
+
+# --- which trials train together ------------------------------------------------------------------------------
+
+
+def context(specs, model="mf", **training):
+    """A search of `specs` on FEATURES, as far as the choice of trials to fuse depends on it."""
+    found = search_settings("rating", model, "grid_search", **training)
+    context = SearchContext(found, data=None, field_sizes=(4, 4), features=FEATURES, device=CPU)
+    return lambda index: trials.trials_to_fuse(index, specs, context)
+
+
+def test_trials_on_the_same_terms_are_fused_and_no_others():
+    def spec(columns, **own):
+        return TrialSpec(f"{columns}", prefix_selection(np.full(3, columns), 8), **own)
+
+    specs = [spec(2), spec(3, l2=0.1), spec(4), spec(2), spec(5, block=torch.zeros(8)), spec(6, l2=0.1), spec(7)]
+    chosen = context(specs, fused_trials=8)
+    assert chosen(0) == [0, 2, 6]  # not the second of dimension 2, which is trained once
+    assert chosen(1) == [1, 5]
+    assert chosen(4) == [4]  # of blocks of its own
+    assert context(specs, fused_trials=2)(0) == [0, 2]
+    assert context(specs, fused_trials=1)(0) == [0]
+    assert context(specs, "mlp", fused_trials=8)(0) == [0]
+
+
+def test_no_more_columns_are_fused_than_there_is_room_for(monkeypatch):
+    specs = [TrialSpec(f"{d}", prefix_selection(np.full(3, d), 8)) for d in (2, 3, 4)]
+    monkeypatch.setattr(trials.fused, "columns_with_room", lambda *_: 5)
+    assert context(specs, fused_trials=8)(0) == [0, 1]
+
+
+# --- a table of a method's own --------------------------------------------------------------------------------
+
+
+class HashedTable(Table):
+    """Features share the rows of a small table by their number."""
+
+    def __init__(self, drawn: SelectedTable, rows: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(drawn.weight.detach()[:rows].clone())
+        self.register_buffer("count", torch.tensor(drawn.features))
+
+    @property
+    def features(self) -> int:
+        return int(self.count)
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, ids, values=None):
+        return Embeddings(ids % len(self.weight), values, self.weight)
+
+    def rows(self, features):
+        return self.weight[features.long() % len(self.weight)]
+
+    def stored(self):
+        weight = self.rows(torch.arange(self.features))
+        return SelectedTable(torch.zeros(len(weight)), torch.ones(1, self.width), weight.detach().clone())
+
+
+def hashed(_settings, features, k, _seed):
+    """What a method with such tables proposes: two trials, of different sizes."""
+    everything = torch.ones(len(features), k)
+    return [
+        TrialSpec(f"{rows} rows", everything, table=lambda drawn, rows=rows: HashedTable(drawn, rows))
+        for rows in (5, 17)
+    ]
+
+
+@pytest.mark.parametrize(("task", "model"), [("rating", "mf"), ("topk", "neumf_topk"), ("ctr", "deepfm")])
+def test_a_method_s_own_table_goes_through_the_whole_search(task, model, planted, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "propose", hashed)
+    data = tiny_data(task, tmp_path, planted)
+    found = search_settings(task, model, "grid_search", base_dimension=8, max_epochs=2)
+    run = run_search(found, data, tmp_path / "a")
+    assert [trial.name for trial in run.trials] == ["5 rows", "17 rows"]
+    assert all(trial.fused == 1 for trial in run.trials)
+
+    # what is stored predicts what the trial's table did
+    tensors, about = load_tensors(tmp_path / "a" / "weights.safetensors")
+    stored = PrunedModel.of_search(tensors, about, found.model, parquet.field_sizes(data["test"]))
+    rows = 5 if run.best_trial == 0 else 17
+    assert len(np.unique(stored.embeddings, axis=0)) == rows
+    known = {name: data[name] for name in ("train", "validation")}
+    validation = instances.read(data["validation"], CPU)
+    loss = tasks.build(found.task, known, CPU).validation_loss(stored.to_recommender(), validation)
+    assert loss == pytest.approx(run.best.validation_loss, rel=1e-6)
+
+    # resumed, it is the same; pruned, so are its files
+    with interrupted_after(1, TASK_CLASSES[task], monkeypatch):
+        run_search(found, data, tmp_path / "b")
+    again = run_search(found, data, tmp_path / "b")
+    assert [trial.losses for trial in again.trials] == [trial.losses for trial in run.trials]
+    resumed, _ = load_tensors(tmp_path / "b" / "weights.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in tensors.items())
+    pruning = prune_settings(found, 2.0)
+    pruned = run_pruning(pruning, tmp_path / "a", data, tmp_path / "p")
+    assert pruned.metrics == recomputed_metrics(pruning, data, tmp_path / "p")
+
+
+def test_a_table_s_stored_form_is_its_forward():
+    drawn = SelectedTable(
+        torch.zeros(30), torch.ones(1, 4), torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+    )
+    table = HashedTable(drawn, 7)
+    ids, values = torch.arange(30).view(10, 3), torch.rand(10, 3, generator=torch.Generator().manual_seed(2))
+    stored = table.stored()
+    assert torch.equal(table(ids, values).dense(), stored(ids, values).dense())
+    assert torch.equal(table.rows(torch.arange(30)), stored.effective_weight())
+
+
+class RowPerFeature(HashedTable):
+    row_parameters = ("weight",)
+
+
+def test_only_a_selected_table_is_trained_by_rows(config, mf, monkeypatch):
+    monkeypatch.setattr(train_step, "LARGE", 0)
+    few = config.params.training.model_copy(update={"batch_size": 2, "l2": 0.0})
+    tables = {
+        None: train_step.LazyStep,
+        (lambda drawn: HashedTable(drawn, 7)): train_step.DenseStep,
+        (lambda drawn: RowPerFeature(drawn, 30)): train_step.DenseStep,
+    }
+    for table, expected in tables.items():
+        built = recommenders.build(
+            mf, block=torch.zeros(30), selection=torch.ones(1, 4), table=table, embedding_std=0.5, field_sizes=(20, 10),
+            prior=0.0, seed=1,
+        )  # fmt: skip
+        assert type(train_step.build(built, RATING, few, fields=2)) is expected

@@ -12,7 +12,7 @@ from nisbench.files import atomic_write
 from nisbench.models import recommender as recommenders
 from nisbench.search.dnis import AlphaOptimizer
 from nisbench.tasks.rating import RatingPrediction
-from nisbench.training.checkpoints import load_tensors
+from nisbench.tensor_files import load_tensors
 from nisbench.training.trainer import Data, shuffled, snapshot, train
 from tests.helpers.training import CPU, PARAMS, SPLITS, interrupted_after
 

@@ -57,6 +57,11 @@ def main() -> None:
     except KeyboardInterrupt:
         logs.log.error("nisbench: Interrupted. Progress is saved; run the same command to resume.")
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("nisbench"):
+            raise
+        logs.log.error("nisbench: %s is not installed. Run: pip install 'nisbench[workflow,report]'", error.name)
+        sys.exit(1)
     except (OSError, MemoryError) as error:
         logs.log.debug("unexpected", exc_info=True)
         logs.log.error("nisbench: %s: %s", type(error).__name__, error)
@@ -129,6 +134,18 @@ def plan(
         command.studies(whole, json)
     else:
         command.run(whole.study(study), threads if cost else None, ALL_CORES, json)
+
+
+@app.command(rich_help_panel=RUN)
+def dvc(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether the file is up to date; exit 1 if not.")
+    ] = False,
+) -> None:
+    """Write DVC's pipeline, dvc.yaml, from params/: needed when a study or a data set is new."""
+    from nisbench.commands import dvc as command
+
+    sys.exit(command.run(Path(), check))
 
 
 @app.command(rich_help_panel=RUN)
@@ -291,6 +308,17 @@ def show(
     from nisbench.commands.cells import Filter
 
     command.show(current_plan(), what, Filter(grid, dataset, model, method, cr, seed), json)
+
+
+# --- extend ---------------------------------------------------------------------------------------------------
+
+
+@app.command("check-plugin", rich_help_panel=EXTEND)
+def check_plugin(file: Annotated[Path, typer.Argument(metavar="FILE", help="A Python file.")]) -> None:
+    """Test a method, model, task or data format of your own on tiny data: a line for each claim that all kinds must meet."""
+    from nisbench.commands import check_plugin as command
+
+    sys.exit(command.run(file))
 
 
 # --- steps ----------------------------------------------------------------------------------------------------

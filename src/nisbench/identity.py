@@ -3,7 +3,8 @@
 An id must change when a number may, and only then. Three things of the code enter it:
 
 * the source of the step's *kinds* (its data format, task, model and method, one file each), normalised: without comments,
-  docstrings, annotations, and the arguments of `raise` and of log calls. An edit there reruns what depends on the kind.
+  docstrings, annotations, the arguments of `raise`, of errors and of log calls, and a plug-in's `EXAMPLE` and looks. An edit there
+  reruns what depends on the kind.
 * the *version* of the step's core: an integer per kind of step in ``core.json``, raised by hand when numbers change.
 * nothing else, as long as the core's normalised source is the one recorded in ``core.json`` beside the version. The golden values
   in ``tests/golden/`` were made with that source. If the core is another, its hash enters the ids too, which makes them
@@ -31,14 +32,14 @@ CORE_FILE = PACKAGE / "core.json"
 CoreStep = Literal["prepare", "split", "block", "search", "prune"]
 
 _TRAINING = (
-    "seeds.py", "machine.py", "data/instances.py", "data/parquet.py",
+    "seeds.py", "machine.py", "tensor_files.py", "data/instances.py", "data/parquet.py",
     "embedding/*.py", "models/*.py", "tasks/*.py", "training/*.py", "search/*.py",
 )  # fmt: skip
 CORE: dict[CoreStep, tuple[str, ...]] = {
     "prepare": ("wiring.py:prepare", "data/archives.py", "data/click_log.py", "data/parquet.py", "data/planted.py"),
     "split": ("wiring.py:split", "data/split.py", "data/parquet.py"),
     "block": ("wiring.py:block", "data/blocks.py", "data/parquet.py"),
-    "search": ("wiring.py:search", "!search/pruning.py", *_TRAINING),
+    "search": ("wiring.py:search", "!search/pruning.py", "!models/pruned.py", *_TRAINING),
     "prune": ("wiring.py:prune", *_TRAINING),
 }
 """The core of each kind of step: files of the package, without those of kinds and those behind "!"; after a colon, one function
@@ -46,6 +47,9 @@ of a file. `wiring` says which files a step is handed."""
 
 REPORT = ("report/*.py", "logs.py")
 """What makes reports. It has no golden values: the same runs are reported anew when it changes."""
+
+SHOWN = {"EXAMPLE", "example_archive", "colour", "marker", "table_title", "measured"}
+"""What a plug-in's file may define besides its arithmetic, for its test and for figures and tables."""
 
 IGNORED_CALLS = {"debug", "info", "warning", "error", "exception", "critical"}
 """Methods of loggers: their arguments change no number."""
@@ -191,14 +195,16 @@ def normalised(node: Any) -> Any:  # noqa: PLR0911 - one for each kind of node
         return node if isinstance(node, str | int | bool | type(None)) else (type(node).__name__, repr(node))
     if isinstance(node, ast.Raise):
         return ("Raise", _callee(node.exc))
-    if isinstance(node, ast.Call) and _is_log_call(node):
-        return ("log",)
+    if isinstance(node, ast.Call) and _is_text(node):
+        return ("text",)
     if isinstance(node, ast.AnnAssign):
         return ("Assign", (normalised(node.target),), normalised(node.value))
     if isinstance(node, ast.Assign):
         return ("Assign", normalised(node.targets), normalised(node.value))
     if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nisbench":
         return ("ImportFrom", "nisbench", normalised(node.names))  # a module may move
+    if isinstance(node, ast.Module | ast.ClassDef):
+        node = _without_looks(node)
     fields = (
         (name, normalised(value))
         for name, value in ast.iter_fields(node)
@@ -211,12 +217,33 @@ def _is_docstring(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+def _without_looks(node: ast.Module | ast.ClassDef) -> ast.AST:
+    """A module or class without what is only shown. A variable of such a name in a function is like any other."""
+    fields = dict(ast.iter_fields(node))
+    return type(node)(**fields | {"body": [item for item in node.body if not _is_shown(item)]})
+
+
+def _is_shown(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.FunctionDef):
+        return statement.name in SHOWN
+    if isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    elif isinstance(statement, ast.Assign):
+        targets = statement.targets
+    else:
+        return False
+    return all(isinstance(target, ast.Name) and target.id in SHOWN for target in targets)
+
+
 def _callee(error: ast.expr | None) -> Any:
     return normalised(error.func if isinstance(error, ast.Call) else error)
 
 
-def _is_log_call(node: ast.Call) -> bool:
+def _is_text(node: ast.Call) -> bool:
+    """Whether a call logs, or makes an error that is raised elsewhere."""
     function = node.func
+    if isinstance(function, ast.Name):
+        return function.id == "NisbenchError"
     if not isinstance(function, ast.Attribute) or function.attr not in {*IGNORED_CALLS, "log"}:
         return False
     owner = function.value

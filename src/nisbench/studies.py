@@ -199,7 +199,8 @@ def plan(root: Path, config: Config | None = None) -> Plan:
     return Plan(config, studies, steps)
 
 
-def plan_study(name: str, config: Config) -> StudyPlan:
+def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
+    """The plan of one study, whose steps' files are below `root`."""
     study = config.by_study[name].studies[name]
     blocks: dict[str, Step] = {}
     dataset_names: dict[str, str] = {}
@@ -217,7 +218,7 @@ def plan_study(name: str, config: Config) -> StudyPlan:
         if apart and apart in grids:
             raise NisbenchError(f"params/studies: {name} has two grids, or swept values, named {apart}. Rename one.")
         grids[apart] = GridPlan(key, title, params, variant)
-        block_of = {dataset: block_step(params.datasets[dataset]) for dataset in grid.datasets}
+        block_of = {dataset: block_step(params.datasets[dataset], root) for dataset in grid.datasets}
         for dataset, step in block_of.items():
             blocks[step.id] = step
             dataset_names.setdefault(step.id, dataset)

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from nisbench.data import blocks, planted_ctr, planted_ratings, planted_topk, split
+from nisbench.data import blocks, instances, planted_ctr, planted_ratings, planted_topk, split
+from nisbench.models.pruned import PrunedModel
+from nisbench.models.recommender import Recommender
 from nisbench.params.datasets import BlockSettings, Dataset
 from nisbench.params.loading import load
 from nisbench.params.step_settings import PruneSettings, SearchSettings
 from nisbench.run_files import PruneRun, SearchRun, read_pruning, read_search
 from nisbench.search import pruning, trials
+from nisbench.tasks import task as tasks
 from nisbench.tasks.ctr import ClickThroughRate
 from nisbench.tasks.rating import RatingPrediction
 from nisbench.tasks.topk import TopKRecommendation
@@ -91,6 +94,23 @@ def run_pruning(
     splits = {name: data[name] for name in SPLITS}
     pruning.run(settings, search_folder / "run.json", search_folder / "weights.safetensors", splits, folder, device)
     return read_pruning(folder / "run.json")
+
+
+def recomputed_metrics(settings: PruneSettings, data: Paths, folder: Path) -> dict[str, float]:
+    """The test metrics, computed again from a pruning's files, its settings and the data alone."""
+    task = tasks.build(settings.task, {name: data[name] for name in SPLITS}, CPU)
+    return task.evaluate(_loaded(settings, folder), instances.read(data["test"], CPU))
+
+
+def recomputed_validation_loss(settings: PruneSettings, data: Paths, folder: Path) -> float:
+    """The same of the validation loss."""
+    task = tasks.build(settings.task, {name: data[name] for name in SPLITS[:2]}, CPU)
+    return task.validation_loss(_loaded(settings, folder), instances.read(data["validation"], CPU))
+
+
+def _loaded(settings: PruneSettings, folder: Path) -> Recommender:
+    model = PrunedModel.load(folder / "scheme.safetensors", folder / "model.safetensors", settings.model)
+    return model.to_recommender()
 
 
 @contextmanager

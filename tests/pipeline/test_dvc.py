@@ -2,16 +2,50 @@
 
 import json
 
-from tests.pipeline.test_snakemake import change_dnis
+import pytest
+import yaml
+
+from nisbench.commands import dvc
+from tests.helpers.project import ROOT, change_dnis
+
+pytestmark = pytest.mark.pipeline
+
+
+def test_dvc_yaml_is_of_today_s_studies():
+    assert dvc.run(ROOT, check=True) == 0, "run: nisbench dvc"
+
+
+def test_a_new_study_needs_nothing_but_nisbench_dvc(fresh):
+    fresh.succeeded("nisbench", "dvc")
+    text = (fresh.root / "params/studies/demo.yaml").read_text().replace("demo:", "mine:")
+    (fresh.root / "params/studies/of_mine.yaml").write_text(text)
+    stale = fresh.run("nisbench", "dvc", "--check")
+    assert stale.returncode == 1
+    assert "dvc.yaml is out of date. Run: nisbench dvc" in stale.stdout
+    fresh.succeeded("nisbench", "dvc")
+    assert "up to date" in fresh.succeeded("nisbench", "dvc", "--check")
+
+    pipeline = yaml.safe_load((fresh.root / "dvc.yaml").read_text())
+    assert pipeline["stages"]["report_mine"] == {
+        "desc": "Make the tables, figures and page of mine",
+        "cmd": "snakemake --cores all mine",
+        "deps": [
+            "results/plan/report/mine.json",
+            *(f"results/runs/{label}/prune" for label in ("planted_ratings", "planted_ctr", "planted_topk")),
+        ],
+        "params": [{"params/studies/of_mine.yaml": ["studies.mine"]}],
+        "outs": [{"results/mine": {"cache": False, "persist": True}}],
+    }
+    assert pipeline["metrics"] == ["results/demo/metrics.json", "results/mine/metrics.json"]
 
 
 def test_dvc_reruns_what_a_changed_parameter_asks_for_and_shows_it(versioned, tmp_path):
     stages = [
-        "data@planted_ratings",
-        "search@planted_ratings",
-        "prune@planted_ratings",
-        "prune@planted_ctr",
-        "report@demo",
+        "data_planted_ratings",
+        "search_planted_ratings",
+        "prune_planted_ratings",
+        "prune_planted_ctr",
+        "report_demo",
     ]
     assert "up to date" in versioned.succeeded("dvc", "status", *stages)
     assert versioned.dvc_repro() == {}
@@ -42,7 +76,7 @@ def test_dvc_reruns_what_a_changed_parameter_asks_for_and_shows_it(versioned, tm
 
 def test_what_is_wrong_stops_dvc_before_any_job(versioned, tmp_path):
     (tmp_path / "over.yaml").write_text("training: {patiense: 1}")
-    stopped = versioned.run("dvc", "repro", "report@demo", overlays=str(tmp_path / "over.yaml"))
+    stopped = versioned.run("dvc", "repro", "report_demo", overlays=str(tmp_path / "over.yaml"))
     assert stopped.returncode != 0
     assert "over.yaml:1: training.patiense: unknown key; did you mean 'patience'?" in stopped.stderr
-    assert "prune@planted_ratings" not in stopped.stdout
+    assert "prune_planted_ratings" not in stopped.stdout

@@ -15,9 +15,9 @@ import pytest
 from dvc.utils.serialize import modify_yaml
 
 from nisbench.params.tree import read_yaml
-from tests.conftest import ROOT
-from tests.pipeline.conftest import Project, identify, jobs
-from tests.pipeline.test_snakemake import change_dnis
+from tests.helpers.project import ROOT, Project, change_dnis, identify, jobs
+
+pytestmark = pytest.mark.pipeline
 
 OF_CHANGED_DNIS = {"search": 1, "prune": 2, "tables_demo": 1}
 SET_DNIS = "params/methods.yaml:methods.dnis.learning_rate=0.02"
@@ -77,9 +77,9 @@ def test_who_clones_and_pulls_makes_only_the_report_and_what_they_change(version
     assert colleague.snakemake("demo") == {"tables_demo": 1}
     assert colleague.succeeded("git", "status", "--porcelain") == ""  # the same bytes
     assert changed_stages(colleague) == ["plan"]
-    assert left_to_do(colleague) == {}
+    assert colleague.to_do("demo") == {}
     colleague.edit("params/methods.yaml", change_dnis)
-    assert left_to_do(colleague) == OF_CHANGED_DNIS
+    assert colleague.to_do("demo") == OF_CHANGED_DNIS
 
 
 @pytest.mark.parametrize("remote", ["directory"], indirect=True)
@@ -88,12 +88,12 @@ def test_what_a_colleague_has_run_comes_back(versioned, remote, tmp_path):
     colleague.edit("params/methods.yaml", change_dnis)
     assert colleague.dvc_repro() == OF_CHANGED_DNIS
     colleague.succeeded("git", "commit", "-qam", "DNIS learns faster")
-    colleague.succeeded("dvc", "push", "--with-deps", "report@demo")
+    colleague.succeeded("dvc", "push", "--with-deps", "report_demo")
 
     versioned.succeeded("git", "pull", "-q", str(colleague.root))
-    versioned.succeeded("dvc", "pull", "--with-deps", "report@demo")
+    versioned.succeeded("dvc", "pull", "--with-deps", "report_demo")
     assert changed_stages(versioned) == ["plan"]
-    assert left_to_do(versioned) == {"tables_demo": 1}
+    assert versioned.to_do("demo") == {"tables_demo": 1}
     (rate,) = json.loads(versioned.run("dvc", "params", "diff", "HEAD^", "--json").stdout).values()
     assert rate == {"methods.dnis.learning_rate": {"old": 0.01, "new": 0.02, "diff": 0.01}}
 
@@ -108,14 +108,9 @@ def pulled_clone(project, url, options, target):
     for each in (project, clone):
         for option, value in options.items():
             each.succeeded("dvc", "remote", "modify", "--local", "team", option, value)
-    project.succeeded("dvc", "push", "--with-deps", "report@demo")
-    clone.succeeded("dvc", "pull", "--with-deps", "report@demo")
+    project.succeeded("dvc", "push", "--with-deps", "report_demo")
+    clone.succeeded("dvc", "pull", "--with-deps", "report_demo")
     return clone
-
-
-def left_to_do(project):
-    """The jobs that Snakemake would run; it lists them before and after the plan."""
-    return jobs(project.succeeded("snakemake", "-n", "demo").rpartition("Job stats:")[2])
 
 
 def changed_stages(project):
@@ -125,7 +120,7 @@ def changed_stages(project):
 def test_an_experiment_runs_what_its_parameter_asks_for_and_is_told_apart(versioned):
     summary = versioned.root / "results/demo/summary.csv"
     before = summary.read_text()
-    done = versioned.succeeded("dvc", "exp", "run", "-n", "faster", "-S", SET_DNIS, "report@demo")
+    done = versioned.succeeded("dvc", "exp", "run", "-n", "faster", "-S", SET_DNIS, "report_demo")
     assert jobs(done) == OF_CHANGED_DNIS  # though DVC writes the whole file anew: ids go by values
     after = summary.read_text()
 
@@ -141,8 +136,9 @@ def test_an_experiment_runs_what_its_parameter_asks_for_and_is_told_apart(versio
     assert all(".dnis." in name for name in metrics)
 
     versioned.succeeded("git", "checkout", "-q", ".")
+    versioned.succeeded("dvc", "checkout", "-q", "report_demo")
     assert summary.read_text() == before
-    # git took the tables back, but not the file that says they are of the parameters asked for now.
+    # DVC took the tables back, but not the file that says they are of the parameters asked for now.
     versioned.edit("params/methods.yaml", change_dnis)
     assert versioned.dvc_repro() == {"tables_demo": 1}
     assert summary.read_text() == after
@@ -163,23 +159,24 @@ def test_dvc_plots_the_figures_of_two_revisions(tmp_path):
     project = Project(tmp_path)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     shutil.copytree(ROOT / "workflow" / "plots", tmp_path / "workflow" / "plots")
-    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("runs*", "*.svg", "*.png"))
+    ignored = shutil.ignore_patterns("demo", "runs*", "*.svg", "*.png")
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=ignored)
     project.succeeded("git", "init", "-q")
     identify(project)
     project.succeeded("dvc", "init", "-q")
     project.succeeded("git", "add", "-A")
     project.succeeded("git", "commit", "-qm", "results")
-    figure = tmp_path / "results/demo/figure2a.csv"
+    figure = tmp_path / "results/movielens_1m/figure2a.csv"
     values = pd.read_csv(figure)
     values["mean"] *= 2
     values.to_csv(figure, index=False)
 
     drawn = json.loads(project.run("dvc", "plots", "diff", "HEAD", "--json").stdout)["data"]
     assert set(drawn) >= {
-        *(f"results/demo/{name}.csv" for name in ("figure2a", "figure2b", "figure3c", "pareto")),
+        *(f"results/movielens_1m/{name}.csv" for name in ("figure2a", "figure2b", "figure3c", "pareto")),
         "results/recovery/recovery_dimensions.csv",
     }
-    (picture,) = drawn["results/demo/figure2a.csv"]
+    (picture,) = drawn["results/movielens_1m/figure2a.csv"]
     points = pd.DataFrame(picture["content"]["data"]["values"]).astype({"mean": float})
     by_revision = points.groupby("rev")["mean"].sum()
     assert by_revision["workspace"] == pytest.approx(2 * by_revision["HEAD"])

@@ -1,31 +1,27 @@
 """The workflow through real Snakemake: what runs, what does not run again, and what is refused."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 
-from tests.pipeline.conftest import jobs
+from tests.helpers.project import ROOT, change_dnis, jobs
+
+pytestmark = pytest.mark.pipeline
 
 EVERYTHING = {"prepare": 3, "split": 3, "block": 3, "search": 6, "prune": 7, "tables_demo": 1}
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "seconds", "run_id", "search_code", "prune_code", "failed",
+    "weights", "nonzeros", "size_mib", "run_id", "code", "failed",
 ]  # fmt: skip
-
-
-def change_dnis(text):
-    return text.replace("learning_rate: 0.01 # of that", "learning_rate: 0.02 # of that")
 
 
 def test_the_study_runs_and_its_tables_are_there(done, first_jobs):
@@ -58,18 +54,52 @@ def test_the_study_runs_and_its_tables_are_there(done, first_jobs):
         assert list(done.root.glob(f"results/runs/planted_ratings/prune/*-{run_id}/run.json"))
 
 
+def test_a_run_leaves_the_tree_clean(done):
+    """What is made is ignored by git: after the demo in a fresh clone, nothing is left to commit."""
+    done.succeeded("nisbench", "dvc")
+    done.succeeded("git", "init", "-q")
+    done.succeeded(
+        "git", "add", "Snakefile", "dvc.yaml", "params", "profiles", "src", "workflow", ".gitignore", ".dvcignore"
+    )
+    done.succeeded("snakemake", "--report", "demo.html", "demo")
+    assert (done.root / "demo.html").exists()
+    status = done.succeeded("git", "status", "--porcelain").splitlines()
+    assert [line for line in status if not line.startswith("A ")] == []
+
+
+def test_looking_changes_no_file(done):
+    """Even where a report is not the one that its manifest names."""
+    (done.root / "results/demo/table2.md").write_text("Edited.")
+    (searched,) = done.root.glob("results/runs/planted_ratings/search/mf-mde-*")
+
+    def files():
+        found = sorted(path for path in done.root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return {
+            str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+            for path in found
+            if path.relative_to(done.root).parts[0] != ".snakemake"
+        }
+
+    before = files()
+    assert done.to_do("demo") == {"tables_demo": 1}
+    for command in (
+        ["snakemake", "--rulegraph", "dot", "--", "demo"],
+        ["nisbench", "plan"],
+        ["nisbench", "plan", "demo"],
+        ["nisbench", "show", searched.name.rsplit("-", 1)[1]],
+        ["nisbench", "verify", searched.name.rsplit("-", 1)[1]],
+    ):
+        done.succeeded(*command)
+    found = re.findall(r"^    \* (.*)$", done.run("snakemake", "--lint").stderr, re.MULTILINE)
+    # No rule needs a conda environment: all run in the one that runs Snakemake.
+    assert set(found) == {"Specify a conda environment or container for each rule.:"}
+    assert files() == before
+
+
 def test_what_is_done_is_not_done_again(done):
-    assert done.snakemake("demo") == {}
-
-
-def test_intermediate_files_that_nothing_needs_are_not_missed(done):
-    """As after a clone that pulled results without data."""
+    """Neither where intermediate files are missing, as after a clone that pulled results without data, nor where a rule is written
+    otherwise: the code that counts is in the ids, and Snakemake's own memory of rules and times is not asked."""
     shutil.rmtree(done.root / "data")
-    assert done.snakemake("demo") == {}
-
-
-def test_a_rule_written_otherwise_reruns_nothing(done):
-    """The code that counts is in the ids; Snakemake's own memory of rules and times is not asked."""
     old, new = "--threads {threads} --log {log}", "--log {log} --threads {threads}"
     done.edit("workflow/rules/search.smk", lambda text: text.replace(old, new))
     assert done.snakemake("demo") == {}
@@ -88,25 +118,28 @@ def test_a_method_s_parameter_reruns_that_method_and_back_reruns_nothing(done):
 
 def test_a_seed_more_is_that_seed_only(done):
     done.edit("params/studies/demo.yaml", lambda text: text.replace("seeds: [1]", "seeds: [1, 2]"))
-    assert done.snakemake("demo") == {"search": 6, "prune": 7, "tables_demo": 1}
-    assert " ± " in (done.root / "results/demo/table2.md").read_text()
+    assert done.to_do("demo") == {"search": 6, "prune": 7, "tables_demo": 1}
 
 
 def test_a_table_that_was_lost_or_changed_is_made_again(done):
     table = done.root / "results/demo/table2.csv"
     whole = table.read_text()
     table.unlink()
-    assert done.snakemake("demo") == {"tables_demo": 1}
+    assert done.to_do("demo") == {"tables_demo": 1}
     table.write_text(whole.replace("dnis", "other"))  # as by a `git checkout` of another commit's
-    assert done.snakemake("demo") == {"tables_demo": 1}
+    said = done.succeeded("snakemake", "--cores", "2", "demo")
+    assert jobs(said) == {"tables_demo": 1}
     assert table.read_text() == whole
-    assert done.snakemake("demo") == {}
+    assert "nisbench: The page of demo: results/demo/README.md" in said
+    assert done.to_do("demo") == {}
 
 
 @pytest.mark.parametrize(
     ("arguments", "overlay", "says"),
     [
         (["demo"], "methods: {dnis: {learning_rat: 1}}", "methods.dnis.learning_rat: unknown key; did you mean"),
+        (["demmo"], "", "There is no target 'demmo'. Did you mean 'demo'?\nStudies: demo. "),
+        (["search_ml"], "", "Data sets: planted_ratings, "),
         (["demo", "--config", "seed=2"], "", "NISBENCH_PARAMS"),
         (["demo", "--configfile", "params/training.yaml"], "", "NISBENCH_PARAMS"),
     ],
@@ -123,16 +156,11 @@ def test_what_is_wrong_stops_snakemake_before_any_job(fresh, tmp_path, arguments
     assert not (fresh.root / "data").exists()
 
 
-def test_all_is_the_paper_s_grid(fresh):
-    counts = fresh.succeeded("snakemake", "--cores", "2", "-n")
-    assert "movielens_20m mf-dnis-seed1-cr2.5" in counts
-    assert "tables_paper" in counts
-
-
-def test_snakemake_s_linter_finds_only_that_no_rule_has_a_conda_environment(fresh):
-    """They need none: the one environment that runs Snakemake runs all rules."""
-    found = re.findall(r"^    \* (.*)$", fresh.run("snakemake", "--lint").stderr, re.MULTILINE)
-    assert set(found) == {"Specify a conda environment or container for each rule.:"}
+def test_without_a_target_the_paper_s_grid_is_made(fresh):
+    shutil.copy(ROOT / "params/studies/paper.yaml", fresh.root / "params/studies")
+    said = fresh.succeeded("snakemake", "--cores", "2", "-n")
+    assert "prune mf-dnis-seed1-cr2.5 on ml-20m" in said
+    assert "make the tables, figures and page of paper" in said
 
 
 # --- killed, interrupted, started twice -------------------------------------------------------------------------
@@ -140,8 +168,8 @@ def test_snakemake_s_linter_finds_only_that_no_rule_has_a_conda_environment(fres
 
 def lose_search(project):
     """Remove a search, what was made from it, and the mark that the report is whole; return the search's folder."""
-    (searched,) = project.root.glob("results/runs/planted_ratings/search/mf-random_search-*")
-    for folder in (searched, *project.root.glob("results/runs/planted_ratings/prune/mf-random_search-*")):
+    (searched,) = project.root.glob("results/runs/planted_ratings/search/mf-random-*")
+    for folder in (searched, *project.root.glob("results/runs/planted_ratings/prune/mf-random-*")):
         shutil.rmtree(folder)
     for manifest in project.root.glob("results/demo/runs-*.json"):
         manifest.unlink()
@@ -203,7 +231,7 @@ def test_a_rerun_after_a_kill_waits_for_the_job_that_lives_on(done, started_sear
     wait_for(lambda: "another process is at this step" in done.said.read_text(), rerun)
     job.resume()
     assert rerun.wait(120) == 0
-    assert done.snakemake("demo") == {}
+    assert done.to_do("demo") == {}
 
 
 def test_a_second_snakemake_in_a_checkout_is_told_of_the_first(done, started_search):
@@ -220,7 +248,7 @@ def test_a_second_snakemake_in_a_checkout_is_told_of_the_first(done, started_sea
     assert "Traceback" not in second.stderr
     assert dry.returncode == 0  # looks only
     assert first.wait(120) == 0
-    assert done.snakemake("demo") == {}
+    assert done.to_do("demo") == {}
 
 
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(done, started_search):
@@ -229,7 +257,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(done, started_search):
     os.killpg(interrupted.pid, signal.SIGINT)
     assert interrupted.wait(60) == 1  # on a busy machine; else within a few seconds
     said = done.said.read_text()
-    assert said.count("nisbench: not all is made. What is done stays, and the same command goes on from there.") == 1
+    assert said.count("Finished jobs are kept; rerun the same command to continue.") == 1
     end = time.monotonic() + 10
     while session(interrupted) and time.monotonic() < end:
         time.sleep(0.05)
@@ -244,20 +272,18 @@ def test_what_a_done_search_once_read_may_be_lost(done):
     for lost in done.root.glob("data/planted_ratings/*"):
         shutil.rmtree(lost)
     lose_search(done)
-    assert done.snakemake("demo") == {"prepare": 1, "split": 1, "block": 1, "search": 1, "prune": 1, "tables_demo": 1}
-    forced = jobs(done.succeeded("snakemake", "--cores", "2", "-n", "--forceall", "demo"))
-    assert {name: forced[name] // 2 for name in EVERYTHING} == EVERYTHING  # a dry run lists all twice
+    assert done.to_do("demo") == {"prepare": 1, "split": 1, "block": 1, "search": 1, "prune": 1, "tables_demo": 1}
+    assert done.to_do("--forceall", "demo") == EVERYTHING
 
 
 def test_a_killed_search_goes_on_to_the_same_result(done):
-    (finished,) = done.root.glob("results/runs/planted_ratings/search/mf-random_search-*")
+    (finished,) = done.root.glob("results/runs/planted_ratings/search/mf-random-*")
     step_id = finished.name.rsplit("-", 1)[1]
     expected = json.loads((finished / "run.json").read_text())
     weights = (finished / "weights.safetensors").read_bytes()
     lose_search(done)
 
-    command = [str(Path(sys.executable).parent / "nisbench"), "search", step_id, "--threads", "2"]
-    process = subprocess.Popen(command, cwd=done.root, stderr=subprocess.DEVNULL)
+    process = done.start("nisbench", "search", step_id, "--threads", "2")
     while not list(finished.glob("trials/*.json")) and process.poll() is None:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)

@@ -27,7 +27,7 @@ MEASURED_METRICS = ("hours", "peak_memory_mib")
 MEASURED_COLUMNS = ("Time cost", "Memory", "Time", "Peak memory")
 CLAIM_ABOUT_TIME = "DNIS's whole search takes less time than the fastest of theirs"
 SPENT = re.compile(r"[\d.]+ (?:s|min|h)(?: \d\d (?:s|min))? of training, on \d{4}-\d\d-\d\d(?: to \d{4}-\d\d-\d\d)?")
-NOT_RESULTS = {".snakemake", "logs"}
+NOT_RESULTS = {".snakemake", "logs", "src"}
 
 
 def fingerprint(root: Path) -> dict[str, str]:

@@ -1,12 +1,14 @@
-"""Which jobs does a change rerun? Each kind of change is made to a small copy of the project, and the jobs are counted.
+"""Which ids does a change give, and which jobs does it rerun? Each kind of change is made to a small copy of the project, and counted.
 
-    python -m tests.reliability.incremental [--write docs/incremental.md] [--only NAME ...]
+    python -m tests.reliability.incremental [--write [FILE]] [--only NAME ...]
 
-What is expected stands in `ROWS`, worked out from the small study's grid; nothing of it was taken from a run.
+What is expected stands in `ID_ROWS` and `ROWS`, worked out from the small study's grid. Nothing of it was taken from a run.
 """
 
 import argparse
 import datetime as dt
+import json
+import re
 import shutil
 import sys
 import tempfile
@@ -20,12 +22,14 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.pipeline.conftest import Project, copy_project, jobs
+from tests.helpers.project import Project, copy_project, jobs, put_into_git_and_dvc
+
+PAGE = Path("docs/evidence/incremental.md")
 
 Jobs = dict[str, int]
-"""How many of each rule, or of each kind of DVC's stages."""
+"""How many of each rule, or of each kind of DVC's stages, or of steps with new ids."""
 
-# The small study (TINY in tests/pipeline/conftest.py): MF on planted_ratings with four methods, of which DNIS is pruned twice;
+# The small study (TINY in tests/helpers/project.py): MF on planted_ratings with four methods, of which DNIS is pruned twice;
 # DeepFM on planted_ctr and NeuMF on planted_topk with Grid Search; one seed.
 SEARCHES, PRUNINGS = 6, 7
 RATING_SEARCHES, RATING_PRUNINGS = 4, 5
@@ -107,25 +111,107 @@ def compact(value: Any) -> str:
 
 def statement(module: str) -> Change:
     """Code that is there and does nothing: an id knows the syntax, not what it means."""
-    return appended(module, "\nCHANGED = True\n", "a statement more in")
+    return Change(f"a statement more in `{module}`", in_sources(lambda text: f"{text}\nCHANGED = True\n", module))
 
 
 def remark(module: str) -> Change:
     """A comment, and a word more in the module's docstring."""
 
+    def change(text: str) -> str:
+        return text.replace('"""', '"""Indeed: ', 1) + "\n# A comment.\n"
+
+    return Change(f"a comment, and a docstring, in `{module}`", in_sources(change, module))
+
+
+COMPUTING = ("data/*.py", "embedding/*.py", "models/*.py", "search/*.py", "tasks/*.py", "training/*.py", "wiring.py")
+"""The files whose code enters ids: the core's and those of all kinds."""
+
+
+def everywhere(pattern: str, replacement: str, example: str) -> Change:
+    """A regular expression's matches replaced in all files whose code enters ids."""
+    return Change(example, in_sources(lambda text: re.sub(pattern, replacement, text), *COMPUTING))
+
+
+def in_sources(change: Callable[[str], str], *patterns: str) -> Callable[[Project], None]:
+    """Change the texts of the package's files of these patterns, of which at least one must differ then."""
+
     def make(project: Project) -> None:
-        path = project.root / "src" / "nisbench" / module
-        path.write_text(path.read_text().replace('"""', '"""Indeed: ', 1) + "\n# A comment.\n")
+        package = project.root / "src" / "nisbench"
+        texts = {path: path.read_text() for pattern in patterns for path in package.glob(pattern)}
+        changed = {path: change(text) for path, text in texts.items()}
+        assert changed != texts
+        for path, text in changed.items():
+            path.write_text(text)
 
-    return Change(f"a comment, and a docstring, in `{module}`", make)
+    return make
 
 
-def appended(module: str, text: str, how: str) -> Change:
+def renamed(**names: str) -> Callable[[Project], None]:
+    """Entries of params/ called otherwise, wherever they are named."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, dict):
+            tags = ("kind", "format")  # these name code
+            return {names.get(key, key): item if key in tags else walk(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        return names.get(value, value) if isinstance(value, str) else value
+
     def make(project: Project) -> None:
-        path = project.root / "src" / "nisbench" / module
-        path.write_text(path.read_text() + text)
+        for path in (project.root / "params").rglob("*.yaml"):
+            path.write_text(yaml.safe_dump(walk(yaml.safe_load(path.read_text())), sort_keys=False))
 
-    return Change(f"{how} `{module}`", make)
+    return make
+
+
+def moved(project: Project) -> None:
+    """MDE's entry goes to another file, and the others into the opposite order."""
+    path = project.root / "params" / "methods.yaml"
+    methods = yaml.safe_load(path.read_text())["methods"]
+    (path.parent / "moved.yaml").write_text(yaml.safe_dump({"methods": {"mde": methods.pop("mde")}}))
+    path.write_text(yaml.safe_dump({"methods": dict(reversed(methods.items()))}, sort_keys=False))
+
+
+def both(*changes: Callable[[Project], None]) -> Callable[[Project], None]:
+    def make(project: Project) -> None:
+        for change in changes:
+            change(project)
+
+    return make
+
+
+def core_recorded(project: Project) -> None:
+    """What `make golden` does where all golden values are as before: record the core's source."""
+    project.succeeded("python", "-c", RECORD)
+
+
+def version_raised(step: str) -> Callable[[Project], None]:
+    def make(project: Project) -> None:
+        path = project.root / "src" / "nisbench" / "core.json"
+        recorded = json.loads(path.read_text())
+        recorded[step]["version"] += 1
+        path.write_text(json.dumps(recorded))
+
+    return make
+
+
+RECORD = """
+import json
+from nisbench import identity
+recorded = identity.recorded_core()
+for step in recorded:
+    recorded[step]["source"] = identity.core_source(step)
+identity.CORE_FILE.write_text(json.dumps(recorded, indent=2))
+"""
+
+IDS = """
+import json
+from pathlib import Path
+from nisbench.identity import is_development
+from nisbench.studies import plan
+steps = plan(Path()).study("demo").steps.values()
+print(json.dumps({step.id: [step.name, is_development(step.name)] for step in steps}))
+"""
 
 
 def overlay(text: str) -> Change:
@@ -154,7 +240,7 @@ ROWS = [
     # How it is pruned is nothing to the search.
     Row(
         "how a method is pruned",
-        setting("methods.yaml", "methods.mde.prune_by", "weights"),
+        setting("methods.yaml", "methods.mde.importance", "raw"),
         {"prune": 1, **TABLES},
         ALL_SEARCHED,
     ),
@@ -196,6 +282,12 @@ ROWS = [
         TABLES,
         {"search": 3, **REPORT},
     ),
+    Row(
+        "entries of params/ renamed",
+        Change("`mde` is called `mixed`, `mf` `factors`", renamed(mde="mixed", mf="factors")),
+        TABLES,
+        {"search": 3, **REPORT},
+    ),
     Row("a source file of one method", statement("search/mde.py"), RUNS, ONE),
     Row("a source file of one model", statement("models/mf.py"), RATING_RUNS, ONE),
     Row(
@@ -206,10 +298,10 @@ ROWS = [
     ),
     Row("a source file of all training", statement("training/trainer.py"), EVERY_RUN, ALL),
     Row("a source file of the tables", statement("report/tables.py"), TABLES, REPORT),
-    Row("a source file that cannot change results", statement("console.py"), {}, {}),
+    Row("a source file that cannot change results", statement("files.py"), {}, {}),
     Row("a comment and a docstring only", remark("training/trainer.py"), {}, {}),
     Row("the device", setting("training.yaml", "training.device", "cpu"), {}, {"search": 3}),
-    Row("how many trials train at once", setting("training.yaml", "training.trials_at_once", 2), {}, {"search": 3}),
+    Row("how many trials are fused", setting("training.yaml", "training.fused_trials", 2), {}, {"search": 3}),
     Row("an overlay instead of an edit", overlay("methods: {mde: {min_dimension: 2}}"), RUNS, ONE),
     # Losses. Snakemake misses only what something that is to be made needs; DVC misses all that it has recorded.
     Row(
@@ -252,38 +344,125 @@ ROWS = [
 ]
 
 
-# --- counting -------------------------------------------------------------------------------------------------
+# --- ids ------------------------------------------------------------------------------------------------------
+
+ALL_IDS = {"prepare": 3, "split": 3, "block": 3, "search": SEARCHES, "prune": PRUNINGS}
+SEARCHED = {"search": SEARCHES, "prune": PRUNINGS}
+RATING_SEARCHED = {"search": RATING_SEARCHES, "prune": RATING_PRUNINGS}
+OF_ONE = {"search": 1, "prune": 1}
+IN_TRAINER = statement("training/trainer.py")
+
+
+@dataclass(frozen=True)
+class IdRow:
+    """A change to the code or to names, how many steps get new ids, and how many have development ids."""
+
+    name: str
+    change: Change
+    new: Jobs
+    development: Jobs = field(default_factory=dict)
+
+
+ID_ROWS = [
+    IdRow(
+        "every error reworded",
+        everywhere(r"(raise \w+\(\s*f?\")", r"\1Indeed: ", '`raise NisbenchError("Indeed: ...")`'),
+        {},
+    ),
+    IdRow(
+        "every log line reworded", everywhere(r"(log\.\w+\(\s*f?\")", r"\1Indeed: ", '`log.info("Indeed: ...")`'), {}
+    ),
+    IdRow("every comment", everywhere(r"(?m)$(?<=[:)\]])", "  # Indeed.", "`# Indeed.` behind lines"), {}),
+    IdRow("every docstring", everywhere(r'(?m)^( *)"""(?=\w)', r'\1"""Indeed: ', '`"""Indeed: ...`'), {}),
+    IdRow("every return annotation", everywhere(r"\) -> [^:\n]+:\n", ') -> "object":\n', "`-> object`"), {}),
+    IdRow(
+        "entries of params/ renamed",
+        Change(
+            "`planted_ratings` is called `ratings`, `mf` `factors`, `mde` `mixed`",
+            renamed(planted_ratings="ratings", mf="factors", mde="mixed"),
+        ),
+        {},
+    ),
+    IdRow("entries of params/ moved", Change("`mde` into another file, the others into the opposite order", moved), {}),
+    IdRow("the arithmetic of a method", statement("search/mde.py"), OF_ONE),
+    IdRow("the arithmetic of a model", statement("models/mf.py"), RATING_SEARCHED),
+    IdRow("the arithmetic of a task", statement("tasks/topk.py"), OF_ONE),
+    IdRow(
+        "the arithmetic of a format", statement("data/planted_ctr.py"), {"prepare": 1, "split": 1, "block": 1, **OF_ONE}
+    ),
+    IdRow("the arithmetic of a format that no run uses", statement("data/criteo.py"), {}),
+    IdRow(
+        "which file a search is handed",
+        Change(
+            "in `wiring.py`: test for validation",
+            in_sources(lambda text: text.replace('("train", "validation")}', '("train", "test")}'), "wiring.py"),
+        ),
+        SEARCHED,
+        {"search": SEARCHES},
+    ),
+    IdRow("the core of training", IN_TRAINER, SEARCHED, SEARCHED),
+    IdRow("the core of pruning", statement("search/pruning.py"), {"prune": PRUNINGS}, {"prune": PRUNINGS}),
+    IdRow("the core of blocking", statement("data/blocks.py"), {"block": 3, **SEARCHED}, {"block": 3}),
+    IdRow("the core of splitting", statement("data/split.py"), {"split": 3, "block": 3, **SEARCHED}, {"split": 3}),
+    IdRow("the core of generated data", statement("data/planted.py"), ALL_IDS, {"prepare": 3}),
+    IdRow(
+        "the core of training, and the golden values are as before",
+        Change(f"{IN_TRAINER.example}; its source is recorded", both(IN_TRAINER.make, core_recorded)),
+        {},
+    ),
+    IdRow(
+        "the core of training, and the versions are raised",
+        Change(
+            f"{IN_TRAINER.example}; `search` and `prune` have version 2 in `core.json`; its source is recorded",
+            both(IN_TRAINER.make, version_raised("search"), version_raised("prune"), core_recorded),
+        ),
+        SEARCHED,
+    ),
+]
+
+
+def prepared_for_ids(target: Path) -> Project:
+    """A copy in which the core is the one recorded, as in a release."""
+    project = copy_project(target)
+    core_recorded(project)
+    return project
+
+
+Ids = dict[str, tuple[str, bool]]
+"""Of each step's id: the kind of step, and whether it is a development id."""
+
+
+def ids_of(project: Project) -> Ids:
+    return {
+        step: (name, development)
+        for step, (name, development) in json.loads(project.run("python", "-c", IDS).stdout).items()
+    }
+
+
+def counted_ids(start: Project, before: Ids, row: IdRow) -> tuple[Jobs, Jobs]:
+    """Make the change in a copy of `start`; return how many steps have new ids, and how many development ids."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = start.copy(Path(folder) / "project")
+        row.change.make(project)
+        after = ids_of(project)
+    assert len(after) == len(before)
+    new = [name for step, (name, _) in after.items() if step not in before]
+    development = [name for name, development in after.values() if development]
+    return {name: new.count(name) for name in new}, {name: development.count(name) for name in development}
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
 
 
 def prepared(target: Path) -> Project:
-    """A copy in git and DVC that knows the demo study only, which was run."""
-    target.mkdir()
+    """A copy in git and DVC whose demo study was run."""
     project = copy_project(target)
-    for other in (target / "params" / "studies").glob("*.yaml"):
-        if other.stem != "demo":
-            other.unlink()
-    pipeline = yaml.safe_load((target / "dvc.yaml").read_text())
-    for name, stage in pipeline["stages"].items():
-        if name in ("data", "search", "prune"):
-            stage["foreach"] = [dataset for dataset in stage["foreach"] if dataset.startswith("planted")]
-    pipeline["stages"]["report"]["foreach"] = {"demo": pipeline["stages"]["report"]["foreach"]["demo"]}
-    pipeline["metrics"] = ["results/demo/metrics.json"]
-    pipeline.pop("plots", None)
-    (target / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
-    (target / ".gitignore").write_text(
-        "/data/\n/results/runs/\n/results/plan/\n/logs/\n/.snakemake/\n__pycache__/\n/.done/\n"
-    )
     used = project.succeeded("python", "-c", "import nisbench; print(nisbench.__file__)").strip()
     assert Path(used).is_relative_to(target), f"the copy runs {used}"
-    for command in (
-        "git init -q",
-        "git config user.email someone@example.org",
-        "git config user.name Someone",
-        "dvc init -q",
-    ):
-        project.succeeded(*command.split())
+    core_recorded(project)
     first = project.snakemake("demo")
     assert first == {"prepare": 3, "split": 3, "block": 3, **EVERY_RUN}, first
+    put_into_git_and_dvc(project)
     assert project.dvc_repro() == {}
     project.succeeded("git", "add", "-A")
     project.succeeded("git", "commit", "-qm", "demo")
@@ -295,11 +474,11 @@ def by_snakemake(project: Project, overlays: str) -> Counted:
 
 
 def by_dvc(project: Project, overlays: str) -> Counted:
-    output = project.succeeded("dvc", "repro", "report@demo", overlays=overlays)
+    output = project.succeeded("dvc", "repro", "report_demo", overlays=overlays)
     stages: Jobs = {}
     for line in output.splitlines():
-        if line.startswith("Running stage '") and "@" in line:
-            stage = line.split("'")[1].split("@")[0]
+        if line.startswith("Running stage '") and "_" in line:
+            stage = line.split("'")[1].split("_")[0]
             stages[stage] = stages.get(stage, 0) + 1
     return Counted(jobs(output), stages)
 
@@ -310,8 +489,7 @@ Runner = Callable[[Project, str], Counted]
 def changed_and_back(start: Project, row: Row, runner: Runner) -> tuple[Counted, Counted]:
     """Make the change in a copy of `start` and run; set it back and run again."""
     with tempfile.TemporaryDirectory() as folder:
-        project = Project(Path(folder) / "project")
-        shutil.copytree(start.root, project.root, symlinks=True)
+        project = start.copy(Path(folder) / "project")
         overlays = ""
         if row.change.overlay:
             path = Path(folder, "over.yaml")
@@ -365,17 +543,39 @@ ORDER = ("data", "prepare", "split", "block", "search", "prune", "tables_demo", 
 
 def listed(counts: Jobs) -> str:
     named = sorted(counts.items(), key=lambda item: ORDER.index(item[0]))
-    return ", ".join(f"{rule.removesuffix('_demo')} {n}" for rule, n in named) or "nothing"
+    return ", ".join(f"{rule.removesuffix('_demo')} {n}" for rule, n in named) or "none"
 
 
 def against(expected: Jobs, counted: Jobs) -> str:
     return listed(expected) if expected == counted else f"**{listed(counted)}**, not {listed(expected)}"
 
 
+@dataclass(frozen=True)
+class IdLine:
+    """A row with the ids that were counted."""
+
+    row: IdRow
+    new: Jobs
+    development: Jobs
+
+    def differences(self) -> list[str]:
+        pairs = {"new": (self.row.new, self.new), "development": (self.row.development, self.development)}
+        return [
+            f"{what}: expected {listed(expected)}, counted {listed(counted)}"
+            for what, (expected, counted) in pairs.items()
+            if expected != counted
+        ]
+
+    def text(self) -> str:
+        row = self.row
+        cells = [row.name, row.change.example, against(row.new, self.new), against(row.development, self.development)]
+        return f"| {' | '.join(cells)} |\n"
+
+
 HEAD = """# What a change reruns
 
-Made on {date} with Snakemake {snakemake} and DVC {dvc} by `python -m tests.reliability.incremental --write docs/incremental.md`, which makes every
-change below in a copy of the project, runs it, counts the jobs, sets the change back, and counts again. {verdict}
+Made on {date} with Snakemake {snakemake} and DVC {dvc} by `python -m tests.reliability.incremental --write`, which makes every change below in a
+copy of the project and counts. {verdict}
 
 The copy's study has three grids, tiny data, and one seed:
 
@@ -386,8 +586,25 @@ The copy's study has three grids, tiny data, and one seed:
 | topk | planted_topk | NeuMF | Grid Search: 1 | 1 | 1 |
 
 With prepare, split and block of three data sets and one job for the tables these are 23 jobs. What is expected was worked out
-from this grid before anything was run (`ROWS` in `tests/reliability/incremental.py`). A cell holds one list where the count
-is what was expected; otherwise the count is in bold and the expectation beside it. Rows are jobs unless they say stages.
+from this grid before anything was run (`ID_ROWS` and `ROWS` in `tests/reliability/incremental.py`). A cell holds one list where the
+count is what was expected. Otherwise the count is in bold and the expectation beside it.
+
+## New ids
+
+Every folder of data and runs is named by an id: a hash of its settings, of the ids of the steps before it, and of the code that
+computes it ([architecture](../architecture.md), "Run ids"). A new id means a new folder, which must be made. *Development ids* are those of steps
+whose core (the code that all methods and models share) is not the one that its golden values were made with.
+
+| change | example | steps with new ids | development ids |
+|---|---|---|---|
+{ids}
+A word changes no id, nor does a name in `params/`. A change to the file of a method, a model, a task or a format changes the ids of what
+depends on it. A change to the core gives development ids until `make golden` has found the golden values unchanged, which
+brings the old ids back, or until the version of the step is raised, which gives new ones.
+
+## What runs again
+
+Each change is made, run and counted, set back, run and counted again. Cells are jobs unless they say stages.
 
 | change | example | Snakemake: jobs | DVC: jobs | DVC: stages | set back, Snakemake | set back, DVC |
 |---|---|---|---|---|---|---|
@@ -396,9 +613,7 @@ is what was expected; otherwise the count is in bold and the expectation beside 
 TAIL = """
 ## Why
 
-Every folder of data and runs is named by a hash of what it is made from: settings, the steps before it, and the code it
-uses without comments and docstrings ([architecture](architecture.md), "Run ids"). A change gives new names to what depends on
-it, and to nothing else; those folders are missing, so they are made. What had its name before still has it.
+A change gives new ids to what depends on it, and to nothing else. Those folders are missing, so they are made. What had its id before still has it.
 
 *Set back*: the old names are asked for again, and those folders are still there. So no data, no search and no pruning is run again.
 The tables are: their files have fixed names, and hold one state at a time. They are assembled from the old runs, in seconds,
@@ -417,32 +632,23 @@ The stage `plan` always runs and is not counted.
 
 Jobs differ in one case: DVC misses every file that it has recorded, needed or not. A lost search or data set is made again by `dvc repro`
 even where the tables are in place; `dvc checkout` brings it back from DVC's cache without running anything.
-
-## Keeping runs when the code has changed
-
-After a refactoring that changes no result, `nisbench adopt STUDY` has today's code do a little of the work again, once for each way that the
-study's runs take through the code: a search's first epochs (`--epochs`), a whole pruning, a whole preparation, each time of the cheapest run. Where it
-finds the very numbers that the old run recorded, the runs of that kind get today's ids, without being computed again; where it does not, it says
-which number differs, and leaves them. Each adopted run keeps, in its `step.json`, the version and the commit of the code that
-computed it, and a study's `summary.csv` and page say so of every cell.
-
-Measured on MovieLens-1M: after the training loop had been changed to tell a diverged trial's step, 405 steps (12 of data, 144 searches, 249
-prunings) were adopted in 7 minutes of CPU time, on the strength of 31 comparisons that all agreed to the last digit. Training them had taken 4 h 29 min.
 """
 
 
-def markdown(lines: list[Line]) -> str:
-    wrong = sum(bool(line.differences()) for line in lines)
+def markdown(ids: list[IdLine], lines: list[Line]) -> str:
+    everything = [*ids, *lines]
+    wrong = sum(bool(line.differences()) for line in everything)
     verdict = (
-        f"All {len(lines)} lines came out as expected."
+        f"All {len(everything)} lines came out as expected."
         if not wrong
-        else f"{wrong} of {len(lines)} lines did not come out as expected."
+        else f"{wrong} of {len(everything)} lines did not come out as expected."
     )
     text = HEAD.format(
         date=dt.datetime.now(dt.UTC).date(),
         snakemake=version("snakemake"),
         dvc=version("dvc"),
         verdict=verdict,
+        ids="".join(line.text() for line in ids),
     )
     for line in lines:
         row = line.row
@@ -460,25 +666,41 @@ def markdown(lines: list[Line]) -> str:
 
 
 def main() -> int:
+    names = [row.name for row in (*ID_ROWS, *ROWS)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table as Markdown")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[row.name for row in ROWS], help="only these rows")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", nargs="?", const=PAGE, help=f"write this page (default: {PAGE})"
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, default=names, help="only these rows")
     options = parser.parse_args()
-    rows = [row for row in ROWS if options.only is None or row.name in options.only]
+    id_rows = [row for row in ID_ROWS if row.name in options.only]
+    rows = [row for row in ROWS if row.name in options.only]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    lines = []
+    ids: list[IdLine] = []
+    lines: list[Line] = []
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=Console(highlight=False)) as progress:
-        task = progress.add_task("the study, for the first time", total=len(rows))
-        start = prepared(Path(folder) / "project")
+        task = progress.add_task("ids", total=len(id_rows) + len(rows))
+
+        def told(name: str, differences: list[str]) -> None:
+            progress.print(f"{'[red]differs[/]' if differences else '[green]as expected[/]'}  {name}", *differences)
+            progress.advance(task)
+
+        start = prepared_for_ids(Path(folder) / "ids")
+        before = ids_of(start)
+        for id_row in id_rows:
+            progress.update(task, description=id_row.name)
+            ids.append(IdLine(id_row, *counted_ids(start, before, id_row)))
+            told(id_row.name, ids[-1].differences())
+        if rows:
+            progress.update(task, description="the study, for the first time")
+            start = prepared(Path(folder) / "project")
         for row in rows:
             progress.update(task, description=row.name)
             lines.append(measure(start, row))
-            differences = lines[-1].differences()
-            progress.print(f"{'[red]differs[/]' if differences else '[green]as expected[/]'}  {row.name}", *differences)
-            progress.advance(task)
+            told(row.name, lines[-1].differences())
     if options.write:
-        options.write.write_text(markdown(lines), encoding="utf-8")
-    return int(any(line.differences() for line in lines))
+        options.write.write_text(markdown(ids, lines), encoding="utf-8")
+    return int(any(line.differences() for line in (*ids, *lines)))
 
 
 if __name__ == "__main__":

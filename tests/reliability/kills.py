@@ -34,7 +34,7 @@ from queue import SimpleQueue
 import psutil
 
 from nisbench.studies import StudyPlan, plan
-from tests.pipeline.conftest import Project
+from tests.helpers.project import Project
 from tests.reliability.fingerprint import differences, fingerprint
 from tests.reliability.project import make_project
 

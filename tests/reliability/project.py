@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tests.pipeline.conftest import Project, copy_project
+from tests.helpers.project import Project, copy_project
 
 DATA = """
 datasets:
@@ -49,8 +49,6 @@ studies:
 
 def make_project(root: Path, short: bool = False) -> Project:
     """With checkpoints at every epoch, so that a kill finds a search in any of its states; `short`: of one data set."""
-    root.mkdir(exist_ok=True)
-    project = copy_project(root)
     study = yaml.safe_load(STUDY)
     if short:
         demo = study["studies"]["demo"]
@@ -58,8 +56,7 @@ def make_project(root: Path, short: bool = False) -> Project:
         demo["tables"].remove("table3")
         del demo["grids"]["ctr"], demo["overrides"]["models"]
         del methods["random_search"], methods["mde"], methods["nis_se"]
-    (root / "params" / "studies" / "demo.yaml").write_text(yaml.safe_dump(study))
-    (root / "params" / "tiny.yaml").write_text(DATA)
+    project = copy_project(root, yaml.safe_dump(study), DATA)
     write_ratings(root / "params" / "ratings.zip")
     return project
 

@@ -1,18 +1,33 @@
-"""A few rows of docs/incremental.md, under Snakemake. DVC, and other kinds of change, are in tests/pipeline; the script runs all."""
+"""The ids of docs/evidence/incremental.md, and a few of its jobs, under Snakemake. DVC, and other kinds of change, are in tests/pipeline."""
 
 import pytest
 
-from tests.reliability.incremental import ROWS, by_snakemake, changed_and_back, listed
+from tests.reliability.incremental import (
+    ID_ROWS,
+    ROWS,
+    by_snakemake,
+    changed_and_back,
+    counted_ids,
+    ids_of,
+    listed,
+    prepared_for_ids,
+)
 
-TESTED = [
-    "the split's seed",
-    "a compression rate added",
-    "a source file of one method",
-    "a comment and a docstring only",
-    "the device",
-    "a search's folder and a table lost",
-    "a data set's folder and a table lost",
-]
+pytestmark = pytest.mark.pipeline
+TESTED = ["a compression rate added", "entries of params/ renamed", "a search's folder and a table lost"]
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A project whose core is the one recorded, and its ids."""
+    project = prepared_for_ids(tmp_path_factory.mktemp("released") / "project")
+    return project, ids_of(project)
+
+
+@pytest.mark.parametrize("row", ID_ROWS, ids=lambda row: row.name)
+def test_a_change_gives_new_ids_to_what_depends_on_it(released, row):
+    new, development = counted_ids(*released, row)
+    assert (listed(new), listed(development)) == (listed(row.new), listed(row.development))
 
 
 @pytest.mark.parametrize("name", TESTED)

@@ -2,9 +2,13 @@
 
 import random
 
+import pytest
+
 from tests.reliability.fingerprint import fingerprint
 from tests.reliability.kills import Kill, disturb, finish, run_undisturbed
 from tests.reliability.project import make_project
+
+pytestmark = pytest.mark.pipeline
 
 KILLS = [
     ("download", "all"),

@@ -1,6 +1,43 @@
-"""What rules say of their inputs."""
+"""The plan, and what rules say of their inputs."""
 
+import os
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from shlex import quote
+
+from nisbench.errors import NisbenchError
+from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
+from nisbench.params.loading import OVERLAYS_VARIABLE
 from nisbench.records import done
+from nisbench.steps import ID_LENGTH, STAGES
+from nisbench.studies import plan
+
+if config:
+    sys.exit(
+        f"nisbench: --config and --configfile are not used ({', '.join(config)}): Snakemake, DVC and the command line "
+        f"read the same parameters.\nPut the values into a YAML file of the same keys as params/, and name it: "
+        f"{OVERLAYS_VARIABLE}=FILE snakemake ..."
+    )
+
+try:
+    PLAN = plan(Path())
+except NisbenchError as error:
+    sys.exit(f"nisbench: {error}")
+
+# `nisbench` is beside this Python, whether or not the environment is activated.
+shell.prefix(f'export PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
+
+for _variable in {OVERLAYS_VARIABLE, PLUGINS_VARIABLE} & os.environ.keys():
+
+    envvars:
+        _variable,
+
+
+wildcard_constraints:
+    dataset="[a-z][a-z0-9_-]*",
+    label="[a-z0-9_.-]+",
+    id=f"[0-9a-f]{{{ID_LENGTH}}}",
 
 
 def made_by(step, *files):
@@ -8,25 +45,20 @@ def made_by(step, *files):
     return ancient([*(str(step.path(file)) for file in files), str(step.record)])
 
 
-def read_by(name, **needed):
-    """What steps of that name read, for their rule's input. Of each step that they need, if any, the files named.
+def read_by(name, need, *files):
+    """The files that steps of this name read from the step `need`, if they need one, as a function for a rule's input.
 
     A step that is done reads nothing. Otherwise Snakemake, where it must make anew what such a step once read, would
     delete the step's files and do it again, with all its trials.
     """
 
-    def files(wildcards):
+    def paths(wildcards):
         step = PLAN.step(wildcards.id, name)
-        if not planned_anew() and done(step):
+        if need not in step.needs or (done(step) and not planned_anew()):
             return []
-        return [
-            path
-            for need, names in needed.items()
-            if need in step.needs
-            for path in made_by(step.needs[need], *names)
-        ]
+        return made_by(step.needs[need], *files)
 
-    return files
+    return paths
 
 
 def planned_anew():
@@ -34,4 +66,16 @@ def planned_anew():
     asked = workflow.dag_settings
     return workflow.execution_settings is None or bool(
         asked.forceall or asked.forcerun or asked.forcetargets
+    )
+
+
+def no_such_target(wildcards):
+    """Stop, and list what there is. Snakemake would only say that no rule produces it."""
+    targets = [rule.name for rule in workflow.rules if not rule.has_wildcards()]
+    close = get_close_matches(wildcards.target, targets, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    sys.exit(
+        f"nisbench: There is no target {wildcards.target!r}.{meant}\n"
+        f"Studies: {', '.join(PLAN.studies)}. A study of your own is in params/studies/ or in a file that {OVERLAYS_VARIABLE} names.\n"
+        f"Stages of a data set: {', '.join(f'{stage}_DATASET' for stage in STAGES)}. Data sets: {', '.join(PLAN.datasets)}."
     )

@@ -3,8 +3,8 @@
 
 rule download:
     output:
-        "data/{dataset}/download-{id}/archive",
-        "data/{dataset}/download-{id}/step.json",
+        archive="data/{dataset}/download-{id}/archive",
+        record="data/{dataset}/download-{id}/step.json",
     log:
         "logs/download/{dataset}-{id}.log",
     message:
@@ -15,11 +15,11 @@ rule download:
 
 rule prepare:
     input:
-        read_by("prepare", download=["archive"]),
+        archive=read_by("prepare", "download", "archive"),
     output:
-        "data/{dataset}/prepare-{id}/instances.parquet",
-        "data/{dataset}/prepare-{id}/vocabulary.parquet",
-        "data/{dataset}/prepare-{id}/step.json",
+        instances="data/{dataset}/prepare-{id}/instances.parquet",
+        vocabulary="data/{dataset}/prepare-{id}/vocabulary.parquet",
+        record="data/{dataset}/prepare-{id}/step.json",
     log:
         "logs/prepare/{dataset}-{id}.log",
     benchmark:
@@ -32,29 +32,30 @@ rule prepare:
 
 rule split:
     input:
-        read_by("split", prepare=["instances"]),
+        instances=read_by("split", "prepare", "instances"),
     output:
-        "data/{dataset}/split-{id}/train.parquet",
-        "data/{dataset}/split-{id}/validation.parquet",
-        "data/{dataset}/split-{id}/test.parquet",
-        "data/{dataset}/split-{id}/step.json",
+        train="data/{dataset}/split-{id}/train.parquet",
+        validation="data/{dataset}/split-{id}/validation.parquet",
+        test="data/{dataset}/split-{id}/test.parquet",
+        record="data/{dataset}/split-{id}/step.json",
     log:
         "logs/split/{dataset}-{id}.log",
     message:
-        "split {wildcards.dataset}"
+        "split {wildcards.dataset} into train, validation and test"
     shell:
         "nisbench split {wildcards.id} --log {log}"
 
 
 rule block:
     input:
-        read_by("block", prepare=["vocabulary"], split=["train"]),
+        vocabulary=read_by("block", "prepare", "vocabulary"),
+        train=read_by("block", "split", "train"),
     output:
-        "data/{dataset}/block-{id}/features.parquet",
-        "data/{dataset}/block-{id}/step.json",
+        features="data/{dataset}/block-{id}/features.parquet",
+        record="data/{dataset}/block-{id}/step.json",
     log:
         "logs/block/{dataset}-{id}.log",
     message:
-        "block the features of {wildcards.dataset}"
+        "put the features of {wildcards.dataset} into blocks"
     shell:
         "nisbench block {wildcards.id} --log {log}"

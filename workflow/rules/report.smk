@@ -1,11 +1,10 @@
-"""Tables, and the targets: one per study, and for DVC one per data set and stage."""
+"""Each study's tables, figures and page, and what Snakemake's HTML report shows of them."""
 
 from nisbench.report.outputs import curves, outputs
-from nisbench.steps import STAGES
 
 
 def shown(study):
-    """A study's outputs, with what Snakemake's HTML report shows of them, under which headings."""
+    """A study's outputs, with the headings under which Snakemake's HTML report shows some of them."""
     about = {f"{study.folder}/page.html": of_study("page", "the study's page")}
     for table in study.study.tables:
         about[f"{study.folder}/{table}.csv"] = of_study("table", table)
@@ -20,6 +19,7 @@ def shown(study):
             "subcategory": study.title(cell.grid, method=cell.method),
             "labels": {"data set": study.title(cell.grid, dataset=cell.dataset)},
         }
+    # A line that begins with `report` would be a directive.
     marked = lambda path: report(path, **about[path]) if path in about else path
     return [marked(path) for path in outputs(study)]
 
@@ -38,14 +38,17 @@ for _study in PLAN.studies.values():
         name:
             f"tables_{_study.name}"
         input:
-            [made_by(cell.prune, *cell.prune.files) for cell in _study.cells],
-            [made_by(cell.search, *cell.search.files) for cell in _study.cells],
-            [made_by(block, "features") for block in _study.blocks.values()],
-            [
+            prunings=[made_by(cell.prune, *cell.prune.files) for cell in _study.cells],
+            searches=[made_by(cell.search, *cell.search.files) for cell in _study.cells],
+            features=[made_by(block, "features") for block in _study.blocks.values()],
+            splits=[
                 made_by(block.needs["split"], *block.needs["split"].files)
                 for block in _study.blocks.values()
             ],
-            [made_by(block.needs["prepare"], "instances") for block in _study.blocks.values()],
+            instances=[
+                made_by(block.needs["prepare"], "instances")
+                for block in _study.blocks.values()
+            ],
         output:
             shown(_study),
         log:
@@ -53,26 +56,6 @@ for _study in PLAN.studies.values():
         params:
             study=_study.name,
         message:
-            f"assemble the tables of {_study.name}"
+            f"make the tables, figures and page of {_study.name}"
         shell:
             "nisbench tables {params.study} --log {log}"
-
-    rule:
-        name:
-            _study.name
-        input:
-            outputs(_study),
-
-
-for _dataset in PLAN.datasets:
-    for _stage, _names in STAGES.items():
-
-        rule:
-            name:
-                f"{_stage}_{_dataset}"
-            input:
-                [
-                    path
-                    for step in PLAN.of_dataset(_dataset, *_names)
-                    for path in step.paths()
-                ],

@@ -116,12 +116,9 @@ def _check(archive: Path, number: int, name: str) -> None:
 def _check_size(archive: Path, member: str, size: int, most: int) -> None:
     if not 0 <= size <= most:
         raise NisbenchError(
-            f"{archive}: refused: {shortened(member)!r} is said to have {size} bytes, {_far_more(archive, most)}"
+            f"{archive}: refused: {shortened(member)!r} has {size} bytes by its header, but an archive of "
+            f"{archive.stat().st_size} bytes may hold {most} at most"
         )
-
-
-def _far_more(archive: Path, most: int) -> str:
-    return f"but an archive of {archive.stat().st_size} bytes may hold {most} at most"
 
 
 def _listed(names: list[str]) -> str:
@@ -144,7 +141,10 @@ class Counted(io.RawIOBase):
             data = self.stream.read(len(view))
         self.count += len(data)
         if self.count > self.most:
-            raise NisbenchError(f"{self.archive}: refused: it unpacks to more, {_far_more(self.archive, self.most)}")
+            raise NisbenchError(
+                f"{self.archive}: refused: it unpacks to more than the {self.most} bytes that an archive of "
+                f"{self.archive.stat().st_size} bytes may hold"
+            )
         view[: len(data)] = data
         return len(data)
 

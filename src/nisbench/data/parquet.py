@@ -8,7 +8,7 @@ its ``token`` in the source, and for generated data its ``planted_dimension``.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,6 +83,28 @@ def write(
     if time is not None:
         arrays.append(pa.array(time, pa.int64()))
     write_table(path, pa.Table.from_arrays(arrays, schema=schema(fields, None if time is None else "time")))
+
+
+def write_categorical(
+    instances_file: Path,
+    vocabulary_file: Path,
+    labels: Sequence[float],
+    tokens: Mapping[str, Sequence[str]],
+    time: Sequence[int] | None = None,
+) -> None:
+    """Write instances whose fields are all categorical, and their vocabulary. `tokens` are each field's, one per instance.
+
+    Features are numbered through in the order of fields, and of sorted tokens within a field.
+    """
+    found = {name: np.unique(np.asarray(column), return_inverse=True) for name, column in tokens.items()}
+    fields = fields_in_a_row(dict.fromkeys(found, "categorical"), [len(known) for known, _ in found.values()])
+    vocabulary = {
+        "field": np.repeat([field.name for field in fields], [field.count for field in fields]),
+        "token": np.concatenate([known.astype(str) for known, _ in found.values()]),
+    }
+    columns = {field.name: (field.first + found[field.name][1]).astype(np.int32) for field in fields}
+    write_table(vocabulary_file, pa.table(vocabulary))
+    write(instances_file, np.asarray(labels, np.float32), columns, fields, None if time is None else np.asarray(time))
 
 
 def write_table(path: Path, table: pa.Table) -> None:

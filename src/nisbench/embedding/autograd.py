@@ -1,4 +1,4 @@
-"""Linear functions of a table's rows with gradients of any order, which torch's own have not, or only slowly."""
+"""Linear functions of a table's rows with gradients of any order. Torch's own lack these, or compute them slowly."""
 
 from typing import Any
 
@@ -16,15 +16,17 @@ def rows_of(table: Tensor, ids: Tensor) -> Tensor:
 
 
 class ProductByField(torch.autograd.Function):
-    """Rows (N, a), those of field after field, times their field's matrix of (M, a, b): (N, b), with gradients of any order."""
+    """Rows (N, a), field after field, times their field's matrix of (M, a, b): (N, b), with gradients of any order."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, matrices: Tensor, sizes: list[int]) -> Tensor:
         ctx.sizes = sizes
         ctx.save_for_backward(rows, matrices)
         products = rows.new_empty(len(rows), matrices.shape[2])
-        for part, matrix, product in zip(torch.split(rows, sizes), matrices, torch.split(products, sizes), strict=True):
-            torch.mm(part, matrix, out=product)
+        for of_field, matrix, product in zip(
+            torch.split(rows, sizes), matrices, torch.split(products, sizes), strict=True
+        ):
+            torch.mm(of_field, matrix, out=product)
         return products
 
     @staticmethod
@@ -36,7 +38,7 @@ class ProductByField(torch.autograd.Function):
 
 
 class OuterByField(torch.autograd.Function):
-    """Rows (N, a) transposed times rows (N, b), field by field: (M, a, b). The gradient of `ProductByField` by its matrices."""
+    """Rows (N, a) transposed times rows (N, b), field by field: (M, a, b). Gradient of `ProductByField` by matrices."""
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, sizes: list[int]) -> Tensor:
@@ -56,7 +58,7 @@ class OuterByField(torch.autograd.Function):
 
 
 class SumOfRows(torch.autograd.Function):
-    """`embedding_bag` of mode "sum", with gradients of any order, which torch's own has not.
+    """`embedding_bag` of mode "sum", with gradients of any order, which torch's own lacks.
 
     It is linear in the table: the gradient of its gradient is itself.
     """

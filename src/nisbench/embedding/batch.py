@@ -1,4 +1,4 @@
-"""The embeddings of a batch, as a model may ask for them."""
+"""The embeddings of a batch."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,14 +10,14 @@ from torch.nn import functional
 from nisbench.embedding.autograd import ProductByField, SumOfRows, rows_of
 
 LEAST_PROJECTED = 8
-"""Embeddings of fewer columns are multiplied faster than their products with a layer's weights are added up."""
+"""With fewer columns, it is faster to multiply gathered embeddings than to add up products computed once per row."""
 
 
 class Embeddings:
-    """The embeddings of a batch, as a model may ask for them: all of them, or sums over them.
+    """The embeddings of a batch, all of them or sums over them, as a model asks for them.
 
-    Where the table has fewer rows than the batch has ids, the terms of a sum are computed once per row and no embedding is
-    gathered: far fewer operations, and far less memory to move.
+    Where the table has fewer rows than the batch has ids, the terms of a sum are computed once per row and no embedding
+    is gathered: far fewer operations, and far less memory to move.
     """
 
     def __init__(self, ids: Tensor, values: Tensor | None, table: Tensor, scales: Tensor | None = None) -> None:
@@ -38,9 +38,9 @@ class Embeddings:
     def sums(self) -> tuple[Tensor, Tensor]:
         """Over the M of an instance: the sum of its embeddings (B, width), and of their squared lengths (B,)."""
         if self._repetitive(1):
-            squares = rows_of(self.table.square().sum(-1, keepdim=True), self.ids)
+            summed, squares = self._summed(self.table), rows_of(self.table.square().sum(-1, keepdim=True), self.ids)
             squared = (squares if self.values is None else squares * self.values.square()[..., None]).sum(1)
-            return self._summed(self.table), squared[:, 0]
+            return summed, squared[:, 0]
         return self._dense.sum(1), self._dense.square().sum(-1, keepdim=True).sum(1)[:, 0]
 
     def linear(self, weight: Tensor, bias: Tensor, field_sizes: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The mixed dimension scheme that is derived from a pruned embedding table."""
+"""The mixed dimension scheme that a pruned embedding table yields."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from nisbench.files import atomic_write
 
 @dataclass(frozen=True)
 class DimensionScheme:
-    """A mixed dimension scheme D with its values V (paper, section 2.2), features one after another.
+    """A mixed dimension scheme D with its values V (paper, section 2.2), feature by feature.
 
     Feature i has the dimensions ``dimensions[offsets[i]:offsets[i + 1]]``, ascending, with these ``values``.
     """

@@ -1,4 +1,4 @@
-"""Embedding tables: where the embeddings of features come from, and what of them is stored in the end.
+"""Embedding tables: where embeddings come from, and what is stored of them in the end.
 
 A *selection* is an (L, K) matrix over feature blocks: 1 = the dimension exists, 0 = it does not, between = softly.
 """
@@ -15,12 +15,13 @@ from nisbench.embedding.batch import Embeddings
 class Table(nn.Module, ABC):
     """The table of one trial. Models are handed `Embeddings`, and cannot tell which table these come from.
 
-    A method may propose a table of its own (`TrialSpec.table`). Everything else that a trial needs is here: differentiable
-    embeddings for ids, parameters (those of the module), and what is stored.
+    A method may propose a table of its own (`TrialSpec.table`). Everything else that a trial needs is here:
+    differentiable embeddings for ids, parameters (those of the module), and what is stored.
     """
 
     row_parameters: tuple[str, ...] = ()
-    """Parameters (N, ...) with one row per feature, of which a batch reads those of its ids only: they can be trained row by row."""
+    """Parameters (N, ...) with one row per feature, of which a batch reads the rows of its ids only. Large selected
+    tables are trained by such rows; other kinds of table are always trained as a whole."""
 
     @property
     @abstractmethod
@@ -38,18 +39,18 @@ class Table(nn.Module, ABC):
 
     @abstractmethod
     def rows(self, features: Tensor) -> Tensor:
-        """The embeddings of some features, each once: (n,) -> (n, width)."""
+        """The embeddings of distinct features: (n,) -> (n, width)."""
 
     @abstractmethod
     def stored(self) -> "SelectedTable":
-        """What is stored in the end, and pruned: weights and a selection with the same embeddings."""
+        """The selected table with the same embeddings, which is stored and pruned in the end."""
 
 
 class SelectedTable(Table):
     """Embeddings e~_i = e_i * selection[block(i)] (paper, Eq. 4). A scalar field's row is multiplied by its value.
 
-    `weight` (N, width) is learned. `block` (N,) int32 and `selection` (L, width) are not, by this module. `soft` says that
-    something else changes the selection during training.
+    `weight` (N, width) is learned. `block` (N,) int32 and `selection` (L, width) are not, by this module. `soft` says
+    that something else changes the selection during training.
     """
 
     weight: nn.Parameter
@@ -75,7 +76,7 @@ class SelectedTable(Table):
     def forward(
         self, ids: Tensor, values: Tensor | None = None, weight: Tensor | None = None, scales: Tensor | None = None
     ) -> Embeddings:
-        """As in `Table`. If given, `weight` (U, width), times `scales` (U, width), stands in for the table, and `ids` index it."""
+        """As in `Table`. `weight` times `scales`, both (U, width), replaces the table; `ids` then number its rows."""
         if weight is not None:
             return Embeddings(ids, values, weight if scales is None else weight * scales)
         if not self.selective:
@@ -90,7 +91,7 @@ class SelectedTable(Table):
         return weights if scales is None else weights * scales
 
     def scales(self, features: Tensor) -> Tensor | None:
-        """What the weights of some features (n,) are multiplied by, (n, width); None if by nothing."""
+        """What the weights of some features (n,) are multiplied by: (n, width), or None if all factors are 1."""
         return rows_of(self.selection, self.block[features]) if self.selective else None
 
     def effective_weight(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What needs no embeddings: a constant, and a weight per feature."""
+"""Models without embeddings: a constant, or a weight per feature added to it."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from nisbench.params.models import FirstOrder
 
 
 class FirstOrderOnly(nn.Module):
-    """Prediction = what is predicted for all alike + first-order weights."""
+    """Prediction = the task's best constant prediction + first-order weights."""
 
     prior: Tensor
 

@@ -10,7 +10,7 @@ from nisbench.params.models import Layers, NeuMF
 
 
 class NeuralMatrixFactorisation(nn.Module):
-    """Rating = global mean + one linear layer over GMF's products and an MLP's last layer, each with its own embeddings."""
+    """Rating = global mean + a linear layer over GMF's products and an MLP's output, each with its own embeddings."""
 
     mean: Tensor
 

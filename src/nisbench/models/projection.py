@@ -27,7 +27,7 @@ class Projection(nn.Module):
         common: Sequence[int],
         generator: torch.Generator | None = None,
     ) -> None:
-        """`block` is (N,). For each of the model's embeddings, `dimensions` holds the L blocks' own, and `common` the common one."""
+        """`block` is (N,). Per embedding, `dimensions` holds those of the L blocks, and `common` the common one."""
         super().__init__()
         self.dimensions, self.common = dimensions, tuple(common)
         self.weights = nn.ParameterList(
@@ -42,21 +42,21 @@ class Projection(nn.Module):
         self.register_buffer("back", order.argsort(), persistent=False)
 
     def forward(self, table: Table, ids: Tensor, values: Tensor | None) -> Embeddings:
-        """The projected embeddings (B, M, common dimensions of all embeddings) of a batch: ids (B, M), and values (B, M) or None."""
+        """A batch's projected embeddings (B, M, common dimensions of all): ids (B, M), and values (B, M) or None."""
         if len(self.block) <= ids.numel():
             projected = self._projected(table.rows(self.order), self.sizes)[self.back]
             return Embeddings(ids, values, projected)
-        rows, places = torch.unique(ids, return_inverse=True)
+        rows, at = torch.unique(ids, return_inverse=True)
         order, sizes = self._sorted(self.block[rows])
         projected = self._projected(table.rows(rows[order]), sizes)[order.argsort()]
-        return Embeddings(places.to(ids.dtype), values, projected)
+        return Embeddings(at.to(ids.dtype), values, projected)
 
     def _sorted(self, block: Tensor) -> tuple[Tensor, list[int]]:
-        """An order in which rows of a block stand together, and how many each block has."""
+        """An order that sorts rows by block, and the number of rows of each block."""
         return block.argsort(stable=True), torch.bincount(block.long(), minlength=len(self.dimensions[0])).tolist()
 
     def _projected(self, rows: Tensor, sizes: list[int]) -> Tensor:
-        """Rows (n, widths of all embeddings), sorted by block, each projected: (n, common dimensions of all embeddings)."""
+        """Rows (n, widths of all embeddings), sorted by block, projected: (n, common dimensions of all embeddings)."""
         blocks, columns, weights, projected = torch.split(rows, sizes), 0, iter(self.weights), []
         for dimensions, width in zip(self.dimensions, self.common, strict=True):
             own = [block[:, columns : columns + d] for block, d in zip(blocks, dimensions, strict=True)]

@@ -1,4 +1,4 @@
-"""A trained model in the state that pruning leaves it in, and its two files: the whole of what a pruning found."""
+"""A trained model as pruning leaves it, and the two files that hold all of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from nisbench.errors import NisbenchError
 from nisbench.models.projection import Projection
 from nisbench.models.recommender import TABLE, Recommender, Shape, build_model
 from nisbench.params.models import Model
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PrunedModel:
     """Of the embeddings that the model sees."""
     field_sizes: tuple[int, ...]
     projection: tuple[list[list[int]], list[int]] | None = None
-    """The dimensions of the blocks, for each of the model's embeddings, and the common dimensions that they are projected to."""
+    """Per embedding of the model, the dimensions of the blocks, and the common dimension that they are projected to."""
 
     @classmethod
     def of_search(
@@ -53,7 +53,7 @@ class PrunedModel:
         return self._recommender(SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings)))
 
     def with_mask(self) -> Recommender:
-        """A recommender to train on, in which weights that are 0 stay 0: each feature is a block of the dimensions it has left."""
+        """A recommender to train on, in which weights that are 0 stay 0: each feature is a block of its own."""
         weight = torch.from_numpy(self.embeddings).clone()
         return self._recommender(SelectedTable(torch.arange(len(weight)), weight.ne(0).float(), weight))
 

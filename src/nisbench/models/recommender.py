@@ -30,7 +30,7 @@ class Shape:
     widths: tuple[int, ...]
     """The dimension of each of its embeddings (see `Model.embedding_multiples`)."""
     prior: float
-    """What its task predicts for all instances alike, knowing train."""
+    """The task's best constant prediction, given train."""
 
     @property
     def features(self) -> int:
@@ -48,7 +48,7 @@ class Recommender(nn.Module):
         widths: tuple[int, ...],
         projection: Projection | None = None,
     ) -> None:
-        """`widths` are those of the embeddings that the model sees. A model with `first_order` is given a number per feature."""
+        """`widths` are of the embeddings that the model sees. A model with `first_order` gets a number per feature."""
         super().__init__()
         self.embedding = embedding
         self.model = model
@@ -60,7 +60,7 @@ class Recommender(nn.Module):
 
     @property
     def selected(self) -> SelectedTable:
-        """The table, for what works on selected tables only."""
+        """The table, for code that works with selected tables only."""
         assert isinstance(self.embedding, SelectedTable), "this trial has a table of another kind"
         return self.embedding
 
@@ -69,25 +69,23 @@ class Recommender(nn.Module):
     ) -> Tensor:
         """Predictions (B,).
 
-        `weights`, by the names of `named_parameters`, stand in for the recommender's own: all that depend on features, and any of
-        the model's. They may hold U features only, which the batch's ids then number. `scales` (U, width) are what the embedding
-        weights among them are multiplied by (`SelectedTable.scales`).
+        `weights`, named as in `named_parameters`, replace the recommender's own: all of those with a row per feature,
+        and any of the model's. They may hold the rows of U features only; the batch's ids are then indices of these
+        rows. `scales` (U, width) multiply the embedding weights among them (see `SelectedTable.scales`).
         """
+        of_model: dict[str, Tensor] = {}
         if weights is None:
-            table = self.embedding
-            project = self.projection
+            table, project = self.embedding, self.projection
             embeddings = project(table, batch.ids, batch.values) if project else table(batch.ids, batch.values)
             linear = first_order(self.first_order, batch.ids, batch.values)
-            prediction: Tensor = self.model(embeddings, linear)
-            return prediction
-        if self.projection is not None:
+        elif self.projection is not None:
             raise NotImplementedError("projected embeddings depend on all rows of their table")
-        embeddings = self.selected(batch.ids, batch.values, weights["embedding.weight"], scales)
-        linear = first_order(weights.get("first_order"), batch.ids, batch.values)
-        of_model = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
-        prediction = (
-            functional_call(self.model, of_model, (embeddings, linear)) if of_model else self.model(embeddings, linear)
-        )
+        else:
+            embeddings = self.selected(batch.ids, batch.values, weights["embedding.weight"], scales)
+            linear = first_order(weights.get("first_order"), batch.ids, batch.values)
+            of_model = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
+        inputs = embeddings, linear
+        prediction: Tensor = functional_call(self.model, of_model, inputs) if of_model else self.model(*inputs)
         return prediction
 
     def row_parameters(self) -> dict[str, nn.Parameter]:
@@ -114,9 +112,9 @@ class Recommender(nn.Module):
 
 
 def first_order(weights: Tensor | None, ids: Tensor, values: Tensor | None) -> Tensor | None:
-    """The sums over an instance's features of one number each, times its value: weights (N,), ids and values (B, M) -> (B,).
+    """The sums over an instance's features of their weights times their values: (N,), ids and values (B, M) -> (B,).
 
-    Or of T numbers each: weights (N, T) -> (B, T).
+    With T weights per feature: (N, T) -> (B, T).
     """
     if weights is None:
         return None
@@ -145,10 +143,10 @@ def build(
 ) -> Recommender:
     """A new recommender on the CPU, its weights drawn from `seed`. `block` is (N,), `selection` (L, K).
 
-    If a model has several embeddings per feature, one selected dimension selects `multiple` dimensions in each (4 in the MLP
-    embeddings of top-k's NeuMF). A soft selection is then learned for each by itself, all being dimensions of one block. Columns
-    that no block selects are not held. With `projected`, the selection's prefixes are projected to that dimension, which is what
-    the model sees. `table` turns the table drawn here into one of another kind.
+    If a model has several embeddings per feature, one selected dimension selects `multiple` dimensions in each (4 in
+    the MLP embeddings of top-k's NeuMF). A soft selection is then learned for every dimension of either table. Columns
+    that no block selects are not kept. With `projected`, the selection's prefixes are projected to that dimension,
+    which is what the model sees. `table` turns the table drawn here into one of another kind.
     """
     generator = torch.Generator().manual_seed(derived(seed, "embedding"))
     n = len(block)

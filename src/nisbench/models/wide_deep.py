@@ -1,4 +1,4 @@
-"""Wide & Deep (Cheng et al. 2016, arXiv 1606.07792); the wide part has no crossed features, as in the DNIS paper's code."""
+"""Wide & Deep (Cheng et al. 2016, arXiv 1606.07792), without crossed features, as in the DNIS paper's code."""
 
 from torch import Tensor, nn
 

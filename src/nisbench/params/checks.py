@@ -10,8 +10,13 @@ from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError
 from nisbench.params.base import PATTERNS, KeyPath, Kind, Problem
+from nisbench.params.datasets import Dataset
 from nisbench.params.kinds import kinds
-from nisbench.params.studies import TABLES, Grid, Params, Study, task_tables
+from nisbench.params.methods import Method
+from nisbench.params.models import Model
+from nisbench.params.studies import TABLES, Grid, Params, Reference, Study, task_tables
+from nisbench.params.tasks import Task
+from nisbench.params.training import Training
 from nisbench.params.tree import Tree, dotted, nearest, short
 
 MOST_PROBLEMS = 20
@@ -159,11 +164,12 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     for method, rates in grid.methods.items():
         yield from _in_method(params, method, rates, at)
     for i, dataset in enumerate(grid.datasets):
-        settings, task = params.datasets[dataset], params.task_of(dataset).kind_name()
+        settings, task = params.datasets[dataset], params.task_of(dataset)
         for entry in grid.models:
             model = params.models[entry]
-            if task not in model.tasks:
-                text = f"{dataset} is for the task {task}, but the model {entry} is only for: {', '.join(model.tasks)}"
+            if not task.is_served_by(model.tasks):
+                only = ", ".join(model.tasks)
+                text = f"{dataset} is for the task {task.kind_name()}, but the model {entry} is only for: {only}"
                 yield (*at, "datasets", i), text
             elif model.user_and_item and settings.field_count not in {2, None}:
                 text = f"the model {entry} needs a user and an item, but {dataset} has {settings.field_count} fields"
@@ -173,12 +179,38 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
                 yield (*at, "methods", method), f"this method needs planted dimensions, and {dataset} has none"
 
 
+def check_run(
+    dataset: Dataset, task: Task, model: Model, method: Method, training: Training, rate: float, seed: int
+) -> None:
+    """Raise `NisbenchError` if these settings of one search and pruning do not fit together, as for a cell of a grid.
+
+    It is of no study: the grid's path has no names.
+    """
+    names = str(dataset.kind_name()), str(model.kind_name()), str(method.kind_name())
+    grid = Grid(datasets=[names[0]], models=[names[1]], methods={names[2]: [rate]})
+    params = Params.model_construct(
+        tasks={dataset.task: task},
+        datasets={names[0]: dataset},
+        models={names[1]: model},
+        methods={names[2]: method},
+        training=training,
+        reference=Reference(datasets={}, results={}),
+        studies={},
+    )
+    found = [*_in_datasets(params), *_in_grid(params, "", "", grid)]
+    lines = [text if path[0] == "studies" else f"{dotted(path)}: {text}" for path, text in found]
+    if not 0 <= seed < 2**31:
+        lines.append(f"a seed must be a whole number from 0 to {2**31 - 1}, not {seed}")
+    if lines:
+        raise NisbenchError("\n".join(lines))
+
+
 def _in_method(params: Params, name: str, rates: list[float], grid: KeyPath) -> Iterator[Problem]:
     """What of a method does not fit into the grid's table, or not together."""
     method, at = params.methods[name], (*grid, "methods", name)
     for path, text in method.problems(params.training.base_dimension):
         hint = f" in {dotted(grid)}; to change one study or grid only, use its overrides ({dotted(grid)}.overrides)"
-        yield ("methods", name, *path), text + (hint if BASE_DIMENSION in text else "")
+        yield ("methods", name, *path), text + (hint if BASE_DIMENSION in text and grid[1] else "")
     yield from _repeated(("methods", name), method.tried())
     if method.own_model and max(rates) > 1:
         yield at, "this method has no embeddings to prune; its only compression rate is 1"
@@ -298,7 +330,9 @@ def _valid_keys(loc: tuple[str | int, ...], tree: Tree) -> list[str]:
     if len(loc) >= 2 and loc[0] in {"tasks", "datasets", "models", "methods"}:
         section, entry = str(loc[0]), tree.values[loc[0]][loc[1]]
         known = kinds(section)
-        kind = known[entry[next(iter(known.values())).tag]]
+        kind = known.get(entry[next(iter(known.values())).tag])
+        if kind is None:  # a class that was handed over from Python
+            return []
         schema, rest = _schema(kind), loc[2:]
     definitions = schema.get("$defs", {})
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, Tag
 
@@ -68,7 +68,7 @@ class Dataset(Kind):
     def problems(self, task: Task) -> Iterator[Problem]:
         """What does not fit together, given the task that `task` names."""
         kind = str(task.kind_name())
-        if kind not in self.tasks:
+        if not task.is_served_by(self.tasks):
             yield (
                 ("task",),
                 (
@@ -98,6 +98,8 @@ class Archive(Dataset):
 
 
 class MovieLens(Archive):
+    """MovieLens ratings, as GroupLens publishes them."""
+
     format: Literal["movielens"]
     ratings: ArchiveMember
     """Path of the ratings inside the archive: .dat (user::movie::rating::timestamp) or .csv (with a header)."""
@@ -115,6 +117,8 @@ class MovieLens(Archive):
 
 
 class Criteo(Archive):
+    """Criteo's click log, as Criteo publishes it."""
+
     format: Literal["criteo"]
     member: ArchiveMember
     """Path of the instances inside the archive: label, 13 numbers, 26 tokens a line, separated by tabs."""
@@ -136,11 +140,15 @@ class Member(Settings):
 
 
 class CriteoX1(Archive):
+    """Criteo's click log, encoded and divided as BARS publishes it."""
+
     format: Literal["criteo_x1"]
     train: Member
     """Like the others: label, I1 to I13, C1 to C26, separated by commas, behind a header."""
     validation: Member
+    """Likewise."""
     test: Member
+    """Likewise."""
 
     tasks: ClassVar[tuple[str, ...]] = ("ctr",)
     published_split: ClassVar[Literal["never", "may be", "always"]] = "always"
@@ -172,9 +180,13 @@ class Planted(Dataset):
 
 
 class PlantedRatings(Planted):
+    """Generated ratings."""
+
     format: Literal["planted_ratings"]
     users: Annotated[int, Field(ge=2)]
+    """Number of users."""
     items: Annotated[int, Field(ge=2)]
+    """Number of items."""
     signal: PositiveFloat
     """Standard deviation of what the embeddings contribute to a rating."""
     noise: Annotated[float, Field(ge=0)]
@@ -186,11 +198,18 @@ class PlantedRatings(Planted):
     def expected_size(self) -> tuple[tuple[int, ...], int]:
         return (self.users, self.items), self.instances
 
+    def small(self) -> Self:
+        return self.model_copy(update={"users": 60, "items": 40, "instances": 3000, "rank": 4, "levels": 3})
+
 
 class PlantedTopK(Planted):
+    """Generated implicit feedback."""
+
     format: Literal["planted_topk"]
     users: Annotated[int, Field(ge=2)]
+    """Number of users."""
     items: Annotated[int, Field(ge=6)]
+    """Number of items."""
     signal: PositiveFloat
     """Standard deviation of what the embeddings contribute to an item's log-odds of being taken by a user."""
 
@@ -200,15 +219,22 @@ class PlantedTopK(Planted):
     def expected_size(self) -> tuple[tuple[int, ...], int]:
         return (self.users, self.items), self.instances
 
+    def small(self) -> Self:
+        return self.model_copy(update={"users": 80, "items": 50, "instances": 1600, "rank": 4, "levels": 3})
+
 
 class PlantedCTR(Planted):
+    """A generated click log."""
+
     format: Literal["planted_ctr"]
     scalar_fields: Annotated[int, Field(ge=0)]
+    """The number of fields that hold numbers."""
     categorical_fields: Annotated[list[PositiveInt], Field(min_length=2)]
     """The number of tokens in each categorical field."""
     missing: Annotated[float, Field(ge=0, lt=1)]
     """Share of the numbers and tokens that are missing."""
     click_rate: Annotated[float, Field(gt=0, lt=1)]
+    """Share of instances that are clicks."""
     first_order: Annotated[float, Field(ge=0)]
     """Standard deviation of the logit's first-order term."""
     second_order: Annotated[float, Field(ge=0)]
@@ -219,7 +245,12 @@ class PlantedCTR(Planted):
     tasks: ClassVar[tuple[str, ...]] = ("ctr",)
 
     def expected_size(self) -> tuple[tuple[int, ...], int]:
-        return (*[1] * self.scalar_fields, *self.categorical_fields), self.instances
+        unknown = 1  # a feature of each categorical field that stands for missing tokens
+        return (*[1] * self.scalar_fields, *(unknown + count for count in self.categorical_fields)), self.instances
+
+    def small(self) -> Self:
+        fields = {"scalar_fields": 2, "categorical_fields": [40, 20, 5]}
+        return self.model_copy(update={"instances": 3000, "rank": 4, "levels": 3, **fields})
 
 
 AnyDataset = Annotated[SerializeAsAny[Dataset], chosen_by_tag(Dataset)]

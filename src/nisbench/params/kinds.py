@@ -3,12 +3,13 @@
 A plug-in is a Python file that NISBENCH_PLUGINS names (several are separated by colons), or a module that an installed package
 names in the entry point group ``nisbench.plugins``. It defines one or more settings classes (subclasses of `Method`, `Model`,
 `Task` or `Dataset` with a ``kind`` or ``format`` of their own) and beside each the function that the package's own kinds have in
-their modules: `propose`, `build` or `prepare`.
+their modules: `propose`, `build` or `prepare`. `nisbench check-plugin` tests it.
 """
 
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module, metadata, util
@@ -46,6 +47,15 @@ def load_plugin(path: Path) -> list[type[Kind]]:
     return _kinds_of(_imported(path), str(path))
 
 
+def blamed(error: BaseException, path: Path) -> str:
+    """An error with the line of the plug-in's file that it comes from, as far as it comes from there."""
+    lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if Path(at.filename) == path.resolve()]
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
+        lines, text = [error.lineno], f"{type(error).__name__}: {error.msg}"
+    return f"{path}:{lines[-1]}: {text}" if lines else f"{path}: {text}"
+
+
 @cache
 def _registry(variable: str) -> Registry:
     found: dict[str, dict[str, type[Kind]]] = {section: {} for section in OWN}
@@ -78,23 +88,25 @@ def _entry_point(point: metadata.EntryPoint) -> ModuleType:
 
 def _imported(path: Path) -> ModuleType:
     if not path.is_file():
-        raise NisbenchError(f"{VARIABLE} names {path}, which is not a file (looked for in {Path.cwd()}).")
+        raise NisbenchError(f"the plug-in {path} is not a file (looked for in {Path.cwd()}).")
     name, whole = f"nisbench_plugin_{path.stem}", str(path.resolve())
     known = sys.modules.get(name)
     if known is not None:
         if known.__file__ != whole:
-            raise NisbenchError(f"{VARIABLE} names two files called {path.name}. Rename one of them.")
+            raise NisbenchError(
+                f"there are two plug-ins called {path.name}: {known.__file__} and {whole}. Rename one of them."
+            )
         return known
     spec = util.spec_from_file_location(name, whole)
     if spec is None or spec.loader is None:
-        raise NisbenchError(f"{VARIABLE} names {path}, which is not a Python file.")
+        raise NisbenchError(f"the plug-in {path} is not a Python file.")
     module = util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise NisbenchError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+        raise NisbenchError(f"{blamed(error, path)}. The plug-in cannot be imported.") from error
     return module
 
 

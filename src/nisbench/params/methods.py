@@ -107,6 +107,7 @@ class RandomSearch(Method):
 
     kind: Literal["random"]
     trials: PositiveInt
+    """Selections to draw."""
     min_dimension: PositiveInt
     """No block gets fewer dimensions."""
 
@@ -331,6 +332,7 @@ class UniformTuned(Method):
 
     kind: Literal["uniform_tuned"]
     dimensions: Annotated[list[PositiveInt], Field(min_length=1)]
+    """Candidates for the dimension of all features."""
     l2: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
     """One trial for each pair of a dimension and one of these, which stands in for training.l2."""
 

@@ -45,6 +45,8 @@ class Model(Kind):
 
 
 class MF(Model):
+    """Matrix factorisation, with biases."""
+
     kind: Literal["mf"]
     global_mean: bool
     """Add what is predicted for all alike: the mean rating in train, or the log-odds of a positive in training."""
@@ -58,21 +60,27 @@ class MF(Model):
 
 
 class MLP(Model):
+    """A multi-layer perceptron over the embeddings side by side."""
+
     kind: Literal["mlp"]
     global_mean: bool
     """Add what is predicted for all alike: the mean rating in train, or the log-odds of a positive in training."""
     hidden: Layers
+    """Widths of the MLP's hidden layers."""
 
     tasks: ClassVar[tuple[str, ...]] = ("rating", "topk")
 
 
 class NeuMF(Model):
+    """Neural matrix factorisation: a factorisation (GMF) and an MLP, each with its own embeddings."""
+
     kind: Literal["neumf"]
     global_mean: bool
     """Add what is predicted for all alike: the mean rating in train, or the log-odds of a positive in training."""
     mlp_dimension: PositiveInt
     """The MLP's own embeddings have this many times the dimension of GMF's."""
     hidden: Layers
+    """Widths of the MLP's hidden layers."""
 
     tasks: ClassVar[tuple[str, ...]] = ("rating", "topk")
     user_and_item: ClassVar[bool] = True
@@ -84,6 +92,8 @@ class NeuMF(Model):
 
 
 class FM(Model):
+    """A factorisation machine."""
+
     kind: Literal["fm"]
     reduction: Reduction
     """Of the second-order term over dimensions: sum, as in the FM paper; mean, as in the released code."""
@@ -92,17 +102,23 @@ class FM(Model):
 
 
 class WideDeep(Model):
+    """First-order weights and an MLP over the embeddings side by side."""
+
     kind: Literal["wide_deep"]
     hidden: Layers
+    """Widths of the MLP's hidden layers."""
 
     tasks: ClassVar[tuple[str, ...]] = ("ctr",)
 
 
 class DeepFM(Model):
+    """A factorisation machine and an MLP over the same embeddings."""
+
     kind: Literal["deepfm"]
     reduction: Reduction
     """Of FM's second-order term over dimensions."""
     hidden: Layers
+    """Widths of the MLP's hidden layers."""
 
     tasks: ClassVar[tuple[str, ...]] = ("ctr",)
 

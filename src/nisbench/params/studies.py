@@ -64,7 +64,7 @@ class Study(Settings):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """Seeds of initial weights, batch order and the methods' own draws."""
     tables: list[str]
-    figures: list[Figure] = []
+    figures: list[Figure] = Field(default=[])
     overrides: dict[str, Any] | None = None
     """What this study sets differently from the other files: the same keys as theirs, merged over them."""
 

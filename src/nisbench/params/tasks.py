@@ -1,5 +1,6 @@
 """Tasks: what is predicted, and what tables show of it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -37,12 +38,21 @@ class Task(Kind):
     table_title: ClassVar[str]
     measured: ClassVar[str]
     """What the table's figures are, as the beginning of a sentence."""
+    predicts_logits: ClassVar[bool] = False
+    """Whether predictions are the logits of probabilities, which are what a served model answers with."""
     costs: ClassVar[tuple[str, ...]] = ("nonzeros", "params_mib", "hours", "peak_memory_mib")
     """What tables show beside the metrics."""
     pruned_rates: ClassVar[tuple[float, ...] | None] = None
     """Where the paper compares DNIS with search baselines: the compression rates at which it still wins on all models."""
     splits_by_user: ClassVar[bool] = False
     """Whether each user's last instances are held out (leave_one_out)."""
+    variant_of: ClassVar[str | None] = None
+    """Another kind of task: its data sets and its models serve this one too."""
+
+    @classmethod
+    def is_served_by(cls, tasks: Collection[str]) -> bool:
+        """Whether a model or a data format that names these kinds of `tasks` can be used for this one."""
+        return cls.kind_name() in tasks or cls.variant_of in tasks
 
     def column_groups(self) -> dict[str, list[str]]:
         """Metrics that stand in one table, by what the table's heading says of them."""
@@ -82,6 +92,7 @@ class CTR(Task):
     table: ClassVar[str] = "table3"
     table_title: ClassVar[str] = "Table 3: click-through-rate prediction"
     measured: ClassVar[str] = "AUC and logloss on the test instances"
+    predicts_logits: ClassVar[bool] = True
     pruned_rates: ClassVar[tuple[float, ...] | None] = (20, 30)
 
 

@@ -18,7 +18,7 @@ from nisbench.studies import StudyPlan
 
 
 def run(plan: StudyPlan) -> None:
-    """Write all of ``results/<study>/``. The manifest of the runs behind it comes last: it says that all else is complete."""
+    """Write all of ``results/<study>/``. The manifest comes last: it says that all else is complete."""
     folder, last = plan.folder, manifest(plan)
     for old in folder.glob("runs-*.json"):  # what it says of the files beside it is no longer true
         old.unlink()

@@ -1,6 +1,6 @@
-"""What the paper claims, held against a study's own results: every comparison that speaks for a claim or against it.
+"""The paper's claims, checked against a study's own results: every comparison that speaks for a claim or against it.
 
-Which comparisons those are, and when they hold, is fixed here beforehand; a study brings the figures.
+Which comparisons are made, and when they hold, is fixed here beforehand. A study brings the figures.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,9 +26,9 @@ VERDICTS = [HOLDS, ONE_SEED[HOLDS], UNDECIDED, ONE_SEED[FAILS], FAILS]
 
 BASELINES = ("Grid Search", "Random Search", "MDE")
 SAME_SIZE = 1.02
-"""A method with at most so many times as many weights is of the same size or smaller."""
+"""A method with at most this many times the weights counts as of the same size or smaller."""
 RANK = 0.3
-"""A weaker rank correlation than this decides nothing."""
+"""A rank correlation weaker than this decides nothing."""
 
 
 Entry = tuple[Panel, str, float]
@@ -37,7 +37,7 @@ Entry = tuple[Panel, str, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: of what, where, and what it says."""
+    """One comparison."""
 
     claim: str
     where: str
@@ -94,13 +94,13 @@ class Results:
         return (max if quantity(metric).better == "higher" else min)(means, key=lambda entry: means[entry])
 
     def other_tables(self, panel: Panel) -> list[Entry]:
-        """What grids that vary K have of this data set and model, on the same terms of training otherwise."""
+        """The results of this data set and model in grids that sweep K and are otherwise trained on the same terms."""
         terms = self.plan.grids[panel.grid].params.training
         found: dict[Entry, None] = {}
         for cell in self.plan.cells:
-            apart = self.plan.grids[cell.grid]
-            same_k = apart.params.training.model_copy(update={"base_dimension": terms.base_dimension})
-            if apart.sweeps("K") and same_k == terms and _alike(self, panel, panel_of(cell)):
+            grid = self.plan.grids[cell.grid]
+            same_k = grid.params.training.model_copy(update={"base_dimension": terms.base_dimension})
+            if grid.sweeps("K") and same_k == terms and _alike(self, panel, panel_of(cell)):
                 found[panel_of(cell), cell.method, cell.compression_rate] = None
         return list(found)
 
@@ -113,7 +113,7 @@ class Results:
     def compare(
         self, claim: str, a: Entry, b: Entry, metric: str, of: str = "", against: str = "", sizes: bool = False
     ) -> Finding:
-        """That `a` is better than `b`, by a paired test over the seeds; of times, shorter is better."""
+        """The finding that `a` is better than `b`, by a paired test over the seeds. Of times, the shorter is better."""
         ours, others = self.of(*a, metric), self.of(*b, metric)
         assert len(ours) == len(others) == len(self.plan.study.seeds), f"{a} and {b} are not in the study at all seeds"
         means, p = (ours.mean(), others.mean()), paired(ours, others)
@@ -122,7 +122,7 @@ class Results:
             verdict = ONE_SEED[HOLDS if better else FAILS]
         else:
             verdict = UNDECIDED if p >= LEVEL else HOLDS if better else FAILS
-        weights = [f", {self.of(*each, 'nonzeros').mean():,.0f} weights" if sizes else "" for each in (a, b)]
+        weights = [f", {self.of(*entry, 'nonzeros').mean():,.0f} weights" if sizes else "" for entry in (a, b)]
         return Finding(
             claim,
             a[0].title(self.plan),
@@ -155,15 +155,15 @@ def findings(plan: StudyPlan, frame: pd.DataFrame) -> list[Finding]:
 
 
 def table(found: list[Finding]) -> pd.DataFrame:
-    return pd.DataFrame([astuple(each) for each in found], columns=[field.name for field in fields(Finding)])
+    return pd.DataFrame([astuple(finding) for finding in found], columns=[field.name for field in fields(Finding)])
 
 
 def scorecard(found: list[Finding]) -> str:
     """How many comparisons speak for each claim, and how many against it."""
-    verdicts = [verdict for verdict in VERDICTS if any(each.verdict == verdict for each in found)]
+    verdicts = [verdict for verdict in VERDICTS if any(finding.verdict == verdict for finding in found)]
     counts: dict[str, list[int]] = {}
-    for each in found:
-        counts.setdefault(each.claim, [0] * len(verdicts))[verdicts.index(each.verdict)] += 1
+    for finding in found:
+        counts.setdefault(finding.claim, [0] * len(verdicts))[verdicts.index(finding.verdict)] += 1
     rows = [[claim, *(str(count) if count else "" for count in of_claim)] for claim, of_claim in counts.items()]
     return markdown(rows, ["Claim", *verdicts])
 
@@ -171,15 +171,15 @@ def scorecard(found: list[Finding]) -> str:
 def details(found: list[Finding]) -> str:
     rows = [
         [
-            each.claim,
-            each.where,
-            each.of,
-            each.measured,
-            each.against,
-            "" if pd.isna(each.p) else f"{each.p:.2g}",
-            each.verdict,
+            finding.claim,
+            finding.where,
+            finding.of,
+            finding.measured,
+            finding.against,
+            "" if pd.isna(finding.p) else f"{finding.p:.2g}",
+            finding.verdict,
         ]
-        for each in found
+        for finding in found
     ]
     return markdown(rows, ["Claim", "Where", "Of", "Measured", "Against", "p", "Verdict"], align="left")
 
@@ -263,10 +263,10 @@ def _more_is_better(results: Results, letter: str, claim: str) -> Iterator[Findi
     plan = results.plan
     lines: dict[tuple[str, str, str, str, float], dict[float, str]] = {}  # -> a grid for each value
     for cell in plan.cells:
-        apart = plan.grids[cell.grid]
-        value = apart.swept[1] if apart.swept and apart.sweeps(letter) else None
+        of_cell = plan.grids[cell.grid]
+        value = of_cell.swept[1] if of_cell.swept and of_cell.sweeps(letter) else None
         if isinstance(value, int | float) and plan.method_of(cell).in_paper == "DNIS":
-            line = (apart.name, cell.dataset, cell.model, cell.method, cell.compression_rate)
+            line = (of_cell.name, cell.dataset, cell.model, cell.method, cell.compression_rate)
             lines.setdefault(line, {})[float(value)] = cell.grid
     for (_, dataset, model, method, rate), grids in lines.items():
         *others, last = sorted(grids)
@@ -298,7 +298,7 @@ def frequent_features_keep_more(results: Results) -> Iterator[Finding]:
     rates: dict[Panel, float] = {}
     for cell in dnis_pruned(results.plan):
         if cell.compression_rate > 1:
-            frequency, size = (pd.Series(each) for each in frequency_and_size(cell))
+            frequency, size = (pd.Series(values) for values in frequency_and_size(cell))
             tenths = (
                 size[frequency >= frequency.quantile(0.9)].mean(),
                 size[frequency <= frequency.quantile(0.1)].mean(),
@@ -306,20 +306,20 @@ def frequent_features_keep_more(results: Results) -> Iterator[Finding]:
             seen.setdefault(panel_of(cell), []).append((*tenths, _rank(frequency, size)))
             rates[panel_of(cell)] = cell.compression_rate
     for panel, of_seeds in seen.items():
-        upper, lower, _ = (sum(each) / len(of_seeds) for each in zip(*of_seeds, strict=True))
+        upper, lower, _ = (sum(values) / len(of_seeds) for values in zip(*of_seeds, strict=True))
         claim = f"Frequent features keep more dimensions (CR = {rate_name(rates[panel])})"
         measured, against = f"{upper:.1f} dimensions for the most frequent tenth", f"{lower:.1f} for the rarest"
         yield _ranked(results, claim, panel, measured, against, [rank for *_, rank in of_seeds])
 
 
 def _rank(x: pd.Series, y: pd.Series) -> float:
-    """Spearman's rank correlation; 0 where all are alike."""
+    """Spearman's rank correlation; 0 where all values of one side are equal."""
     alike = (x == x.iloc[0]).all() or (y == y.iloc[0]).all()
     return 0.0 if alike else float(stats.spearmanr(x, y).statistic)
 
 
 def _ranked(results: Results, claim: str, panel: Panel, measured: str, against: str, ranks: list[float]) -> Finding:
-    """It holds if the rank correlation is strong enough at every seed."""
+    """A finding that holds if the rank correlation is strong enough at every seed."""
     verdict = HOLDS if min(ranks) >= RANK else FAILS if max(ranks) <= -RANK else UNDECIDED
     if len(ranks) == 1:
         verdict = ONE_SEED[verdict]
@@ -341,7 +341,7 @@ def network_pruning(results: Results) -> Iterator[Finding]:
 
 
 def tuned_uniform(results: Results) -> Iterator[Finding]:
-    """DNIS on its own grid's and other terms of training against a uniform dimension that is tuned together with its L2 penalty."""
+    """DNIS, in all grids of the same data and model, against a uniform dimension that is tuned with its L2 penalty."""
     for panel in results.panels:
         references = [name for name in results.panels[panel] if results.method(panel, name).role == "reference"]
         for reference in [name for name in references if 1 in results.panels[panel][name]]:
@@ -357,7 +357,7 @@ def tuned_uniform(results: Results) -> Iterator[Finding]:
 
 
 def _alike(results: Results, a: Panel, b: Panel, training: bool = False) -> bool:
-    """Whether two panels have the same data, split alike, the same model and, if asked for, the same terms of training."""
+    """Whether two panels have the same data and split, the same model and, if asked for, the same training settings."""
     one, other = (results.plan.grids[panel.grid].params for panel in (a, b))
     return (
         (a.dataset, a.model) == (b.dataset, b.model)
@@ -368,7 +368,7 @@ def _alike(results: Results, a: Panel, b: Panel, training: bool = False) -> bool
 
 
 def same_size(results: Results) -> Iterator[Finding]:
-    """DNIS at every compression rate against the best other method with no more weights that was trained on the same terms."""
+    """DNIS at every compression rate against the best other method of no more weights, trained on the same terms."""
     seen: set[Panel] = set()
     for panel in results.panels:
         alike = [

@@ -1,4 +1,4 @@
-"""How each search trained: validation loss by epoch, trial by trial, which shows whether the baselines converged."""
+"""How searches trained: the validation loss of every trial by epoch, which shows whether the baselines converged."""
 
 from nisbench.report import style
 from nisbench.report.outputs import curves
@@ -7,14 +7,14 @@ from nisbench.studies import StudyPlan
 
 
 def draw(plan: StudyPlan) -> None:
-    """One picture per search method, model and data set; a line per trial and seed, those that validation chose in colour."""
+    """One picture per method, model and data set; a line per trial and seed, the chosen trials in colour."""
     for name, searches in curves(plan).items():
-        cell = searches[0]
+        first = searches[0]
         figure, (axis,) = style.panels(1, 1, (4.6, 3.2))
         seen: list[float] = []
         for chosen in (False, True):  # the chosen ones last, on top
-            for each in searches:
-                run = search_result(each.search)
+            for cell in searches:
+                run = search_result(cell.search)
                 for i, trial in enumerate(run.trials):
                     losses = trial.losses
                     if losses and (i == run.best_trial) == chosen:
@@ -23,15 +23,14 @@ def draw(plan: StudyPlan) -> None:
                             if chosen
                             else {"color": "0.7", "linewidth": 0.7}
                         )
-                        label = f"{trial.name} (seed {each.seed})" if chosen else None
+                        label = f"{trial.name} (seed {cell.seed})" if chosen else None
                         axis.plot(range(1, len(losses) + 1), losses, label=label, **look)
                         seen += losses[1:]  # the first epoch's would leave no room for the rest
         if seen and min(seen) < max(seen):
             margin = 0.05 * (max(seen) - min(seen))
             axis.set_ylim(min(seen) - margin, max(seen) + margin)
-        panel = plan.title(cell.grid, model=cell.model, dataset=cell.dataset)
-        title = f"{plan.title(cell.grid, method=cell.method)}: {panel}"
-        axis.set_title(title)
+        panel = plan.title(first.grid, model=first.model, dataset=first.dataset)
+        axis.set_title(f"{plan.title(first.grid, method=first.method)}: {panel}")
         axis.set_xlabel("epoch")
         axis.set_ylabel("validation loss")
         if axis.get_legend_handles_labels()[0]:  # none if all searches failed

@@ -57,8 +57,9 @@ def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         axis.set_axisbelow(True)
     picture.tight_layout()
     caption = (
-        "The soft selection α after the search, per block of features from the most to the least frequent: median, middle half, mean "
-        f"(circle), and 5 to 95 % (whiskers), over the columns of the table{' and all seeds' if len(plan.study.seeds) > 1 else ''}. It begins at 1."
+        "The soft selection α at the end of the search, by block of features, the most frequent first. A box shows "
+        "the median and the middle half, the circle the mean, the whiskers 5 to 95 %, over the columns of the "
+        f"table{' and all seeds' if len(plan.study.seeds) > 1 else ''}. α begins at 1."
     )
     return data, picture, caption
 
@@ -115,8 +116,10 @@ def figure3b(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         tables.append(pd.concat([pd.DataFrame([vars(panel)] * len(table)), table], axis=1))
     picture.tight_layout()
     caption = (
-        "Features by their frequency in train and the number of dimensions that pruning leaves them; the line is the mean of "
-        f"each bin of at least {ENOUGH} features.{' All seeds together.' if len(plan.study.seeds) > 1 else ''} Features that do not occur in train are left out."
+        "Number of features by frequency in train and by the dimensions that pruning leaves them. The line is the "
+        f"mean of each bin with at least {ENOUGH} "
+        f"features.{' All seeds together.' if len(plan.study.seeds) > 1 else ''} Features that do not occur in train "
+        "are left out."
     )
     return pd.concat(tables, ignore_index=True), picture, caption
 

@@ -26,20 +26,23 @@ from nisbench.studies import StudyPlan
 
 def figure2a(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     """Quality against the base dimension K."""
-    data, picture = _varied(plan, results, "K", "base dimension K")
+    data, picture = _over_sweep(plan, results, "K", "base dimension K")
     caption = f"Quality on the test instances against the base dimension K of the embedding table{_over_seeds(plan)}."
     return data, picture, caption
 
 
 def figure2b(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     """Quality against the number of feature blocks L."""
-    data, picture = _varied(plan, results, "L", "number of feature blocks L")
+    data, picture = _over_sweep(plan, results, "L", "number of feature blocks L")
     caption = f"Quality on the test instances against the number L of blocks that the features are cut into{_over_seeds(plan)}."
     return data, picture, caption
 
 
-def _varied(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label: str) -> tuple[pd.DataFrame, Picture]:
-    """A panel per grid, data set, model and metric over the parameter that the paper calls so; a line per method and compression rate."""
+def _over_sweep(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label: str) -> tuple[pd.DataFrame, Picture]:
+    """Quality against the swept parameter that the paper calls `letter`.
+
+    A panel per grid, data set, model and metric; a line per method and compression rate.
+    """
     chosen = _shown(plan, results, swept=letter)
     values: dict[str, Any] = {name: grid.swept[1] for name, grid in plan.grids.items() if grid.swept}
     chosen = chosen.assign(
@@ -62,7 +65,7 @@ def _varied(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label: str
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(axis_label)
         _quality(axis, metric)
-        name = next(name for name, apart in plan.grids.items() if apart.name == grid)
+        name = _variant(plan, grid)
         title = plan.title(name, model=model) + ", " + plan.grids[name].params.datasets[dataset].title
         axis.set_title(", ".join(filter(None, [title, plan.study.grids[grid].title])))
         if len(looks) > 1:
@@ -97,8 +100,8 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         axis.legend()
     picture.tight_layout()
     caption = (
-        "Quality on the test instances against the share of embedding weights that is 0, pruned in one shot and not trained after it; what the "
-        f"search itself has set to 0 counts{_over_seeds(plan)}."
+        "Quality on the test instances against the share of embedding weights that are 0. Pruning is in one shot, "
+        f"without training after it. Weights that the search itself has set to 0 count as pruned{_over_seeds(plan)}."
     )
     return data, picture, caption
 
@@ -145,15 +148,16 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         ncols=min(4, len(looks)),
     )
     caption = (
-        f"Quality on the test instances against size{_over_seeds(plan)}. Numbers are compression rates; without one nothing is pruned. The broad line is "
-        "the Pareto front of the means: no result has both fewer weights and better quality than a point on it. Results far worse than all unpruned "
-        "ones lie outside the picture, and models without embeddings are left out; all others are in the data."
+        f"Quality on the test instances against size{_over_seeds(plan)}. Numbers beside points are compression rates; "
+        "points without a number are as searched. The broad line is the Pareto front of the means, without regard to "
+        "noise: no result has both fewer weights and better quality than a point on it. The picture leaves out "
+        "results far worse than all unpruned ones, and models without embeddings; the data have the former."
     )
     return data, picture, caption
 
 
 def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Method]]:
-    """Size and quality of each result, a mean over its seeds, and each series's method. A run of several grids is in here once."""
+    """Size and quality of each result, as means over seeds, and each series's method. A run counts once."""
     searches = {(cell.grid, cell.dataset, cell.model, cell.method, cell.seed): cell.search for cell in plan.cells}
     chosen = pd.concat([_shown(plan, results), _shown(plan, results, swept="K")])
     chosen = chosen[(chosen["nonzeros"] > 0) & (chosen["metric"] == chosen["headline"])]
@@ -205,7 +209,10 @@ K_SWEPT = ", K swept"
 
 
 def _shown(plan: StudyPlan, results: pd.DataFrame, swept: str | None = None) -> pd.DataFrame:
-    """Results of the headline metrics in grids without a sweep, or with a sweep of what the paper calls so; with what the paper calls each method."""
+    """The headline metrics in grids without a sweep, or in those that sweep the parameter the paper calls `swept`.
+
+    Two columns are added: the paper's name of the method, and the metric that sizes are weighed against.
+    """
     grids = [name for name, grid in plan.grids.items() if (grid.sweeps(swept) if swept else grid.swept is None)]
     in_paper = {(cell.grid, cell.method): plan.method_of(cell).in_paper for cell in plan.cells}
     headlines = {cell.settings.task.kind_name(): cell.settings.task.headlines for cell in plan.cells}
@@ -228,12 +235,12 @@ def _methods_of(plan: StudyPlan, chosen: pd.DataFrame) -> dict[str, Method]:
 
 
 def _variant(plan: StudyPlan, name: str) -> str:
-    """One of the values of a grid with a sweep."""
+    """The key in `plan.grids` of the first variant of a grid of a study."""
     return next(key for key, grid in plan.grids.items() if grid.name == name)
 
 
 def _names(plan: StudyPlan, results: pd.DataFrame, rates: bool = False) -> list[str]:
-    """What each row's method is called, with its compression rate if asked for."""
+    """The title of each row's method, with its compression rate if asked for."""
     names = []
     for grid, method, rate in results[["grid", "method", "cr"]].itertuples(index=False):
         title = plan.title(grid, method=method)
@@ -248,7 +255,7 @@ def _entry(plan: StudyPlan, section: str, name: str) -> Any:
 
 
 def _line(axis: Axes, x: pd.Series, y: pd.DataFrame, look: dict[str, Any], name: str) -> Any:
-    """Markers and a stroke; bars of a standard deviation where there are several seeds."""
+    """A line with markers, and with bars of one standard deviation where there are several seeds."""
     spread = y["std"].fillna(0) if y["std"].notna().any() else None
     return axis.errorbar(x, y["mean"], yerr=spread, capsize=2, elinewidth=0.8, label=name, **look)
 

@@ -1,4 +1,4 @@
-"""How tables show what they show: figures, names of rows, marks; in Markdown and LaTeX."""
+"""How tables show results: numbers, names of rows, marks; in Markdown and LaTeX."""
 
 import re
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def figure(metric: str, value: float) -> str:
 
 
 def grouped(results: pd.DataFrame) -> pd.DataFrame:
-    """Each metric in each cell of the tables: mean, deviation and number of seeds, the paper's figure, and whether it is the best.
+    """Each metric in each cell: mean, deviation and number of seeds, the paper's figure, and whether it is the best.
 
     `p` is of a paired test against the best mean of its grid, data set and model (`significance`); costs have none.
     """
@@ -117,7 +117,7 @@ def row_names(plan: StudyPlan, grid: str, keys: list[tuple[str, float]]) -> dict
         if rate != 1:
             names[method, rate] += f" (CR = {rate_name(rate)})"
         elif any(other == method and cr != 1 for other, cr in keys):
-            names[method, rate] += " (unpruned)"
+            names[method, rate] += " (as searched)"
     return names
 
 
@@ -135,7 +135,7 @@ def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
 
 
 def body(plan: StudyPlan, table: pd.DataFrame, metrics: list[str]) -> list[list[str]]:
-    """Rows of one model under one grid's settings: name, a column per metric, and below it, where it has any, the paper's figures."""
+    """Rows of one model in one grid: name, a column per metric and, below, the paper's figures if it has any."""
     by_key = table.set_index(["method", "cr"])
     columns = {metric: cells(by_key[by_key["metric"] == metric], metric) for metric in metrics}
     rows = []
@@ -148,30 +148,37 @@ def body(plan: StudyPlan, table: pd.DataFrame, metrics: list[str]) -> list[list[
 
 
 def how_to_read(seeds: int) -> str:
-    """What marks, deviations and the rows of the paper mean, in all tables alike."""
+    """What the columns, marks and rows of all tables mean."""
     if seeds == 1:
-        noise = "One seed, so that no difference can be told apart from noise and nothing is in bold."
+        noise = "One seed: a difference may be noise, so nothing is in bold."
     else:
         noise = (
-            f"Mean ± standard deviation over {seeds} seeds. **Bold**: the best, and what is better than all that a paired t-test over the seeds "
-            "tells apart from it at 5 % (two-sided, adjusted by Benjamini and Hochberg for the number of rows); nothing is in bold where it tells "
-            f"nothing apart. With {seeds} seeds the test finds large differences only, and says nothing about another split or other users."
+            f"Quality is mean ± standard deviation over n = {seeds} seeds. **Bold** marks the best mean, and every "
+            "result that is better than all those which a paired t-test over the seeds tells apart from the best (5 "
+            "%, two-sided, adjusted for the number of rows by Benjamini and Hochberg). If the test tells nothing "
+            f"apart, nothing is in bold. With {seeds} seeds the test finds large differences only."
         )
     return (
-        f"{noise} *paper*: as printed in {PAPER}, where it has this data set, model and method. A compression rate (CR) is the number of weights that "
-        "the search allowed over the number kept; a weight that is 0 already counts as pruned. Without a CR nothing is pruned."
+        f"{noise} *paper*: the number that {PAPER} prints for this data set, model and method. CR is the compression "
+        "rate: the number of weights that the search allowed, divided by the number kept. A weight that the search "
+        "has set to 0 counts as pruned. *As searched*: nothing is pruned after the search. #Params is the number of "
+        "embedding weights that are not 0, projections included. Params (M) is the paper's measure: the size of "
+        "these weights in MiB as a deflated SciPy COO file, not a count. Time cost is the whole search: all trials "
+        "with their validation, and all training after pruning. Trials that train together share the time. Memory is "
+        "the peak of the search's process."
     )
 
 
 def terms(training: Training) -> str:
-    """A sentence with the settings that all methods of a grid were trained under."""
+    """A sentence with the settings that all methods of a grid were trained with."""
     settings = training.model_dump(
         mode="json", exclude={"device", "deterministic", "fused_trials", "checkpoint_seconds"}
     )
     listed = ", ".join(
         f"`{name}: {value:g}`" if isinstance(value, float) else f"`{name}: {value}`" for name, value in settings.items()
     )
-    return f"All methods trained under {listed}, except where a method's own settings say otherwise (an L2, a warm start, a controller's patience)."
+    own = "A method's own settings take precedence: an L2 penalty, a warm start, a controller's patience."
+    return f"Training: {listed}. {own}"
 
 
 # --- sheets ---------------------------------------------------------------------------------------------------
@@ -189,30 +196,31 @@ class SubTable:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What people read under one name (Table 2), its data, and the style that go with it."""
+    """What people read under one name (such as Table 2), its data, and the pictures that belong to it."""
 
     title: str
     tables: list[SubTable]
     note: str
     data: pd.DataFrame
-    style: tuple[tuple[str, str], ...] = ()
+    pictures: tuple[tuple[str, str], ...] = ()
     """Description and file."""
 
-    def markdown(self, level: int = 1) -> str:
-        """As a section whose title is a heading of that level."""
+    def markdown(self, level: int = 1, notes: bool = True) -> str:
+        """As a section whose title is a heading of that level, with or without the notes of single tables."""
         texts = [f"{'#' * level} {self.title}"]
         for table in self.tables:
             texts += [f"{'#' * (level + 1)} {table.heading}"] if table.heading else []
-            texts += [markdown(table.rows, table.heads), *([table.note] if table.note else [])]
-        texts += [f"![{title}]({file})" for title, file in self.style]
+            texts += [markdown(table.rows, table.heads), *([table.note] if table.note and notes else [])]
+        texts += [f"![{title}]({file})" for title, file in self.pictures]
         return "\n\n".join([*texts, self.note]) + "\n"
 
     def latex(self, label: str, note: str) -> str:
-        """A table environment for each part, of the packages booktabs and graphicx; `note` stands below the last."""
+        """A LaTeX table for each table of the sheet (packages booktabs and graphicx), with `note` below the last."""
         texts = ["% needs \\usepackage{booktabs, graphicx}"]
         for i, table in enumerate(self.tables):
             frame = pd.DataFrame(
-                [[_latex(cell) for cell in row] for row in table.rows], columns=[_latex(h) for h in table.heads]
+                [[_latex(_unbroken(cell)) for cell in row] for row in table.rows],
+                columns=[_latex(h) for h in table.heads],
             )
             body = frame.to_latex(index=False, escape=False, column_format="l" + "r" * (len(table.heads) - 1))
             caption = ". ".join(filter(None, [self.title.partition(": ")[2] or self.title, table.heading]))
@@ -235,13 +243,24 @@ class Sheet:
 
 
 def markdown(rows: list[list[Any]], heads: list[str], align: str = "right") -> str:
-    """A table of a left column and others that are aligned so."""
+    """A table whose first column is aligned left and the others as said."""
     colalign = ["left"] + [align] * (len(heads) - 1)
-    rows = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    rows = [[_unbroken(str(cell)).replace("|", "\\|") for cell in row] for row in rows]
     return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=colalign)
 
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def _unbroken(text: str) -> str:
+    """No-break spaces in "0.73 ± 0.01", "4 min 09 s", "1,199 MiB" and "CR = 2", so that these stay on one line."""
+    return re.sub(
+        r" (?=[±=] )|(?<=[±=]) |(?<=\d) (?=(?:h|min|s|MiB)\b)|(?<=\bmin) (?=\d)|(?<=\bh) (?=\d)", NO_BREAK, text
+    )
+
+
 _LATEX = {
+    NO_BREAK: "~",
     "\\": r"\textbackslash{}",
     "±": r"$\pm$",
     "α": r"$\alpha$",

@@ -48,11 +48,15 @@ def manifest(plan: StudyPlan) -> Path:
     may put another commit's tables beside a manifest that it does not know), a free name is returned: that file is missing, so the
     report is made again.
     """
-    number, path = 1, plan.folder / f"runs-{plan.id}.json"
-    while path.exists() and not _is_true(path):
+    first = plan.folder / f"runs-{plan.id}.json"
+    for path in sorted(plan.folder.glob(f"{first.stem}*.json")):
+        if _is_true(path):
+            return path
+    number, free = 1, first
+    while free.exists():
         number += 1
-        path = plan.folder / f"runs-{plan.id}-{number}.json"
-    return path
+        free = plan.folder / f"runs-{plan.id}-{number}.json"
+    return free
 
 
 def is_current(plan: StudyPlan) -> bool:

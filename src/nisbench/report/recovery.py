@@ -59,23 +59,21 @@ def dimensions(cell: Cell) -> pd.DataFrame:
 def measured(cell: Cell) -> dict[str, Any]:
     """One run's rank correlation, and its mean dimension."""
     both = dimensions(cell)
-    alike = any(len(both[name].unique()) == 1 for name in both)
-    place = cell.key[:5]
+    constant = any(len(both[name].unique()) == 1 for name in both)
     return {
-        **dict(zip(KEYS, place, strict=True)),
+        **dict(zip(KEYS, cell.key[:5], strict=True)),
         "seed": cell.seed,
-        "spearman": float("nan") if alike else float(spearmanr(both["found"], both["planted"]).statistic),
+        "spearman": float("nan") if constant else float(spearmanr(both["found"], both["planted"]).statistic),
         "dimensions": float(both["found"].mean()),
     }
 
 
 def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
-    """For each method, which dimensions it left to features of each planted one: ``recovery.png``, ``.svg``, and their data."""
+    """For each method, found by planted dimension: ``recovery.png``, ``recovery.svg``, and their data."""
     rows: list[dict[str, Any]] = []
     for cell in cells_of_planted:
-        place = cell.key[:5]
         for planted, found in dimensions(cell).itertuples(index=False):
-            rows.append({**dict(zip(KEYS, place, strict=True)), "planted": planted, "found": found})
+            rows.append({**dict(zip(KEYS, cell.key[:5], strict=True)), "planted": planted, "found": found})
     by_planted = pd.DataFrame(rows).groupby([*KEYS, "planted"], sort=False)["found"]
     quartiles = {
         name: by_planted.quantile(q) for name, q in (("quarter", 0.25), ("median", 0.5), ("three_quarters", 0.75))

@@ -83,7 +83,7 @@ def code_of(record: Record) -> str:
 
 
 def complete(plan: StudyPlan, results: pd.DataFrame) -> tuple[StudyPlan, pd.DataFrame]:
-    """The study without the methods, at a compression rate, of which a run failed at any seed: the rest can be compared."""
+    """The study without the methods, at a compression rate, that failed at any seed: the rest can be compared."""
     keys = ["grid", "dataset", "model", "method", "cr"]
     out = {tuple(row) for row in results.loc[results["failed"].notna(), keys].to_numpy()}
     cells = [cell for cell in plan.cells if cell.key[:5] not in out]
@@ -92,7 +92,7 @@ def complete(plan: StudyPlan, results: pd.DataFrame) -> tuple[StudyPlan, pd.Data
 
 
 def metrics(results: pd.DataFrame) -> dict[str, Any]:
-    """Means over seeds as nested values: data set (and grid, if set apart) -> model -> method -> compression rate -> metric.
+    """Means over seeds, nested: data set (and grid, if set apart) -> model -> method -> compression rate -> metric.
 
     For `dvc metrics`, so without times and memory, which differ at every run and would drown what changed.
     """

@@ -1,7 +1,7 @@
 """Is a difference between two methods more than noise? Paired t-tests over seeds.
 
-Two methods are paired by seed: the seed draws initial weights and the order of batches. The split is one and the same, so what
-is tested is whether a difference would stay with other seeds, not with other data.
+Two methods are paired by seed: the seed draws initial weights and the order of batches. The split is one and the same,
+so what is tested is whether a difference would stay with other seeds, not with other data.
 """
 
 from typing import Any, Literal
@@ -33,8 +33,9 @@ def paired(a: pd.Series, b: pd.Series) -> float:
 def against_best(values: pd.DataFrame, better: Better) -> pd.Series:
     """For each row of `values` (methods, seeds): the p-value of its difference from the row with the best mean.
 
-    Adjusted for their number by Benjamini and Hochberg (1995), so that of the rows told apart from the best at most 5 % are expected to be so by chance. The best row has 1;
-    all have NaN where there is one seed only. That row is the best of these very values, so a few more may be.
+    Adjusted for their number by Benjamini and Hochberg (1995): of the rows told apart from the best, at most 5 % are
+    expected to be told apart by chance. As the best row is chosen by these same values, it may be a few more. The best
+    row has 1; all rows have NaN where there is one seed only.
     """
     means = values.mean(axis=1)[values.notna().all(axis=1)]  # a method that failed at a seed is not compared
     if means.empty:
@@ -55,7 +56,7 @@ def against_best(values: pd.DataFrame, better: Better) -> pd.Series:
 
 
 def marked(means: pd.Series, p: pd.Series, better: Better) -> pd.Series:
-    """Which rows to mark as best: those compared that are better than all that is told apart from the best one; none if nothing is."""
+    """Which rows to mark: those better than every row that is told apart from the best; none if no row is."""
     worse = means[p < LEVEL]
     if worse.empty:
         return pd.Series(data=False, index=means.index)

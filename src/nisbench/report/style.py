@@ -19,7 +19,7 @@ from nisbench.params.methods import Method
 Drawn = tuple[pd.DataFrame, Figure, str]
 """A figure: its data, in the form that its CSV has, its picture, and a caption."""
 
-mpl.use("agg")  # style are files: no screen is needed
+mpl.use("agg")  # pictures are files: no screen is needed
 
 STYLE = {
     "svg.hashsalt": "nisbench",
@@ -32,12 +32,12 @@ STYLE = {
     "lines.linewidth": 1.5,
     "lines.markersize": 5.5,
 }
-# Colours that the colour-blind tell apart; in grey, markers do.
+# Colours for the colour-blind. In grey, markers tell series apart.
 COLOURS = sns.color_palette("colorblind")
 SPARE_COLOURS = (8, 6, 5, 9, 3, 2)
 """Places in the palette for kinds that name no colour."""
 SPARE_MARKERS = "X>d8H"
-"""Of a kind's third and fourth method, and so on: every second one is hollow."""
+"""For kinds that name no marker; and of a kind's third and fourth method, and so on: every second one is hollow."""
 
 
 def use_style() -> None:
@@ -45,12 +45,12 @@ def use_style() -> None:
 
 
 def looks(methods: Mapping[str, Method]) -> dict[str, dict[str, object]]:
-    """How to draw each series, given its method: a kind has a colour in all figures, its first method the kind's marker."""
+    """How to draw each series, by its method: a kind has one colour in all figures, its first method the marker."""
     seen: dict[str, int] = {}
     found: dict[str, dict[str, object]] = {}
     for name, method in methods.items():
         kind = str(method.kind_name())
-        colour, marker = _colour_of(kind, method), method.marker or "o"
+        colour, marker = _colour_of(kind, method), method.marker or SPARE_MARKERS[_place(kind, "marker")]
         nth = seen[kind] = seen.get(kind, -1) + 1
         marker = SPARE_MARKERS[(nth // 2 - 1) % len(SPARE_MARKERS)] if nth > 1 else marker
         found[name] = {"color": colour, "marker": marker, "markeredgewidth": 0.5, "markeredgecolor": "black"}
@@ -64,8 +64,14 @@ def _colour_of(kind: str, method: Method) -> Any:
         return method.colour
     if method.colour is not None:
         return COLOURS[method.colour % len(COLOURS)]
-    without = sorted(name for name, other in kinds("methods").items() if getattr(other, "colour", None) is None)
-    return COLOURS[SPARE_COLOURS[without.index(kind) % len(SPARE_COLOURS)]]
+    return COLOURS[SPARE_COLOURS[_place(kind, "colour")]]
+
+
+def _place(kind: str, attribute: str) -> int:
+    """A place among the spare colours or markers: the kinds that name none take one after another."""
+    without = sorted(name for name, other in kinds("methods").items() if getattr(other, attribute, None) is None)
+    spare = SPARE_COLOURS if attribute == "colour" else SPARE_MARKERS
+    return without.index(kind) % len(spare)
 
 
 class NothingToShowError(Exception):
@@ -73,7 +79,7 @@ class NothingToShowError(Exception):
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels of that size in inches, in rows of so many at most. Raises `NothingToShowError` if none."""
+    """A figure of `count` panels of `size` inches, `columns` to a row. Raises `NothingToShowError` if `count` is 0."""
     if count == 0:
         raise NothingToShowError
     use_style()
@@ -86,7 +92,7 @@ def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
 
 
 def nothing() -> Drawn:
-    """In place of a figure that has nothing to show."""
+    """The picture in place of a figure all of whose runs failed."""
     figure, (axis,) = panels(1, 1, (3.6, 1.2))
     axis.set_axis_off()
     axis.text(0.5, 0.5, "all runs for this figure failed", ha="center", va="center")

@@ -52,7 +52,7 @@ def _named_blocks(plan: StudyPlan) -> Iterator[tuple[str, Step]]:
 
 def comparison(plan: StudyPlan, results: pd.DataFrame, task: type[Task]) -> Sheet:
     """Methods against each other on one kind of task, a table per data set and model."""
-    compared = [grid for grid, apart in plan.grids.items() if apart.swept is None]
+    compared = [name for name, grid in plan.grids.items() if grid.swept is None]
     table = grouped(results[(results["task"] == task.kind_name()) & results["grid"].isin(compared)])
     tables: list[SubTable] = []
     for grid, dataset in table[["grid", "dataset"]].drop_duplicates().itertuples(index=False):
@@ -65,15 +65,5 @@ def comparison(plan: StudyPlan, results: pd.DataFrame, task: type[Task]) -> Shee
                 title = f"{heading}: {context}" if context else heading
                 tables.append(SubTable(title, heads, body(plan, of_model, metrics)))
         tables[-1] = replace(tables[-1], note=terms(plan.grids[grid].params.training))
-    note = (
-        f"{task.measured}, of the trial that validation chose. {_WEIGHTS}{_FILE if 'params_mib' in task.costs else ''}. "
-        "Time cost is the whole search's: all trials with their validation, and all training after pruning. If several trials were "
-        "trained together (see the list of runs), they share the time. Memory is the peak of the search's process."
-    )
+    note = f"{task.measured}, of the trial that validation chose."
     return Sheet(task.table_title, tables, note, table)
-
-
-_WEIGHTS = "#Params is the number of embedding weights that are not 0, projections included"
-_FILE = (
-    ". Params (M), the paper's measure, is the size in MiB of these weights as a deflated SciPy COO file, not a count"
-)

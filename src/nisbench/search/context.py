@@ -66,14 +66,14 @@ class SearchContext:
         ).to(self.device)
 
     def training_of(self, spec: TrialSpec) -> Training:
-        """The terms that a trial is trained on: some are its own."""
+        """The settings that a trial is trained with: the search's, and those that its spec sets itself."""
         own = {"l2": spec.l2, "patience": spec.patience}
         return self.settings.training.model_copy(
             update={name: value for name, value in own.items() if value is not None}
         )
 
     def weights_of(self, spec: TrialSpec) -> int:
-        """The embedding weights that a trial's selection lets exist."""
+        """The number of embedding weights that a trial's selection leaves."""
         dimensions = spec.selection.ne(0).sum(1) * sum(self.settings.model.embedding_multiples)
         return int(dimensions[self._block(spec).long()].sum())
 

@@ -1,7 +1,8 @@
 """Differentiable neural input search (paper, section 2.4): the selection is learned by gradient descent.
 
-After each step of the weights on a training batch, one step of the soft selection alpha descends the loss of a validation batch
-(Algorithm 1). First order holds the weights fixed for it. Second order lets them follow alpha by one step of descent.
+After each step of the weights on a training batch, one step of the soft selection alpha descends the loss of a
+validation batch (Algorithm 1). First order holds the weights fixed for it. Second order lets them follow alpha by one
+step of descent.
 """
 
 import numpy as np
@@ -82,10 +83,11 @@ def first_order(recommender: Recommender, task: Task, batch: Instances) -> Tenso
 
 
 def second_order(recommender: Recommender, task: Task, validation: Instances, training: Instances, xi: float) -> Tensor:
-    """Gradient (L, K) by alpha of L_val(Theta - xi * grad L_train(Theta, alpha), alpha): Eq. 7, exact, by differentiating twice.
+    """Gradient (L, K) by alpha of L_val(Theta - xi * grad L_train(Theta, alpha), alpha): Eq. 7.
 
-    (The printed Eq. 7 ends in a gradient by alpha; its dimensions want the one by Theta'.) Only embeddings of features that
-    are in the batches are differentiated: the cost goes with the batch, not with N.
+    It is exact, by differentiating twice. (The printed Eq. 7 ends in a gradient by alpha; its dimensions want the one
+    by Theta'.) Only embeddings of features that are in the batches are differentiated: the cost goes with the batch,
+    not with N.
     """
     table, parameters = recommender.selected, dict(recommender.named_parameters())
     theta = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -113,5 +115,5 @@ def second_order(recommender: Recommender, task: Task, validation: Instances, tr
 
 
 def normalised(gradient: Tensor, epsilon: float) -> Tensor:
-    """Each row divided by its mean absolute value + epsilon (Eq. 8), so that rare blocks learn as fast as frequent ones."""
+    """Each row divided by its mean absolute value + epsilon (Eq. 8): rare blocks learn as fast as frequent ones."""
     return gradient / (gradient.abs().mean(1, keepdim=True) + epsilon)

@@ -1,4 +1,4 @@
-"""The full table: every dimension for every feature, to be pruned weight by weight (Han et al. 2015, arXiv 1506.02626)."""
+"""The full table: all dimensions for all features, for pruning by weight (Han et al. 2015, arXiv 1506.02626)."""
 
 import torch
 

@@ -1,7 +1,8 @@
-"""Mixed dimension embeddings as their authors have them (Ginart et al. 2019, arXiv 1909.11810): blocks of their own, and projections.
+"""Mixed dimension embeddings with blocks of their own and projections (Ginart et al. 2019, arXiv 1909.11810).
 
-A block's dimension is lambda p^a, with p the mean probability of a feature of the block, within its field, and a the temperature.
-Lambda gives the block of highest p the base dimension or, under a budget, is the largest that keeps within it.
+A block's dimension is lambda p^a, with p the mean probability of a feature of the block, within its field, and a the
+temperature. Lambda gives the block of highest p the base dimension or, under a budget, is the largest that keeps within
+it.
 """
 
 from collections.abc import Callable
@@ -21,12 +22,14 @@ def propose(settings: MDEProjected, features: FeatureStats, k: int, seed: int) -
     # Every instance has one feature of each field: the field's occurrences are those of all instances.
     probability /= np.bincount(features.field, weights=features.frequency).max()
     specs = []
-    for each in settings.settings:
-        found = dimensions(each, probability, sizes, settings, k)
-        within = "" if each.budget is None else f", budget {each.budget:g}"
-        name = f"base {each.base_dimension}, temperature {each.temperature:g}{within}: {'-'.join(map(str, found))}"
+    for setting in settings.settings:
+        found = dimensions(setting, probability, sizes, settings, k)
+        within = "" if setting.budget is None else f", budget {setting.budget:g}"
+        name = (
+            f"base {setting.base_dimension}, temperature {setting.temperature:g}{within}: {'-'.join(map(str, found))}"
+        )
         specs.append(
-            TrialSpec(name, prefix_selection(found, k), block=torch.from_numpy(block), projected=each.base_dimension)
+            TrialSpec(name, prefix_selection(found, k), block=torch.from_numpy(block), projected=setting.base_dimension)
         )
     return specs
 
@@ -50,11 +53,11 @@ def own_blocks(settings: MDEProjected, features: FeatureStats) -> np.ndarray:
 
 
 def dimensions(
-    each: ProjectedSetting, probability: np.ndarray, sizes: np.ndarray, settings: MDEProjected, k: int
+    setting: ProjectedSetting, probability: np.ndarray, sizes: np.ndarray, settings: MDEProjected, k: int
 ) -> np.ndarray:
-    """(L,) dimensions within [1, k] of blocks whose features have this mean `probability`, and so many of them."""
-    power = np.maximum(probability, 1e-12) ** each.temperature
-    most = min(k, each.base_dimension)
+    """(L,) dimensions in [1, k]: `probability` (L,) is the mean over a block's features, `sizes` (L,) their number."""
+    power = np.maximum(probability, 1e-12) ** setting.temperature
+    most = min(k, setting.base_dimension)
 
     def at(factor: float, rounding: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         found = factor * power
@@ -63,14 +66,14 @@ def dimensions(
         whole: np.ndarray = rounding(found).clip(1, most).astype(np.int64)
         return whole
 
-    if each.budget is None:
-        return at(each.base_dimension / power.max(), np.rint)
+    if setting.budget is None:
+        return at(setting.base_dimension / power.max(), np.rint)
     low, high = 0.0, most / power.min()
-    if at(high, np.ceil) @ sizes <= each.budget * sizes.sum():
+    if at(high, np.ceil) @ sizes <= setting.budget * sizes.sum():
         return at(high, np.ceil)
     for _ in range(100):  # the largest factor whose dimensions, rounded down and cut off, are within the budget
         middle = (low + high) / 2
-        if at(middle, np.floor) @ sizes <= each.budget * sizes.sum():
+        if at(middle, np.floor) @ sizes <= setting.budget * sizes.sum():
             low = middle
         else:
             high = middle

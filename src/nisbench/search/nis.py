@@ -1,12 +1,13 @@
 """Neural input search by policy gradient (Joglekar et al. 2020, arXiv 1907.04471): NIS-SE and NIS-ME.
 
-The table is cut into row blocks (the features' blocks, by frequency) and column blocks. *Single size* chooses how many of the
-first row blocks get how many of the first column blocks, and the rest get nothing. *Multi size* chooses for each column block how
-many of the first row blocks have it. A controller of bare logits samples a choice for every step of the weights and learns,
-from the loss of a validation batch under that choice, by REINFORCE with a baseline. A choice that exceeds the budget is
-penalised; in the end the likeliest choice within the budget is trained anew.
+The table is cut into row blocks (the features' blocks, by frequency) and column blocks. *Single size* chooses how many
+of the first row blocks get how many of the first column blocks, and the rest get nothing. *Multi size* chooses for each
+column block how many of the first row blocks have it. A controller of bare logits samples a choice for every step of
+the weights and learns, from the loss of a validation batch under that choice, by REINFORCE with a baseline. A choice
+that exceeds the budget is penalised; in the end the likeliest choice within the budget is trained anew.
 
-Columns keep their places, so embeddings of different size need no projection to a common width (as in the comparison of MDE here).
+Columns keep their places, so embeddings of different size need no projection to a common width (as in the comparison of
+MDE here).
 """
 
 from copy import copy
@@ -43,7 +44,7 @@ def propose(settings: NIS, features: FeatureStats, k: int, seed: int) -> list[Tr
 
 
 class Space:
-    """The choices there are, and what they cost. A choice is a row of ints: one for single size, one per column block for multi."""
+    """All choices and their costs. A choice is a row of ints: one for single size, one per column block for multi."""
 
     def __init__(self, settings: NIS, features: FeatureStats, k: int) -> None:
         self.rows, self.columns = len(features), min(settings.column_blocks, k)
@@ -79,7 +80,7 @@ class Space:
         return selections.sum(2) @ self.sizes
 
     def likeliest(self, logits: Tensor) -> Tensor:
-        """The choice (decisions,) of highest probability, of those within the budget; (decisions, options) logits on the CPU."""
+        """The likeliest choice (decisions,) within the budget, by logits (decisions, options) on the CPU."""
         scores = functional.log_softmax(logits.double(), 1)
         if self.single:
             options = torch.arange(scores.shape[1])[:, None]

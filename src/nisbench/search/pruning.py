@@ -26,7 +26,7 @@ from nisbench.params.step_settings import PruneSettings
 from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, read_search, write_run
 from nisbench.seeds import derived
 from nisbench.tasks import task as tasks
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 from nisbench.training.trainer import Data, DivergenceError, snapshot, train
 
 
@@ -40,9 +40,9 @@ def run(
 ) -> None:
     """Prune a search's result; leave ``scheme.safetensors``, ``model.safetensors`` and ``run.json`` in `folder`.
 
-    `splits` are the files of train, validation and test. Train and validation are read to train what is left, and by tasks that
-    must know all. If there is nothing to measure, because the search failed or training diverged, the first two files are empty and
-    ``run.json`` says why.
+    `splits` are the files of train, validation and test. Train and validation are read to train what is left, and by
+    tasks that must know all. If there is nothing to measure, because the search failed or training diverged, the first
+    two files are empty and ``run.json`` says why.
     """
     started = time.perf_counter()
     searched = read_search(search_file)
@@ -108,7 +108,7 @@ def _prune_and_measure(
 
 
 def importance(settings: PruneSettings, embeddings: np.ndarray, raw: np.ndarray) -> np.ndarray:
-    """How much each weight matters, (N, width): the least goes first, and what is 0 in `embeddings` (E~) does not exist."""
+    """How much each weight matters, (N, width): the least goes first; a weight that is 0 in E~ does not exist."""
     if settings.importance == "random":
         generator = np.random.default_rng(derived(settings.seed, "pruning"))
         values = 1 - generator.random(embeddings.shape, dtype=np.float32)  # above 0
@@ -122,8 +122,9 @@ def prune(
 ) -> tuple[np.ndarray, float]:
     """Eq. 9 on the effective embeddings E~ (N, width): keep ``weights / compression_rate`` of them, the most important.
 
-    `weights` is the number of weights that exist before pruning. Returns the pruned matrix and the threshold epsilon: weights of less
-    importance became 0, and of equally important ones all but those that fit. (The paper's Eq. 9 prints E in place of E~.)
+    `weights` is the number of weights that exist before pruning. Returns the pruned matrix and the threshold epsilon:
+    weights of less importance became 0, and of equally important ones all but those that fit. (The paper's Eq. 9 prints
+    E in place of E~.)
     """
     if compression_rate < 1:
         raise NisbenchError(f"a compression rate must be at least 1, not {compression_rate}")
@@ -150,8 +151,9 @@ def in_rounds(
 ) -> tuple[PrunedModel, list[Round]]:
     """Prune some weights, train the rest, and again (Han et al. 2015, arXiv 1506.02626), down to the compression rate.
 
-    Rates rise geometrically. Validation stops each training and chooses its epoch; the weights before the first epoch take part in the
-    choice. A round that was finished is not done again. `raw` are the weights without the selection, for the first round.
+    Rates rise geometrically. Validation stops each training and chooses its epoch; the weights before the first epoch
+    take part in the choice. A round that was finished is not done again. `raw` are the weights without the selection,
+    for the first round.
     """
     assert settings.training is not None
     training, validation = (instances.read(splits[name], device) for name in ("train", "validation"))

@@ -1,4 +1,4 @@
-"""What a search method answers with: the trials to run."""
+"""What a search method proposes: the trials to run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,17 +54,17 @@ class TrialSpec:
     warm_start_epochs: int = 0
     """Epochs of training, at most, before the selection is optimized."""
     then: "Callable[[Tensor], TrialSpec] | None" = None
-    """Given the selection (L, K) that this trial ends with, the trial that trains anew. Only the latter is a result."""
+    """Given the selection (L, K) that this trial ends with, a trial from scratch. Only that one can be the result."""
     block: Tensor | None = None
     """(N,) the row of the selection that each feature has, in place of the data set's blocks."""
     table: Callable[[SelectedTable], Table] | None = None
-    """Turns the table of weights as they were drawn, under the selection, into the table to train."""
+    """Makes the table to train from the selected table with its initial weights."""
     projected: int | None = None
     """Project embeddings to this common dimension, block by block."""
     l2: float | None = None
-    """Stands in for training.l2, where given."""
+    """Replaces training.l2, if given."""
     patience: int | None = None
-    """Stands in for training.patience, where given."""
+    """Replaces training.patience, if given."""
 
     @property
     def is_fixed(self) -> bool:
@@ -73,7 +73,7 @@ class TrialSpec:
         return all(part is None for part in special)
 
     def has_terms_of(self, other: "TrialSpec") -> bool:
-        """Whether both are trained on the same terms."""
+        """Whether both train with the same settings."""
         return (self.l2, self.patience) == (other.l2, other.patience)
 
     def same_as(self, other: "TrialSpec") -> bool:

@@ -14,7 +14,7 @@ from nisbench.logs import log
 from nisbench.models.recommender import TABLE, Recommender
 from nisbench.run_files import Trial
 from nisbench.search.trial_spec import TrialSpec
-from nisbench.training.checkpoints import load_tensors, save_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 
 _RESULTS = TypeAdapter(dict[int, Trial | None])
 
@@ -33,7 +33,7 @@ class TrialStore:
         return self.folder / f"{index}.{self.device.type}-{phase}.safetensors"
 
     def save_results(self, results: Mapping[int, Trial | None]) -> None:
-        """Save the results of trials that were trained together; None = failed in a fused run, to be retrained alone."""
+        """Save the results of trials that were trained together; None = it failed there, and is to be trained alone."""
         form = {index: trial and trial.model_dump(mode="json") for index, trial in results.items()}
         write_json(self.folder / f"{min(results)}.json", form)
 

@@ -1,7 +1,8 @@
 """A search: train a recommender under each selection that a method proposes, and let validation pick one.
 
-Each trial is saved as it ends, and its weights are kept while they are the best so far, so that a killed search resumes where it
-stopped. A trial that diverges is recorded as failed, and the others continue. A search is not handed the test instances.
+Each trial is saved as it ends, and its weights are kept while they are the best so far, so that a killed search resumes
+where it stopped. A trial that diverges is recorded as failed, and the others continue. A search is not handed the test
+instances.
 """
 
 import shutil
@@ -18,8 +19,8 @@ from nisbench.run_files import SearchRun, Trial, write_run
 from nisbench.search.context import SearchContext
 from nisbench.search.trial_spec import TrialSpec
 from nisbench.search.trial_store import TrialStore
+from nisbench.tensor_files import is_readable, save_tensors
 from nisbench.training import fused
-from nisbench.training.checkpoints import is_readable, save_tensors
 from nisbench.training.trainer import DivergenceError, Progress, train
 
 
@@ -84,7 +85,7 @@ def _run_all(context: SearchContext, store: TrialStore) -> tuple[list[Trial], in
 
 
 def duplicate_of(index: int, specs: Sequence[TrialSpec]) -> int | None:
-    """The first earlier trial that is the same as this one, if there is one."""
+    """The first earlier trial that trains the same model, if any."""
     return next((i for i in range(index) if specs[i].same_as(specs[index])), None)
 
 
@@ -106,7 +107,7 @@ def _train_from(index: int, specs: Sequence[TrialSpec], context: SearchContext, 
 def trials_to_fuse(
     index: int, specs: Sequence[TrialSpec], context: SearchContext, store: TrialStore | None = None
 ) -> list[int]:
-    """The trials to train together, this one first: as many on the same terms as there is room for."""
+    """The trials to train together, this one first: as many with the same training settings as there is room for."""
     settings, first = context.settings, specs[index]
     known = store.results() if store else {}
     if index in known or not first.is_fixed or not fused.can_fuse(settings.model, settings.training):

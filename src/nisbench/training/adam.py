@@ -10,7 +10,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # torch's defaults
 
 
 def first_scale(s: Tensor) -> Tensor:
-    """sqrt(beta2 / (1 - beta2^(s + 1))): the factor of the root of a second moment, unchanged since step s, in step s + 1."""
+    """sqrt(beta2 / (1 - beta2^(s + 1))): what step s + 1, without a gradient, multiplies a second moment's root by."""
     return (BETA2 / (1 - BETA2 ** (s + 1))).sqrt()
 
 
@@ -34,7 +34,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """The next step, of those parameters that have a gradient."""
+        """The next step, for the parameters that have a gradient."""
         weights, gradients, first, second, steps = [], [], [], [], []
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:

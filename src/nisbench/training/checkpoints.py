@@ -1,20 +1,15 @@
-"""Weights and half-done trials as safetensors: nothing is ever unpickled."""
+"""Trials that are not done: saved from time to time, to be resumed."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nisbench.errors import NisbenchError
-from nisbench.files import atomic_write
 from nisbench.logs import log
 from nisbench.models.recommender import Recommender
+from nisbench.tensor_files import load_tensors, save_tensors, under
 from nisbench.training.selection_optimizer import SelectionOptimizer
 from nisbench.training.train_step import TrainStep
 
@@ -23,39 +18,6 @@ from nisbench.training.train_step import TrainStep
 class Checkpoint:
     best: dict[str, Tensor]
     progress: dict[str, Any]
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
-    """Write `tensors`, with `about` as JSON in the file's metadata."""
-    copies = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as temporary:
-        save_file(copies, temporary, metadata={"nisbench": json.dumps(about or {})})
-
-
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file written by `save_tensors`, and what it says of them."""
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            about = json.loads((file.metadata() or {}).get("nisbench", "{}"))
-            if not isinstance(about, dict):
-                raise ValueError("its metadata is not of nisbench")  # noqa: TRY004, TRY301
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise NisbenchError(f"{path}: not a readable file of weights: {error}. Delete it and run again.") from error
-
-
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def is_readable(path: Path) -> bool:
-    """Whether a file written by `save_tensors` is there and whole."""
-    try:
-        load_tensors(path)
-    except NisbenchError:
-        return False
-    return True
 
 
 def save_checkpoint(
@@ -81,7 +43,10 @@ def load_checkpoint(
     train_step: TrainStep,
     selection_optimizer: SelectionOptimizer | None,
 ) -> Checkpoint | None:
-    """Put a trial back to where `save_checkpoint` saved it; None if there is no such file, or if it is damaged."""
+    """Restore a trial to where `save_checkpoint` saved it; None if the file is missing or damaged.
+
+    Raises `NisbenchError` if it is the checkpoint of another trial.
+    """
     if not path.exists():
         return None
     try:

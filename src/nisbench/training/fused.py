@@ -1,9 +1,9 @@
 """Trials trained together, as one model whose columns are those of all: each batch is read once for all of them.
 
-Each trial has the result that it would have alone, up to rounding: its weights are drawn alike, every epoch has the same batches,
-and it stops where it would have stopped. Its columns then leave the table. This is worth it for matrix factorisation, whose step is
-mostly reading rows; the time of other models goes into their layers, which cannot be shared. No other room knows of fused trials
-than this one and the search, which asks which trials to train together.
+Each trial has the result that it would have alone, up to rounding: its weights are drawn alike, every epoch has the
+same batches, and it stops where it would have stopped. Its columns then leave the table. This is worth it for matrix
+factorisation, whose step is mostly reading rows. Other models spend their time in layers, which cannot be shared. Only
+this module and the search, which chooses the trials to train together, know of fused trials.
 """
 
 import time
@@ -26,8 +26,8 @@ from nisbench.models.recommender import Recommender
 from nisbench.params.models import MF, Model
 from nisbench.params.training import Training
 from nisbench.tasks.task import Task
+from nisbench.tensor_files import load_tensors, save_tensors, under
 from nisbench.training import train_step
-from nisbench.training.checkpoints import load_tensors, save_tensors, under
 from nisbench.training.trainer import (
     Data,
     DivergenceError,
@@ -53,18 +53,18 @@ def columns_of(selection: Tensor) -> int:
 
 
 def columns_with_room(device: torch.device, features: int, batch_ids: int) -> int:
-    """The columns that fused trials may have together, for so many `features`, and `batch_ids` in a batch.
+    """The columns that fused trials may have together, given the number of `features` and of ids in a batch.
 
-    They must fit into memory, with Adam's moments, the best weights and what a step computes. On a CPU, where a batch reads much of
-    the table, it should also stay in the cache; where it reads few rows, what is read of it.
+    They must fit into memory, with Adam's moments, the best weights and what a step computes. On a CPU, the
+    table should also stay in the cache if a batch reads much of it, and else the rows that a batch reads.
     """
     if device.type == "cuda":
-        memory, paying = torch.cuda.get_device_properties(device).total_memory, (1 << 27) // batch_ids
+        memory, fast = torch.cuda.get_device_properties(device).total_memory, (1 << 27) // batch_ids
     else:
         memory = psutil.virtual_memory().total
-        paying = (1 << 23) // batch_ids if features > 4 * batch_ids else (1 << 21) // features
+        fast = (1 << 23) // batch_ids if features > 4 * batch_ids else (1 << 21) // features
     bytes_per_column = 4 * (6 * features + 6 * batch_ids)
-    return int(min(paying, memory // 4 // bytes_per_column))
+    return int(min(fast, memory // 4 // bytes_per_column))
 
 
 # --- several factorisations as one ----------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class FusedFactorisation(nn.Module):
 
 
 def fuse(members: Sequence[Recommender]) -> Recommender:
-    """One recommender, (B,) instances -> (B, T) predictions, of T for the same features. Weights are copied."""
+    """One recommender of T for the same features: instances (B,) -> predictions (B, T). Weights are copied."""
     tables = [member.selected for member in members]
     wide = SelectedTable(
         tables[0].block,
@@ -131,20 +131,20 @@ def copy_back(fused: Recommender, members: Sequence[Recommender]) -> None:
 
 
 def narrowed(state: Mapping[str, Tensor], widths: Sequence[int], kept: Sequence[int]) -> dict[str, Tensor]:
-    """A step's state for fused trials of these `widths`, narrowed to the members whose places are `kept`."""
+    """A step's state for fused trials of these `widths`, narrowed to the members whose indices are `kept`."""
     columns = torch.cat([torch.arange(sum(widths[:i]), sum(widths[: i + 1])) for i in kept])
-    found = {}
+    narrow = {}
     for name, tensor in state.items():
         if tensor.dim() == 2:
             index = columns if name.startswith("embedding.weight.") else torch.tensor(kept)
-            found[name] = tensor.index_select(1, index.to(tensor.device))
+            narrow[name] = tensor.index_select(1, index.to(tensor.device))
         else:
-            found[name] = tensor
-    return found
+            narrow[name] = tensor
+    return narrow
 
 
 class LossPerTrial(Task):
-    """A task whose loss is one number for each fused trial. It is for training only."""
+    """A task whose loss is one number per fused trial. For training only."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -208,8 +208,8 @@ def train_fused(
         )  # fmt: skip
         still = trials.active(running)
         if len(still) < len(running):
-            places = [running.index(i) for i in still]
-            state = narrowed(stepper.state(), fused.widths, places) if still else {}
+            kept = [running.index(i) for i in still]
+            state = narrowed(stepper.state(), fused.widths, kept) if still else {}
             running, fused = still, None
         if checkpoint and running and now - saved >= settings.checkpoint_seconds:
             trials.save(checkpoint, running, stepper.state() if fused else state)
@@ -221,7 +221,7 @@ def train_fused(
 
 
 class FusedTrials:
-    """How far each of the fused trials is, and its best weights so far."""
+    """The progress of each of the fused trials, and its best weights so far."""
 
     def __init__(self, recommenders: Sequence[Recommender], titles: Sequence[str], settings: Training) -> None:
         self.recommenders, self.titles, self.settings = recommenders, titles, settings
@@ -252,11 +252,11 @@ class FusedTrials:
             tensors |= {f"best.{i}.{name}": tensor for name, tensor in best.items()}
         for i in running:
             tensors |= {f"now.{i}.{name}": tensor for name, tensor in self.recommenders[i].named_parameters()}
-        about = {"progress": [asdict(each) for each in self.progress], "failed": sorted(self.failed)}
+        about = {"progress": [asdict(progress) for progress in self.progress], "failed": sorted(self.failed)}
         save_tensors(path, tensors, {"titles": list(self.titles), **about})
 
     def load(self, path: Path) -> dict[str, Tensor]:
-        """Put the trials back to where `save` saved them, and return the step's state; nothing if there is no such file."""
+        """Restore the trials to where `save` saved them; return the step's state, empty if there is no usable file."""
         if not path.exists():
             return {}
         try:
@@ -266,7 +266,7 @@ class FusedTrials:
             return {}
         if about.get("titles") != list(self.titles):
             return {}
-        self.progress, self.failed = [Progress(**each) for each in about["progress"]], set(about["failed"])
+        self.progress, self.failed = [Progress(**progress) for progress in about["progress"]], set(about["failed"])
         for i, recommender in enumerate(self.recommenders):
             self.best[i] = under(tensors, f"best.{i}.")
             if now := under(tensors, f"now.{i}."):

@@ -1,16 +1,17 @@
 """Adam at the cost of the batch: dense Adam's result for tables of which a batch reads few rows.
 
-Dense Adam moves all rows of a table at every step: where a row has no gradient, its moments decay and its weights still follow
-what is left of the first one. Here such steps are pending for a row that is not read. It catches up with all of them at once before
-it is read next, and at the end of an epoch. With the moments m and v that it had after step s, the steps s + 1 to t move its
-weights by
+Dense Adam moves all rows of a table at every step: where a row has no gradient, its moments decay and its weights still
+follow what is left of the first one. Here such steps are pending for a row that is not read. It catches up with all of
+them at once before it is read next, and at the end of an epoch. With the moments m and v that it had after step s, the
+steps s + 1 to t move its weights by
 
     -lr m sum_j c_j / (u_j sqrt(v) + eps),    c_j = beta1^j / (1 - beta1^(s+j)),    u_j^2 = beta2^j / (1 - beta2^(s+j)),
 
-in which only s and t, and through eps the weight's own sqrt(v), matter. As a function of theta = u_1 sqrt(v) / (u_1 sqrt(v) + eps)
-in [0, 1], the sum is (1 / (u_1 sqrt(v) + eps)) sum_j c_j / (1 + theta (u_j / u_1 - 1)), which a polynomial of low degree equals to
-single precision. Its coefficients are kept for each s, so a row costs a few multiplications however many steps are pending.
-(Kingma & Ba 2015, arXiv 1412.6980, is Adam. "Lazy" or "sparse" Adam of other libraries skips the pending steps, which is another optimizer.)
+in which only s and t, and through eps the weight's own sqrt(v), matter. As a function of theta = u_1 sqrt(v) / (u_1
+sqrt(v) + eps) in [0, 1], the sum is (1 / (u_1 sqrt(v) + eps)) sum_j c_j / (1 + theta (u_j / u_1 - 1)), which a
+polynomial of low degree equals to single precision. Its coefficients are kept for each s, so a row costs a few
+multiplications however many steps are pending. (Adam is Kingma & Ba 2015, arXiv 1412.6980. The "lazy" or "sparse" Adam
+of other libraries skips the pending steps: another optimizer.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from nisbench.training import lazy_adam_torch
 from nisbench.training.adam import BETA1, BETA2, first_scale
 
 MOMENTUM_HORIZON = 200
-"""Steps after which what is left of a first moment moves nothing: 0.9^200 < 1e-9."""
+"""After this many steps without a gradient, a first moment no longer moves a weight: 0.9^200 < 1e-9."""
 
 POLY_SWITCH_STEP = 128
 """Steps after which u_j changes so slowly with j that a polynomial of low degree is enough."""
@@ -61,7 +62,7 @@ class LazyAdam:
     # --- a step -----------------------------------------------------------------------------------------------
 
     def read(self, rows: Tensor) -> list[Tensor]:
-        """Each table's weights (n, ...) of some rows, as dense Adam would have them now, to be differentiated by; `rows` (n,) differ."""
+        """Leaves with each table's weights (n, ...) of distinct `rows` (n,), as dense Adam would have them now."""
         self.catch_up(rows)
         read = [weights.index_select(0, rows) for weights, _, _ in self.tables]
         leaves = [w.view(-1, *shape[1:]).requires_grad_() for w, shape in zip(read, self.shapes, strict=True)]
@@ -69,7 +70,7 @@ class LazyAdam:
         return leaves
 
     def step(self) -> None:
-        """The next step of Adam, with the gradients that the weights read last have by now; all other rows have none."""
+        """The next step of Adam, with the gradients of what `read` returned last; all other rows have none."""
         assert self.reading is not None
         rows, leaves = self.reading
         self.reading = None
@@ -98,14 +99,14 @@ class LazyAdam:
         self._restart()
 
     def state(self) -> list[dict[str, Tensor]]:
-        """For each table what torch's Adam keeps of it. No step may be pending."""
+        """What torch's Adam keeps of each table. No step may be pending."""
         return [
             {"exp_avg": first.view(shape), "exp_avg_sq": second.view(shape), "step": torch.tensor(float(self.steps))}
             for (_, first, second), shape in zip(self.tables, self.shapes, strict=True)
         ]
 
     def load_state(self, state: Sequence[Mapping[str, Tensor]]) -> None:
-        """Set what `state` gave."""
+        """Restore what `state` returned."""
         for (_, first, second), of_table in zip(self.tables, state, strict=True):
             first.copy_(of_table["exp_avg"].view(first.shape))
             second.copy_(of_table["exp_avg_sq"].view(second.shape))
@@ -116,28 +117,28 @@ class LazyAdam:
     # --- pending steps ----------------------------------------------------------------------------------------
 
     def _restart(self) -> None:
-        """No step is pending: begin to keep account from here."""
+        """No step is pending: the account of pending steps begins here."""
         self.begun = self.steps
         degree = DEGREE if self.begun >= POLY_SWITCH_STEP else DEGREE_EARLY
-        places = torch.arange(degree + 1, dtype=torch.float64)
-        self.nodes = ((1 - torch.cos(torch.pi * (places + 0.5) / (degree + 1))) / 2).to(self.device)  # Chebyshev's
-        self.to_coefficients = torch.linalg.inv(self.nodes[:, None] ** places.to(self.device)).T
+        powers = torch.arange(degree + 1, dtype=torch.float64)
+        self.nodes = ((1 - torch.cos(torch.pi * (powers + 0.5) / (degree + 1))) / 2).to(self.device)  # Chebyshev's
+        self.to_coefficients = torch.linalg.inv(self.nodes[:, None] ** powers.to(self.device)).T
         self.sums = torch.zeros(0, degree + 1, dtype=torch.float64, device=self.device)
         """Of rows up to date since step begun + i: the sum at each node, over all steps since."""
         self.coefficients = torch.zeros(0, degree + 1, device=self.device)
-        self._room()
+        self._grow()
 
-    def _room(self) -> None:
+    def _grow(self) -> None:
         more = max(1024, len(self.sums))
         self.sums = torch.cat([self.sums, self.sums.new_zeros(more, self.sums.shape[1])])
         self.coefficients = torch.cat([self.coefficients, self.coefficients.new_zeros(more, self.sums.shape[1])])
 
     def _account(self) -> None:
-        """Account for one more step, pending for all rows that were up to date within the last `MOMENTUM_HORIZON` steps."""
+        """Account for one more step: pending for all rows up to date within the last `MOMENTUM_HORIZON` steps."""
         self.steps += 1
         t = self.steps
         if t - self.begun >= len(self.sums):
-            self._room()
+            self._grow()
         start = max(self.begun, t - MOMENTUM_HORIZON)
         s = torch.arange(start, t, dtype=torch.float64, device=self.device)
         c = BETA1 ** (t - s) / (1 - BETA1**t)

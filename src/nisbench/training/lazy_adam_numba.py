@@ -1,4 +1,4 @@
-"""What `lazy_adam` does with rows, compiled for a CPU: in one pass over them, where torch's operations take many over copies."""
+"""What `lazy_adam` does with rows, compiled for a CPU: one pass over them, where torch needs many over copies."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,7 +12,7 @@ from torch import Tensor
 from nisbench.training.adam import BETA1, BETA2, EPSILON, first_scale
 
 LEAST = 1 << 16
-"""Weights that are worth a thread of their own."""
+"""Fewer weights than this are not worth a thread of their own."""
 
 compiled: Any = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
@@ -29,33 +29,39 @@ def catch_up(
 
     `coefficients` (n, degree + 1) are those of `lazy_adam`'s polynomials.
     """
-    each = [rows, first_scale(since.double()).float(), BETA1 ** pending.float(), BETA2 ** pending.float(), coefficients]
+    by_row = [
+        rows,
+        first_scale(since.double()).float(),
+        BETA1 ** pending.float(),
+        BETA2 ** pending.float(),
+        coefficients,
+    ]
     work = _catch_up_4 if coefficients.shape[1] == 5 else _catch_up
-    _in_threads(work, each, tables, np.float32(learning_rate))
+    _in_threads(work, by_row, tables, np.float32(learning_rate))
 
 
 def step(
     rows: Tensor, tables: tuple[Tensor, Tensor, Tensor], gradient: Tensor, number: int, learning_rate: float
 ) -> None:
-    """Adam's step of this `number` on rows (n,) of weights and moments (N, width), with their gradient (n, width), in place."""
+    """Adam's step `number` on rows (n,) of weights and moments (N, width), by their gradient (n, width), in place."""
     size = np.float32(learning_rate / (1 - BETA1**number))
     root = np.float32(1 / (1 - BETA2**number) ** 0.5)
     _in_threads(_step, [rows, gradient], tables, size, root)
 
 
-def _in_threads(work: Any, each: list[Tensor], tables: tuple[Tensor, Tensor, Tensor], *constants: np.float32) -> None:
-    """Call `work` on parts of the rows, of which `each` has one after another, in as many threads as torch has."""
-    count, width = len(each[0]), tables[0].shape[1]
-    parts = max(1, min(torch.get_num_threads(), count * width // LEAST))
-    wholes, bounds = [table.numpy() for table in tables], [count * i // parts for i in range(parts + 1)]
+def _in_threads(work: Any, by_row: list[Tensor], tables: tuple[Tensor, Tensor, Tensor], *constants: np.float32) -> None:
+    """Call `work` on segments of the rows, in torch's number of threads. `by_row` are tensors with an entry per row."""
+    count, width = len(by_row[0]), tables[0].shape[1]
+    threads = max(1, min(torch.get_num_threads(), count * width // LEAST))
+    arrays, bounds = [table.numpy() for table in tables], [count * i // threads for i in range(threads + 1)]
 
-    def part(i: int) -> None:
-        work(*(tensor.numpy()[bounds[i] : bounds[i + 1]] for tensor in each), *wholes, *constants)
+    def segment(i: int) -> None:
+        work(*(tensor.numpy()[bounds[i] : bounds[i + 1]] for tensor in by_row), *arrays, *constants)
 
-    if parts == 1:
-        part(0)
+    if threads == 1:
+        segment(0)
     else:
-        list(_threads(parts).map(part, range(parts)))
+        list(_threads(threads).map(segment, range(threads)))
 
 
 @cache

@@ -29,7 +29,7 @@ def catch_up(
 
 
 def step(rows: Tensor, tables: Tables, gradient: Tensor, number: int, learning_rate: float) -> None:
-    """Adam's step of this `number` on rows (n,) of weights and moments (N, width), with their gradient (n, width), in place."""
+    """Adam's step `number` on rows (n,) of weights and moments (N, width), by their gradient (n, width), in place."""
     w, m, v = (table.index_select(0, rows) for table in tables)
     before = torch.full((), float(number - 1), device=w.device)
     adam(

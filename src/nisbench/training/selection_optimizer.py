@@ -1,4 +1,4 @@
-"""What a method that learns its selection offers the training loop."""
+"""What a method that changes its selection during training offers the training loop."""
 
 from typing import Protocol
 
@@ -9,7 +9,10 @@ from nisbench.models.recommender import Recommender
 
 
 class SelectionOptimizer(Protocol):
-    """Changes the selection while the weights train, on validation batches."""
+    """Changes the selection while the weights train, on validation batches or otherwise.
+
+    A class that derives from this one needs only those methods that do something, and state that outlasts a kill.
+    """
 
     def begin_epoch(self, recommender: Recommender, learning_rate: float) -> None:
         """Called before an epoch's first step, with the learning rate that the weights have in it."""
@@ -21,9 +24,11 @@ class SelectionOptimizer(Protocol):
         """
 
     def finalize(self, recommender: Recommender) -> None:
-        """Set the selection to what the search would end with now: validation measures it, and it is kept if it is the best."""
+        """Set the selection that the search would end with now: validation measures it, and the best one is kept."""
 
     def state(self) -> dict[str, Tensor]:
         """All that the next step depends on, beside the selection itself."""
+        return {}
 
-    def load_state(self, state: dict[str, Tensor]) -> None: ...
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""

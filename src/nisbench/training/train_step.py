@@ -1,4 +1,4 @@
-"""One step of training: forward pass, loss, gradients and Adam, on all rows of the tables or, with the same result, on a batch's."""
+"""One training step: forward pass, loss, gradients, Adam; on whole tables or, with the same result, a batch's rows."""
 
 from typing import Protocol
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nisbench.data.instances import Instances
+from nisbench.embedding.table import SelectedTable
 from nisbench.models.recommender import Recommender
 from nisbench.params.training import Training
 from nisbench.tasks.task import Task
@@ -13,7 +14,7 @@ from nisbench.training.adam import Adam
 from nisbench.training.lazy_adam import LazyAdam
 
 LARGE = 1 << 22
-"""Weights of a table from which on it is cheaper to read rows only: what no longer fits into a CPU's cache."""
+"""A table of this many weights no longer fits into a CPU's cache: reading only a batch's rows is cheaper."""
 
 
 class TrainStep(Protocol):
@@ -38,16 +39,17 @@ class TrainStep(Protocol):
 
 
 def build(recommender: Recommender, task: Task, settings: Training, fields: int) -> TrainStep:
-    """The cheaper step, for batches of instances with so many `fields`."""
+    """The cheaper kind of step, given the number of an instance's fields."""
     kind = LazyStep if worth_reading_rows(recommender, settings, fields) else DenseStep
     return kind(recommender, task, settings)
 
 
 def worth_reading_rows(recommender: Recommender, settings: Training, fields: int) -> bool:
-    """Whether a batch reads few of the rows of a large table. An L2 penalty gives every row a gradient at every step."""
+    """Whether a batch reads few rows of a large table. With an L2 penalty, every row has a gradient."""
     table = recommender.embedding
     few = table.features * table.width >= LARGE and table.features > settings.batch_size * fields
-    return few and bool(table.row_parameters) and not settings.l2 and recommender.projection is None
+    by_rows = isinstance(table, SelectedTable) and bool(table.row_parameters) and recommender.projection is None
+    return few and by_rows and not settings.l2
 
 
 class DenseStep:
@@ -66,7 +68,7 @@ class DenseStep:
         return loss.detach()
 
     def sync(self, batch: Instances | None = None) -> None:
-        """All weights always are up to date."""
+        """All weights are always up to date."""
 
     def state(self) -> dict[str, Tensor]:
         return self.adam.state()
@@ -118,7 +120,7 @@ class LazyStep:
         self.others.load_state(state)
 
     def _rows_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The features (U,) in `ids` (B, M), each once, and where among them each of the ids is (B, M)."""
+        """The distinct features (U,) in `ids` (B, M), and the index of each id among them (B, M)."""
         if ids.is_cuda:  # where it depends on chance which of several equal ids is written last
             rows, at = torch.unique(ids, return_inverse=True)
             return rows.long(), at

@@ -1,8 +1,8 @@
 """The training loop: the whole of it, for every model and method.
 
-Each epoch goes once through the training instances in a random order that depends on nothing but the seed and the epoch's number,
-so a trial that is killed and resumed is trained on the same batches. The host does not wait for the device within an epoch, except
-where a method must (second-order DNIS, projections of large tables).
+Each epoch goes once through the training instances in a random order that depends on nothing but the seed and the
+epoch's number, so a trial that is killed and resumed is trained on the same batches. The host does not wait for the
+device within an epoch, except where a method must (second-order DNIS, projections of large tables).
 """
 
 import logging
@@ -31,7 +31,7 @@ SILENCE = 15
 
 
 class DivergenceError(NisbenchError):
-    """A training whose loss ceased to be a number. `progress` is how far it came."""
+    """Raised where a loss ceases to be a number. `progress` is how far the training had come."""
 
     progress: "Progress"
 
@@ -47,13 +47,13 @@ class Data:
 
 @dataclass
 class Progress:
-    """How far a trial is: what a checkpoint keeps beside the tensors."""
+    """How far a trial has come: what a checkpoint keeps beside the tensors."""
 
     learning_rate: float
     epoch: int = 0
     """Epochs done."""
     first_epoch: int = 0
-    """Those of an earlier phase."""
+    """Epochs done in an earlier phase."""
     best_epoch: int = 0
     best_loss: float = float("inf")
     seconds: float = 0.0
@@ -89,10 +89,10 @@ def train(
 ) -> Progress:
     """Train until the validation loss has not fallen for ``patience`` epochs, and keep the best epoch's weights.
 
-    `before` is the progress of an earlier phase that this one continues: its epochs count, its losses do not. `best_loss` is the
-    validation loss of the weights as they are, where they are a result if no epoch lowers it. With a `checkpoint` path, the state
-    is saved there from time to time and loaded from there if it exists: the result is the same as without the interruption.
-    Raises `DivergenceError` if a loss is not finite.
+    `before` is the progress of an earlier phase that this one continues: its epochs count, its losses do not.
+    `best_loss` is the validation loss of the initial weights, which are the result if no epoch lowers it. With a
+    `checkpoint` path, the state is saved there from time to time and loaded from there if it exists: the result is the
+    same as without the interruption. Raises `DivergenceError` if a loss is not finite.
     """
     stepper = train_step.build(recommender, data.task, settings, fields=data.training.ids.shape[1])
     progress = Progress(settings.learning_rate, best_loss=best_loss)
@@ -169,9 +169,10 @@ def run_epoch(
     learning_rate: float,
     selection_optimizer: SelectionOptimizer | None,
 ) -> Tensor:
-    """One pass over the examples of the training instances. Each step may be followed by one of the selection, on a validation batch.
+    """One pass over the training examples.
 
-    Returns the training loss at each step, (steps,), on the device; of T fused recommenders (steps, T).
+    A step of the selection, on a validation batch, may follow each step of the weights. Returns the training loss at
+    each step, (steps,), on the device; of T fused recommenders (steps, T).
     """
     data, size, seed, number = epoch.data, epoch.batch_size, epoch.seed, epoch.number
     device = data.training.labels.device
@@ -206,7 +207,7 @@ def check_finite(step_losses: Tensor, validation_loss: float, epoch: int) -> Non
 
 
 def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:
-    """(length,) indices below `n`: random orders of all `n`, one after another, fixed by `seeds` (run, epoch) and `stream`."""
+    """(length,) indices below `n`: random orders of all `n` in a row, fixed by `seeds` (run, epoch) and `stream`."""
     run_seed, epoch = seeds
     # Drawn on the CPU, so that CPU and GPU runs see the same batches.
     generator = torch.Generator().manual_seed(derived(run_seed, stream, epoch))

@@ -1,0 +1,166 @@
+"""The files of an exported model, and how they are written.
+
+``scheme.safetensors`` holds the embeddings and ``model.safetensors`` all other weights, as pruning wrote them.
+``vocabulary.parquet`` has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md`` what a
+person wants to know.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+import nisbench
+from nisbench import execution
+from nisbench.data.click_log import UNKNOWN
+from nisbench.data.parquet import FieldKind, fields_of, open_parquet, read_table, write_table
+from nisbench.errors import NisbenchError
+from nisbench.files import atomic_write, write_json, write_text
+from nisbench.params.models import Model
+from nisbench.params.tasks import Metric
+from nisbench.run_files import RunFile
+
+if TYPE_CHECKING:
+    from nisbench.api import PruneResult
+
+SCHEME, WEIGHTS, VOCABULARY, DESCRIPTION = (
+    "scheme.safetensors", "model.safetensors", "vocabulary.parquet", "model.json",
+)  # fmt: skip
+
+
+class ServedField(RunFile):
+    """A field of the raw data."""
+
+    name: str
+    kind: FieldKind
+    first: int
+    """The first of its rows in the table; they are consecutive."""
+    count: int
+    unknown: int | None
+    """The row of tokens that are not in the vocabulary; None if they are an error."""
+
+
+class Description(RunFile):
+    """``model.json``."""
+
+    format: Literal[1]
+    nisbench: str
+    run: str
+    """The id of the pruning that made the model."""
+    task: str
+    predicts_logits: bool
+    model: dict[str, Any]
+    fields: list[ServedField]
+    metrics: dict[str, float]
+    bytes: int
+    """Of the embeddings, as CSR or dense, whichever is smaller."""
+
+
+def export(pruned: "PruneResult", folder: Path) -> Path:
+    """Write a pruned model into `folder`, over what an earlier export left there."""
+    step = pruned.step
+    if pruned.failed:
+        raise NisbenchError(f"there is no model to export: {pruned.failed}")
+    if folder.exists() and not folder.is_dir():
+        raise NisbenchError(f"{folder}: is a file; a model is exported into a folder")
+    split = step.needs["split"]
+    prepare = split.needs["prepare"]
+    for needed in (prepare, split):  # a result may have been copied here without its data
+        execution.run_with_inputs(needed)
+    test = split.path("test")
+    described, vocabulary = fields_of(open_parquet(test).schema_arrow, test), read_table(prepare.path("vocabulary"))
+    tokens = vocabulary["token"].to_pylist()
+    fields = [
+        ServedField(
+            name=field.name,
+            kind=field.kind,
+            first=field.first,
+            count=field.count,
+            unknown=field.first if field.kind == "categorical" and tokens[field.first] == UNKNOWN else None,
+        )
+        for field in described
+    ]
+    settings = pruned.search.step.settings
+    model, task = settings.model, settings.task  # type: ignore[attr-defined]
+    description = Description(
+        format=1,
+        nisbench=nisbench.__version__,
+        run=step.id,
+        task=str(task.kind_name()),
+        predicts_logits=task.predicts_logits,
+        model=_all_of(model),
+        fields=fields,
+        metrics=pruned.metrics,
+        bytes=pruned.bytes,
+    )
+    for name, file in ((SCHEME, "scheme"), (WEIGHTS, "model")):
+        with atomic_write(folder / name) as temporary:
+            shutil.copyfile(step.path(file), temporary)
+    rows = pa.array(np.arange(len(vocabulary), dtype=np.int32))
+    write_table(folder / VOCABULARY, vocabulary.select(["field", "token"]).append_column("row", rows))
+    write_text(folder / "README.md", _readme(pruned, description, task.metrics))
+    write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
+    return folder
+
+
+def _all_of(model: Model) -> dict[str, Any]:
+    """A model's settings as they are read back, with what no id needs."""
+    return model.model_dump(mode="json") | {"title": model.title}
+
+
+def _readme(pruned: "PruneResult", description: Description, metrics: Sequence[Metric]) -> str:
+    run, data = pruned.run, pruned.search.data.settings
+    scalars = [field.name for field in description.fields if field.kind == "scalar"]
+    quality = [f"| {metric.title} | {description.metrics[metric.name]:.5f} |" for metric in metrics]
+    answer = "probabilities (`logits=True`: their logits)" if description.predicts_logits else "the model's predictions"
+    fields = [
+        f"| {field.name} | {'number' if field.kind == 'scalar' else f'{field.count:,} tokens'} | {_unknown(field)} |"
+        for field in description.fields
+    ]
+    note = (
+        f"\nNumbers ({', '.join(scalars)}) must be scaled already, as the data set's preparation scales them. "
+        "Missing ones count as 0.\n"
+        if scalars
+        else ""
+    )
+    name = description.model["title"] or description.model["kind"]
+    example = ", ".join(f'"{field.name}": [...]' for field in description.fields[:2])
+    more = ", ..." if len(description.fields) > 2 else ""
+    lines = [
+        f"# {name} on {data.title}, found by {pruned.search.method.title}",
+        "",
+        "```python",
+        "import nisbench as nb",
+        "",
+        'model = nb.load_model("this/folder")',
+        f"model.predict({{{example}{more}}})  # a data frame, an Arrow table or a dict",
+        "```",
+        "",
+        f"`predict` returns {answer}.",
+        "",
+        f"| On {run.test_instances:,} test instances | |",
+        "|---|---|",
+        *quality,
+        "",
+        "| Embeddings | |",
+        "|---|---|",
+        f"| Features | {run.features.count:,}, of which {run.features.without_dimensions:,} have no dimension left |",
+        f"| Weights | {run.nonzeros:,} of {run.weights:,} |",
+        f"| Bytes, in float32, the smaller of CSR and dense | {description.bytes:,} |",
+        "",
+        "| Column | Holds | Other tokens |",
+        "|---|---|---|",
+        *fields,
+        note,
+        f"Made by nisbench {description.nisbench}, run {description.run}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _unknown(field: ServedField) -> str:
+    if field.kind == "scalar":
+        return ""
+    return "are an error" if field.unknown is None else "count as unknown"

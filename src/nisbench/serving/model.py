@@ -1,0 +1,186 @@
+"""A served model: predictions for raw columns."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from nisbench.data.instances import Instances
+from nisbench.data.parquet import read_table
+from nisbench.embedding.scheme import DimensionScheme
+from nisbench.errors import NisbenchError, shortened
+from nisbench.models.pruned import PrunedModel
+from nisbench.models.recommender import Recommender
+from nisbench.params.kinds import VARIABLE, kinds
+from nisbench.params.models import AnyModel
+from nisbench.params.tree import nearest
+from nisbench.run_files import read_as
+from nisbench.serving.folder import DESCRIPTION, SCHEME, VOCABULARY, WEIGHTS, Description, ServedField
+
+
+@dataclass(frozen=True, repr=False)
+class ServedModel:
+    """A pruned model that takes raw columns."""
+
+    description: Description
+    tokens: Mapping[str, pa.Array]
+    """The tokens of each categorical field, in the order of their rows."""
+    recommender: Recommender
+    scheme: DimensionScheme
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Quality on the test instances, as it was measured when the model was pruned."""
+        return dict(self.description.metrics)
+
+    @property
+    def bytes(self) -> int:
+        """What the embeddings take, as CSR or as a dense float32 matrix, whichever is smaller."""
+        return self.description.bytes
+
+    @property
+    def fields(self) -> list[str]:
+        """The columns that `predict` needs."""
+        return [field.name for field in self.description.fields]
+
+    def predict(self, frame: Any, *, logits: bool = False) -> np.ndarray:
+        """Predictions (n,) float32 for n rows of raw columns.
+
+        `frame` is a pandas DataFrame, an Arrow table, or a mapping of names to arrays. There must be a column for each field;
+        others are ignored. Tokens are compared as text. Where the task is one of probabilities (CTR), these are returned, or
+        their logits. Columns of numbers hold them as the data set's preparation scales them, not as the source has them.
+        Raises `NisbenchError` that names column, row and value.
+        """
+        if logits and not self.description.predicts_logits:
+            raise NisbenchError(
+                f"predictions of the task {self.description.task} are not probabilities: there are no logits"
+            )
+        columns = self._columns(frame)
+        count = len(next(iter(columns.values())))
+        if not count:
+            return np.zeros(0, dtype=np.float32)
+        fields = self.description.fields
+        ids = torch.empty((count, len(fields)), dtype=torch.int32)
+        values = torch.ones((count, len(fields))) if any(field.kind == "scalar" for field in fields) else None
+        for i, field in enumerate(fields):
+            column = columns[field.name]
+            if field.kind == "categorical":
+                ids[:, i] = torch.from_numpy(self._rows(field, column))
+            else:
+                assert values is not None
+                ids[:, i] = field.first
+                values[:, i] = torch.from_numpy(_numbers(field, column))
+        predictions = self.recommender.predict(Instances(ids, torch.zeros(count), values))
+        if self.description.predicts_logits and not logits:
+            predictions = predictions.sigmoid()
+        found: np.ndarray = predictions.numpy()
+        return found
+
+    def _columns(self, frame: Any) -> dict[str, pa.Array]:
+        """The fields' columns as Arrow arrays of one length."""
+        if not (isinstance(frame, pa.Table | Mapping) or hasattr(frame, "columns")):
+            raise NisbenchError(
+                f"expected a data frame, an Arrow table or a mapping of columns, not a {type(frame).__name__}"
+            )
+        present = frame.column_names if isinstance(frame, pa.Table) else list(frame)
+        for name in self.fields:
+            if name not in present:
+                raise NisbenchError(f"the column {name!r} is missing{nearest(name, present)}")
+        columns = {name: _arrow(name, frame[name]) for name in self.fields}
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise NisbenchError(f"the columns have different lengths: {lengths}")
+        return columns
+
+    def _rows(self, field: ServedField, column: pa.Array) -> np.ndarray:
+        """The rows of the table for a column of tokens: (n,) int32."""
+        found = pc.index_in(_as_text(column), value_set=self.tokens[field.name])
+        if found.null_count:
+            if field.unknown is None:
+                row = pc.index(found.is_null(), value=True).as_py()
+                raise NisbenchError(
+                    f"column {field.name!r}, row {row}: there is no {shortened(repr(column[row].as_py()))} in the vocabulary, "
+                    "and this field has no feature for unknown tokens"
+                )
+            found = pc.fill_null(found, field.unknown - field.first)
+        rows: np.ndarray = found.to_numpy() + field.first
+        return rows.astype(np.int32)
+
+    def __repr__(self) -> str:
+        about = self.description
+        metrics = ", ".join(f"{name} {value:.5f}" for name, value in about.metrics.items())
+        head = f"<model {about.model['kind']}({', '.join(self.fields)}) for {about.task}"
+        return f"{head}: {metrics}; {about.bytes:,} bytes>"
+
+
+def load_model(folder: str | Path) -> ServedModel:
+    """A model that was exported into `folder`. Raises `NisbenchError` if a file is missing or damaged.
+
+    >>> nb.load_model("small/").predict({"user": [3, 5], "item": [7, 7]})
+    """
+    folder = Path(folder)
+    missing = [name for name in (DESCRIPTION, VOCABULARY, SCHEME, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise NisbenchError(f"{folder}: not an exported model: {', '.join(missing)} missing")
+    description = read_as(Description, folder / DESCRIPTION)
+    kind = description.model.get("kind")
+    if kind not in kinds("models"):
+        raise NisbenchError(
+            f"{folder}: there is no model {kind!r} here. If it is a plug-in, name its file in {VARIABLE}."
+        )
+    try:
+        settings = TypeAdapter(AnyModel).validate_python(description.model)
+    except ValidationError as error:
+        raise NisbenchError(f"{folder / DESCRIPTION}: model: {error}") from None
+    pruned = PrunedModel.load(folder / SCHEME, folder / WEIGHTS, settings)
+    vocabulary = read_table(folder / VOCABULARY)
+    rows = sum(field.count for field in description.fields)
+    if not len(vocabulary) == rows == len(pruned.embeddings):
+        raise NisbenchError(f"{folder}: its files do not fit together; export the model again")
+    texts = vocabulary["token"].combine_chunks()
+    tokens = {
+        field.name: texts.slice(field.first, field.count) for field in description.fields if field.kind == "categorical"
+    }
+    recommender = pruned.to_recommender().eval()
+    return ServedModel(description, tokens, recommender, DimensionScheme.load(folder / SCHEME))
+
+
+def _arrow(name: str, column: Any) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        return column.combine_chunks()
+    if isinstance(column, str | bytes) or not hasattr(column, "__len__"):
+        raise NisbenchError(f"column {name!r}: expected an array or a list, not {shortened(repr(column))}")
+    try:
+        return pa.array(column, from_pandas=True)
+    except (pa.ArrowException, TypeError) as error:
+        raise NisbenchError(f"column {name!r}: not a column of one type: {shortened(str(error), 200)}") from None
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Tokens as the vocabulary has them. Whole numbers may come as floats: pandas has them so where some are missing."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        with suppress(pa.ArrowInvalid):  # fractions are left as they are
+            column = column.cast(pa.int64())
+    return column.cast(pa.string())
+
+
+def _numbers(field: ServedField, column: pa.Array) -> np.ndarray:
+    """(n,) float32; missing ones are 0, as in preparation."""
+    try:
+        numbers = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
+    except (pa.ArrowException, TypeError) as error:
+        raise NisbenchError(f"column {field.name!r}: expected numbers: {shortened(str(error), 200)}") from None
+    converted: np.ndarray = numbers.astype(np.float32)
+    if not np.isfinite(converted).all():
+        row = int(np.flatnonzero(~np.isfinite(converted))[0])
+        raise NisbenchError(f"column {field.name!r}, row {row}: {numbers[row]} is not a finite number")
+    return converted

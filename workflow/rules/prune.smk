@@ -1,0 +1,21 @@
+"""Prune: one job per search and compression rate, which also measures what is left on test."""
+
+
+rule prune:
+    input:
+        search=read_by("prune", "search", "run", "weights"),
+        split=read_by("prune", "split", "train", "validation", "test"),
+    output:
+        run="results/runs/{dataset}/prune/{label}-{id}/run.json",
+        scheme="results/runs/{dataset}/prune/{label}-{id}/scheme.safetensors",
+        model="results/runs/{dataset}/prune/{label}-{id}/model.safetensors",
+        record="results/runs/{dataset}/prune/{label}-{id}/step.json",
+    log:
+        "logs/prune/{dataset}-{label}-{id}.log",
+    threads: 1
+    resources:
+        gpu=1,
+    message:
+        "prune {wildcards.label} on {wildcards.dataset}"
+    shell:
+        "nisbench prune {wildcards.id} --threads {threads} --log {log}"
