@@ -18,7 +18,7 @@ from benchmarks.cases import CLICK_MODELS, MODES, RATING_MODELS, SHAPES, models_
 from benchmarks.libraries import LIBRARIES, WITHOUT
 from nisbench.errors import NisbenchError
 from nisbench.machine import device as held_device
-from nisbench.params.checks import nearest
+from nisbench.params.tree import nearest
 
 LEDGER = Path("results", "benchmarks", "ledger.csv")
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from nisbench import __version__, cli, identity, logs, records
 from nisbench.commands.output import size, table
+from nisbench.cost import remaining
 from nisbench.cost.estimate import Timing
 from nisbench.cost.steps import Cost
 from nisbench.data import blocks
@@ -26,7 +27,7 @@ from tests.helpers.fake_runs import pretend, pretend_cells
 from tests.helpers.paths import ROOT, SMALL
 
 COMMANDS = (
-    "studies", "plan", "doctor", "verify", "gc", "results", "compare", "show",
+    "studies", "plan", "dvc", "doctor", "verify", "gc", "results", "compare", "show", "check-plugin",
     "download", "prepare", "split", "block", "search", "prune", "tables",
 )  # fmt: skip
 
@@ -603,6 +604,18 @@ def test_each_step_is_handed_its_own_files(call, demo, monkeypatch):
         "search": [{name: files[name] for name in ("train", "validation")}, block.path("features"), search.folder],
         "prune": [search.path("run"), search.path("weights"), files, prune.folder],
     }
+
+
+def test_a_search_says_who_speaks_and_how_long_the_rest_will_take(call, demo, monkeypatch):
+    search = demo.cells[0].search
+    pretend(search)
+    records.delete_outputs(search)
+    remaining.write("demo", {search.id: 90.0})
+    monkeypatch.setattr(trials, "run", lambda *_: pretend(search))
+    said = call("search", search.id).stderr
+    assert said.startswith(
+        f"[planted_ratings mf-grid-seed1 {search.id[:4]}] will take about 1 min 30 s; the 1 searches of demo"
+    )
 
 
 def test_a_step_that_another_process_has_done_meanwhile_is_not_done_again(call, demo, monkeypatch):

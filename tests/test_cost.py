@@ -105,7 +105,8 @@ def test_no_cost_is_extrapolated_to_nothing(small):
 
 
 def test_a_large_table_is_timed_on_fewer_rows_where_a_step_reads_rows_only(small, monkeypatch):
-    monkeypatch.setattr(shapes, "MOST_FEATURES", 500)
+    monkeypatch.setattr(shapes, "FEATURES", 500)
+    monkeypatch.setattr(shapes, "LARGE", 1)
     monkeypatch.setattr("nisbench.training.train_step.LARGE", 1)
     shape = shapes.of_ratings(600, 400, 5000)
     settings = plan(SMALL, small).study("demo").cells[0].settings

@@ -142,7 +142,12 @@ def dvc(
         bool, typer.Option("--check", help="Only say whether the file is up to date; exit 1 if not.")
     ] = False,
 ) -> None:
-    """Write DVC's pipeline, dvc.yaml, from params/: needed when a study or a data set is new."""
+    """Write DVC's pipeline, dvc.yaml, from params/: needed when a study or a data set is new.
+
+    Says whether the file was up to date.
+
+    Example: nisbench dvc --check
+    """
     from nisbench.commands import dvc as command
 
     sys.exit(command.run(Path(), check))
@@ -315,7 +320,10 @@ def show(
 
 @app.command("check-plugin", rich_help_panel=EXTEND)
 def check_plugin(file: Annotated[Path, typer.Argument(metavar="FILE", help="A Python file.")]) -> None:
-    """Test a method, model, task or data format of your own on tiny data: a line for each claim that all kinds must meet."""
+    """Test a method, model, task or data format of your own on tiny data: a line for each claim that all kinds must meet.
+
+    Example: nisbench check-plugin my_method.py
+    """
     from nisbench.commands import check_plugin as command
 
     sys.exit(command.run(file))
@@ -326,7 +334,9 @@ def check_plugin(file: Annotated[Path, typer.Argument(metavar="FILE", help="A Py
 
 @app.command(rich_help_panel=STEPS)
 def download(step_id: Id, log: Log = None) -> None:
-    """Fetch a data set's archive and check its MD5 sum. Progress goes to stderr.
+    """Fetch a data set's archive and check its MD5 sum.
+
+    Progress goes to stderr.
 
     Example: nisbench download 6d1f0a
     """
@@ -335,7 +345,9 @@ def download(step_id: Id, log: Log = None) -> None:
 
 @app.command(rich_help_panel=STEPS)
 def prepare(step_id: Id, log: Log = None) -> None:
-    """Turn an archive into instances, or generate them. Progress goes to stderr.
+    """Turn an archive into instances, or generate them.
+
+    Progress goes to stderr.
 
     Example: nisbench prepare 6d1f0a
     """
@@ -344,7 +356,9 @@ def prepare(step_id: Id, log: Log = None) -> None:
 
 @app.command(rich_help_panel=STEPS)
 def split(step_id: Id, log: Log = None) -> None:
-    """Divide instances into train, validation and test. Progress goes to stderr.
+    """Divide instances into train, validation and test.
+
+    Progress goes to stderr.
 
     Example: nisbench split 6d1f0a
     """
@@ -353,7 +367,9 @@ def split(step_id: Id, log: Log = None) -> None:
 
 @app.command(rich_help_panel=STEPS)
 def block(step_id: Id, log: Log = None) -> None:
-    """Count each feature's frequency in train and put features into blocks. Progress goes to stderr.
+    """Count each feature's frequency in train and put features into blocks.
+
+    Progress goes to stderr.
 
     Example: nisbench block 6d1f0a
     """
@@ -415,7 +431,7 @@ def _run(name: StepName, step_id: str, log: Path | None, threads: int = 1) -> No
     logs.set_up(log)
     whole = current_plan()
     step = whole.step(step_id, name)
-    logs.set_up(log, f"{step.dataset} {step.label or step.name}")
+    logs.set_up(log, f"{step.dataset} {step.label or step.name} {step.id[:4]}")
     if name == "search":
         for line in remaining.lines(whole, step):
             logs.log.info("%s", line)

@@ -60,7 +60,7 @@ def _grouped(estimates: list[Estimate]) -> list[tuple[tuple[str, str, str], list
 
 
 def _row(of: list[Estimate]) -> list[Any]:
-    epochs = f"{mean(each.epochs for each in of):.0f}" + ("*" if of[0].assumed else "")
+    epochs = f"{mean(each.epochs for each in of):.0f}" + ("*" if any(each.assumed for each in of) else "")
     return [
         of[0].method,
         len(of),
@@ -84,6 +84,6 @@ def _total(estimates: list[Estimate], device: torch.device, cores: int) -> str:
             lines.append(
                 f"{duration(seconds / jobs)} with {jobs} searches side by side, each with {machine.threads} of {cores} cores."
             )
-    lines.append("Epochs are of each trial: a mean over the runs most like it (*: there are none, so 20 are assumed).")
+    lines.append("Epochs are of each trial: a mean over the runs most like it (*: there are none; assumed).")
     lines.append("Data sets, prunings without training and tables come on top.")
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from nisbench.steps import Step, rate_name
 from nisbench.studies import Cell, Plan, StudyPlan
 
 KEYS = ["grid", "dataset", "model", "method", "cr"]
+NUMBERS = {"cr", "seed", "value", "mean", "sd", "n", "failed"}
 
 
 def show(
@@ -59,12 +60,16 @@ def _chosen(study: StudyPlan, results: pd.DataFrame, metrics: Sequence[str]) -> 
             for grid, dataset in results[["grid", "dataset"]].drop_duplicates().to_numpy()
         }
         pairs = zip(results["grid"], results["dataset"], results["metric"], strict=True)
-        return results[[first[grid, dataset] == metric for grid, dataset, metric in pairs]]
+        headline: pd.DataFrame = results[[first[grid, dataset] == metric for grid, dataset, metric in pairs]]
+        return headline
     known = list(dict.fromkeys(results["metric"]))
     for metric in metrics:
         if metric not in known and metric != "all":
             raise NisbenchError(f"--metric: there is no {metric!r} here{nearest(metric, ['all', *known])}")
-    return results if "all" in metrics else results[results["metric"].isin(metrics)]
+    if "all" in metrics:
+        return results
+    named: pd.DataFrame = results[results["metric"].isin(metrics)]
+    return named
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -75,13 +80,10 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _readable(frame: pd.DataFrame, form: str) -> str:
     """Columns in which nothing stands are left out."""
-    numbers = [name for name in ("cr", "seed", "value", "mean", "sd", "n", "failed") if name in frame]
-    left_out = [name for name in ("grid", "failed") if not any(value for value in frame[name].fillna(0))]
-    frame = frame.drop(columns=left_out)
-    rows = [
-        [_cell(name, value) for name, value in zip(frame, row, strict=True)] for row in frame.to_numpy(dtype=object)
-    ]
-    return table(list(frame), rows, [name for name in numbers if name in frame], form=form)
+    empty = [name for name in ("grid", "failed") if not any(value for value in frame[name].fillna(0))]
+    heads = [str(name) for name in frame if name not in empty]
+    rows = [[_cell(*cell) for cell in zip(heads, row, strict=True)] for row in frame[heads].to_numpy(dtype=object)]
+    return table(heads, rows, [name for name in heads if name in NUMBERS], form=form)
 
 
 def _cell(name: str, value: Any) -> str:

@@ -174,7 +174,8 @@ class Timing:
         return f"{self.settings.model.label}, {what}{penalty}, {self.shape.features:,} features"
 
     def cost(self, device: torch.device) -> Cost:
-        smaller = shapes.of_rows_read(self.shape)
+        width = sum(self.widths) if self.widths else self.settings.training.base_dimension
+        smaller = shapes.of_rows_read(self.shape, width)
         if smaller != self.shape and (training := self._training(smaller, device)).reads_rows:
             cost = steps.cost(training)
             return replace(cost, epoch=cost.epoch * self.shape.features / smaller.features)
@@ -201,8 +202,9 @@ class Part:
         found = [costs[timing.key] for timing in self.timings]
 
         def mixed(name: str) -> float:
-            values = [getattr(cost, name) for cost in found]
-            return max(sum(map(float.__mul__, self.shares, values)), min(values) / 8)  # no extrapolation goes below
+            values: list[float] = [getattr(cost, name) for cost in found]
+            on_line = sum(share * value for share, value in zip(self.shares, values, strict=True))
+            return max(on_line, min(values) / 8)  # where times are noisy, the line may go below zero
 
         return Cost(mixed("step"), mixed("epoch"), mixed("prediction"))
 

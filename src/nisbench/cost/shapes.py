@@ -11,10 +11,11 @@ from nisbench.search.trial_spec import FeatureStats
 from nisbench.tasks.ctr import ClickThroughRate
 from nisbench.tasks.rating import RatingPrediction
 from nisbench.tasks.task import Task
+from nisbench.training.train_step import LARGE
 
 BLOCKS = 10
-MOST_FEATURES = 1 << 19
-"""Where a step reads a batch's rows only, it is timed on a table of at most so many. It would take as long on a larger one."""
+FEATURES = 1 << 18
+"""Where a step reads a batch's rows only, it is timed on a table of so many. It would take as long on a larger one."""
 
 PLANTED = 4
 """The dimension that each feature truly has, to the oracle."""
@@ -45,9 +46,12 @@ class Shape:
         return ClickThroughRate() if len(self.field_sizes) > 2 else RatingPrediction()
 
 
-def of_rows_read(shape: Shape) -> Shape:
-    """A shape of at most `MOST_FEATURES`, of which a batch reads about as many different rows: rare features are left out."""
-    share = min(1.0, MOST_FEATURES / shape.features)
+def of_rows_read(shape: Shape, width: int) -> Shape:
+    """A smaller shape, of which a batch reads nearly as many different rows: rare features are left out.
+
+    A table of that `width` is still large enough for steps that read rows.
+    """
+    share = min(1.0, max(FEATURES, 2 * LARGE // width) / shape.features)
     sizes = tuple(size if size == 1 else max(2, int(size * share)) for size in shape.field_sizes)
     return shape if share == 1 else replace(shape, field_sizes=sizes)
 
