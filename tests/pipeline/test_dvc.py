@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from nisbench.commands import dvc
-from tests.helpers.project import ROOT, change_dnis
+from tests.helpers.paths import ROOT
+from tests.helpers.project import change_dnis
 
 pytestmark = pytest.mark.pipeline
 
