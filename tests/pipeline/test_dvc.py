@@ -45,7 +45,6 @@ def test_dvc_reruns_what_a_changed_parameter_asks_for_and_shows_it(versioned, tm
         "data_planted_ratings",
         "search_planted_ratings",
         "prune_planted_ratings",
-        "prune_planted_ctr",
         "report_demo",
     ]
     assert "up to date" in versioned.succeeded("dvc", "status", *stages)
