@@ -405,8 +405,9 @@ class PruneResult:
     @property
     def bytes(self) -> int:
         """What the embeddings take in float32, as CSR or dense, whichever is smaller, and projections, if any."""
-        dense = 4 * self.run.features.count * self.scheme.k
-        return min(self.run.csr_bytes, dense) + 4 * self.run.projection_weights
+        from nisbench.serving import stored_bytes
+
+        return stored_bytes(self.run, self.scheme)
 
     def recommender(self) -> "Recommender":
         """The model that was measured, a torch module on the CPU."""
@@ -424,7 +425,7 @@ class PruneResult:
         """
         from nisbench.serving import export
 
-        return export(self, Path(folder))
+        return export(self.step, Path(folder))
 
     def __repr__(self) -> str:
         head = f"<pruning {self.step.dataset} {self.step.label}, id {self.step.id}: "
