@@ -612,14 +612,14 @@ The copy's study has three grids, tiny data, and one seed:
 | ctr | planted_ctr | DeepFM | Grid Search: 1 | 1 | 1 |
 | topk | planted_topk | NeuMF | Grid Search: 1 | 1 | 1 |
 
-With prepare, split and block of three data sets and one job for the tables these are 23 jobs. What is expected was worked out
-from this grid before anything was run (`ID_ROWS` and `ROWS` in `tests/reliability/incremental.py`). A cell holds one list where the
-count is what was expected. Otherwise the count is in bold and the expectation beside it.
+With prepare, split and block of three data sets and one job for the tables these are 23 jobs. The expected counts were worked out from
+this grid before anything was run (`ID_ROWS` and `ROWS` in `tests/reliability/incremental.py`). A cell shows one list if the count is the
+expected one. Otherwise the count is in bold, with the expectation beside it.
 
 ## New ids
 
 Every folder of data and runs is named by an id: a hash of its settings, of the ids of the steps before it, and of the code that
-computes it ([architecture](../architecture.md), "Run ids"). A new id means a new folder, which must be made. *Development ids* are those of steps
+computes it ([run ids](../explanation/run-ids.md)). A new id means a new folder, which must be made. *Development ids* are those of steps
 whose core (the code that all methods and models share) is not the one that its golden values were made with.
 
 | change | example | steps with new ids | development ids |
@@ -640,25 +640,26 @@ Each change is made, run and counted, set back, run and counted again. Cells are
 TAIL = """
 ## Why
 
-A change gives new ids to what depends on it, and to nothing else. Those folders are missing, so they are made. What had its id before still has it.
+A change gives new [ids](../explanation/run-ids.md) to what depends on it, and to nothing else. The folders of these ids are missing, so they are
+made. Everything else keeps its id.
 
-*Set back*: the old names are asked for again, and those folders are still there. So no data, no search and no pruning is run again.
-The tables are: their files have fixed names, and hold one state at a time. They are assembled from the old runs, in seconds,
-and are the old tables again. Where a change did not touch the tables, setting it back runs nothing at all.
+*Set back*: the old ids are asked for again, and their folders are still there. So no data, no search and no pruning is run again. The tables are:
+their files have fixed names and hold one state at a time. They are made again from the old runs, in seconds, and are the old tables. If a change
+did not touch the tables, setting it back runs nothing.
 
-*Lost folders*: for Snakemake a file is missing only if something that is to be made needs it. With the tables in place, a lost
-search is not missed; with a table lost as well, the search is made again for the tables, but its pruning, which is whole,
-is not. In these rows "set back" is a second run, which finds everything in place.
+*Lost folders*: for Snakemake, a file is missing only if something that is to be made needs it. While the tables are in place, nobody misses a lost
+search. If a table is lost too, the search is run again for the tables, but its pruning, which is whole, is not. In these rows, "set back" is a second
+run, which finds everything in place.
 
 ## What DVC adds
 
-DVC runs the same jobs, because its stages call Snakemake. It decides by stage, and a stage is a whole data set: it is run when its ids
-(`results/plan/`), its parameter files or the outputs before it differ from `dvc.lock`. So it may start Snakemake where nothing is
-to be done: for a title in `params/methods.yaml`, say, the search stages of all three data sets, with no job in any of them.
-The stage `plan` always runs and is not counted.
+DVC runs the same jobs, because its stages call Snakemake. A stage is a whole data set. It runs when its ids (`results/plan/`), its parameter files or
+the outputs before it differ from `dvc.lock`. So DVC may start Snakemake where there is nothing to do: after a change of a title in
+`params/methods.yaml`, for example, the search stages of all three data sets run, without a single job. The stage `plan` always runs and is not
+counted.
 
-Jobs differ in one case: DVC misses every file that it has recorded, needed or not. A lost search or data set is made again by `dvc repro`
-even where the tables are in place; `dvc checkout` brings it back from DVC's cache without running anything.
+Jobs differ in one case: DVC misses every file that it has recorded, needed or not. `dvc repro` makes a lost search or data set again even if the
+tables are in place. `dvc checkout` brings it back from DVC's cache without running anything.
 """
 
 
@@ -666,9 +667,9 @@ def markdown(ids: list[IdLine], lines: list[Line]) -> str:
     everything = [*ids, *lines]
     wrong = sum(bool(line.differences()) for line in everything)
     verdict = (
-        f"All {len(everything)} lines came out as expected."
+        f"All {len(everything)} rows came out as expected."
         if not wrong
-        else f"{wrong} of {len(everything)} lines did not come out as expected."
+        else f"{wrong} of {len(everything)} rows did not come out as expected."
     )
     text = HEAD.format(
         date=dt.datetime.now(dt.UTC).date(),

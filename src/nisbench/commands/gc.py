@@ -20,7 +20,7 @@ from nisbench.steps import ID_LENGTH, STEPS
 from nisbench.studies import Plan
 
 SNAKEMAKE = Path(".snakemake", "nisbench.lock")
-"""Held by a Snakemake at work here; see workflow/rules/lock.smk."""
+"""Held by a Snakemake at work here; see workflow/rules/hooks.smk."""
 
 RECORD = "step.json"
 
