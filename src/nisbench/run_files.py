@@ -138,7 +138,8 @@ def read_pruning(path: Path) -> PruneRun:
 
 def read_as(form: type[T], path: Path) -> T:
     """The content of a JSON file in that form. Raises `NisbenchError` that names the first key that is wrong."""
-    return checked(TypeAdapter(form), read_json(path), path)
+    found: T = checked(TypeAdapter(form), read_json(path), path)
+    return found
 
 
 def checked(form: TypeAdapter[Any], value: Any, path: Path) -> Any:

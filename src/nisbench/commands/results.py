@@ -66,9 +66,7 @@ def _chosen(study: StudyPlan, results: pd.DataFrame, metrics: Sequence[str]) -> 
     for metric in metrics:
         if metric not in known and metric != "all":
             raise NisbenchError(f"--metric: there is no {metric!r} here{nearest(metric, ['all', *known])}")
-    if "all" in metrics:
-        return results
-    named: pd.DataFrame = results[results["metric"].isin(metrics)]
+    named: pd.DataFrame = results if "all" in metrics else results[results["metric"].isin(metrics)]
     return named
 
 

@@ -38,7 +38,8 @@ class PrunedModel:
         cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any], settings: Model, field_sizes: tuple[int, ...]
     ) -> "PrunedModel":
         """From the content of a search's ``weights.safetensors``; nothing is pruned yet."""
-        table = SelectedTable(*(tensors[TABLE + name] for name in ("block", "selection", "weight")))
+        block, selection, weight = (tensors[TABLE + name] for name in ("block", "selection", "weight"))
+        table = SelectedTable(block, selection, weight)
         embeddings = table.effective_weight().detach().numpy()
         return cls(
             embeddings, non_embedding_state(tensors), settings, tuple(about["widths"]), field_sizes, about["projection"]

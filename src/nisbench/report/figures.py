@@ -214,7 +214,7 @@ def _shown(plan: StudyPlan, results: pd.DataFrame, swept: str | None = None) -> 
     Two columns are added: the paper's name of the method, and the metric that sizes are weighed against.
     """
     grids = [name for name, grid in plan.grids.items() if (grid.sweeps(swept) if swept else grid.swept is None)]
-    in_paper = {(cell.grid, cell.method): plan.method_of(cell).in_paper for cell in plan.cells}
+    in_paper: dict[Any, Any] = {(cell.grid, cell.method): plan.method_of(cell).in_paper for cell in plan.cells}
     headlines = {cell.settings.task.kind_name(): cell.settings.task.headlines for cell in plan.cells}
     chosen = results[results["grid"].isin(grids)]
     pairs = zip(chosen["metric"], chosen["task"], strict=True)
