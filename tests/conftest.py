@@ -35,8 +35,9 @@ def _own_parameters_only(monkeypatch):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def _threads():
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    torch.set_num_threads(min(2, os.cpu_count() or 1) if alone else 1)
 
 
 @pytest.fixture(scope="session")

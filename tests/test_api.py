@@ -1,4 +1,4 @@
-"""The face for Python: settings by keyword, search, prune, export and load; the pipeline's own runs; what is shipped."""
+"""The face for Python: settings by keyword, search, prune, export, load; the pipeline's own runs; what is shipped."""
 
 import ast
 import importlib

@@ -17,8 +17,11 @@ from nisbench.studies import plan
 ROOT = Path(__file__).parents[1]
 EXPECTED = ROOT / "tests/golden/demo.json"
 """``results/demo/metrics.json``, as it should be."""
-TOLERANCE = 0.01
-"""Relative."""
+TOLERANCE, TOLERANCE_OF_RANKS = 0.01, 0.05
+"""Relative. On a CPU of the same kind all is equal to the last digit. Another sums in another order: with torch's kernels without vector
+instructions (ATEN_CPU_CAPABILITY=default), MSE, AUC and logloss moved by less than 1e-6, and the size of a deflated file by 5e-4. What 1 %
+leaves room for is a trial that stops an epoch earlier or later. Top-k metrics count hits, of which recall@1 has few: they moved by up to
+4 %."""
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,14 @@ def test_a_fresh_demo_has_the_expected_results(checkout):
         flat(json.loads(path.read_text())) for path in (checkout / "results/demo/metrics.json", EXPECTED)
     )
     assert found.keys() == expected.keys(), f"the demo was changed: put its metrics.json in the place of {EXPECTED}"
-    off = {key: (found[key], value) for key, value in expected.items() if abs(found[key] - value) > TOLERANCE * value}
+    off = {
+        key: (found[key], value) for key, value in expected.items() if abs(found[key] - value) > tolerance(key) * value
+    }
     assert not off
+
+
+def tolerance(key):
+    return TOLERANCE_OF_RANKS if "@" in key else TOLERANCE
 
 
 def test_every_table_and_figure_is_there(checkout):

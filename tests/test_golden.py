@@ -47,7 +47,8 @@ def core(in_file=None):
     return json.loads((in_file or golden.CORE_FILE).read_text())
 
 
-def test_the_same_values_record_the_new_source(in_a_copy, monkeypatch):
+@pytest.mark.usefixtures("in_a_copy")
+def test_the_same_values_record_the_new_source(monkeypatch):
     monkeypatch.setattr(golden, "core_source", lambda step: f"new {step}")
     assert golden.main() == 0
     assert {entry["source"] for entry in core().values()} == {f"new {step}" for step in CORE}

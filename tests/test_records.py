@@ -177,6 +177,17 @@ def test_a_step_that_lost_a_file_is_made_again_whole():
 
 
 @pytest.mark.usefixtures("project")
+def test_a_step_that_cannot_be_made_again_keeps_what_it_made():
+    step = step_of("prune planted_ratings mf-dnis")
+    before = {file: step.path(file).read_bytes() for file in step.files}
+    step.needs["search"].path("weights").unlink()
+    with pytest.raises(NisbenchError, match=r"weights\.safetensors is missing, but it was written"):
+        run_step(step)
+    records.check(step)
+    assert {file: step.path(file).read_bytes() for file in step.files} == before
+
+
+@pytest.mark.usefixtures("project")
 def test_with_its_inputs_a_step_that_is_done_is_left_alone():
     step = step_of("prune planted_ratings mf-dnis")
     shutil.rmtree(step.needs["split"].folder)  # what is done needs no inputs any more

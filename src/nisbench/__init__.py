@@ -7,8 +7,8 @@
 >>> small.export("small/")
 >>> nb.load_model("small/").predict({"user": [3, 5], "item": [7, 7]})
 
-`nisbench.api` says what each of these does. Every method, model, task and data format of ``params/``, and of your plug-ins, is
-here under the name of its settings class.
+`nisbench.api` says what each of these does. Every method, model, task and data format of ``params/``, and of your
+plug-ins, is here under the name of its settings class.
 """
 
 import os
@@ -16,9 +16,9 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-# GNU OpenMP's threads spin while they wait for each other. If anything else wants a core, the spinning thread keeps it from
-# the thread it waits for, and training slows down a hundredfold. A short spin costs little on free cores. This is read when
-# torch is imported, so it is set here. Your own setting of OpenMP's waiting is kept.
+# GNU OpenMP's threads spin while they wait for each other. If anything else wants a core, the spinning thread keeps
+# it from the thread it waits for, and training slows down a hundredfold. A short spin costs little on free cores.
+# This is read when torch is imported, so it is set here. Your own setting of OpenMP's waiting is kept.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "5000"
 
@@ -105,7 +105,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is in `__all__`, and settings of plug-ins: imported when first used, so that ``import nisbench`` is quick."""
+    """What is in `__all__`, and settings of plug-ins: imported when first used, to keep ``import nisbench`` quick."""
     if (
         name in __all__ or name[0].isupper()
     ):  # other names are submodules that Python looks for here before it imports them

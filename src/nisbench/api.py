@@ -1,8 +1,9 @@
 """What scripts and notebooks use. ``import nisbench as nb`` has all of it under ``nb``.
 
-All work goes through the pipeline's own steps, so ids, files, resuming and records are the pipeline's, and a run that the
-pipeline made is found. Files are kept in the checkout that the current folder is in; outside of one, in NISBENCH_HOME or else
-in ``~/.cache/nisbench``. Defaults are the entries of that checkout's ``params/``, or else of the package's own copy.
+All work goes through the pipeline's own steps, so ids, files, resuming and records are the pipeline's, and a run that
+the pipeline made is found. Files are kept in the checkout that the current folder is in; outside of one, in
+NISBENCH_HOME or else in ``~/.cache/nisbench``. Defaults are the entries of that checkout's ``params/``, or else of
+the package's own copy.
 
 Nothing is printed. To see progress: ``logging.basicConfig(level="INFO", format="%(message)s")``.
 """
@@ -96,7 +97,7 @@ def settings(kind: type[S], **changes: Any) -> S:
 
 
 def _maker(kind: type[S]) -> Callable[..., S]:
-    """A function that makes settings of a class: from keyword arguments, and from an entry of ``params/`` for the rest."""
+    """A function that makes settings of a class from keyword arguments and, for the rest, an entry of ``params/``."""
 
     def make(entry: str | None = None, /, **changes: Any) -> S:
         return _changed(kind, _entry(kind, entry), changes, f"nb.{kind.__name__}")
@@ -264,8 +265,8 @@ class PreparedDataset:
 def load_dataset(dataset: str | datasets.Dataset, /, **changes: Any) -> PreparedDataset:
     """A data set: an entry of ``params/datasets.yaml``, or settings; keyword arguments change it.
 
-    `task` may be the name of a task or settings of one, such as ``nb.TopK(candidates=50)``. Nothing is fetched until it is
-    needed. Raises `NisbenchError` for unknown names and for settings that do not fit together.
+    `task` may be the name of a task or settings of one, such as ``nb.TopK(candidates=50)``. Nothing is fetched until
+    it is needed. Raises `NisbenchError` for unknown names and for settings that do not fit together.
 
     >>> nb.load_dataset("planted_ratings", users=200, items=100, instances=20000, split={"seed": 2})
     """
@@ -403,9 +404,10 @@ class PruneResult:
 
     @property
     def bytes(self) -> int:
-        """What the embeddings take, as CSR or as a dense float32 matrix, the smaller of both, and projections, if any."""
-        dense = 4 * self.run.features.count * self.scheme.k
-        return min(self.run.csr_bytes, dense) + 4 * self.run.projection_weights
+        """What the embeddings take in float32, as CSR or dense, whichever is smaller, and projections, if any."""
+        from nisbench.serving import stored_bytes
+
+        return stored_bytes(self.run, self.scheme)
 
     def recommender(self) -> "Recommender":
         """The model that was measured, a torch module on the CPU."""
@@ -417,10 +419,13 @@ class PruneResult:
         return PrunedModel.load(self.step.path("scheme"), self.step.path("model"), settings).to_recommender()
 
     def export(self, folder: str | os.PathLike[str]) -> Path:
-        """Write a folder that stands alone, for `load_model`: weights, vocabulary, fields and a README. Returns its path."""
+        """Write a folder that stands alone, for `load_model`, and return its path.
+
+        It holds weights, vocabulary, fields, and a README with quality and bytes.
+        """
         from nisbench.serving import export
 
-        return export(self, Path(folder))
+        return export(self.step, Path(folder))
 
     def __repr__(self) -> str:
         head = f"<pruning {self.step.dataset} {self.step.label}, id {self.step.id}: "
@@ -441,8 +446,8 @@ def search(
 ) -> SearchResult:
     """Train `model` under every selection of dimensions that `method` proposes; validation chooses one.
 
-    A run that is done is found, not repeated; one that was cut short goes on. `training` is ``nb.Training()`` by default,
-    `threads` as many as torch takes. A method may bring a model of its own, which then stands in for `model`
+    A run that is done is found, not repeated; one that was cut short goes on. `training` is ``nb.Training()`` by
+    default, `threads` as many as torch takes. A method may bring a model of its own, which then stands in for `model`
     (`Method.own_model`). Raises `NisbenchError` for settings that do not fit together.
 
     >>> nb.search(nb.DNIS(learning_rate=0.02), nb.MF(), data, nb.Training(base_dimension=16), seed=1)
@@ -471,8 +476,8 @@ def search(
 def results(study: str) -> "pd.DataFrame":
     """A study's results, one row per measured value.
 
-    They are read from its runs that are done; where none is, from the table that was published with the checkout. ``.attrs``
-    says which: ``source`` is "runs" or the table's path, ``missing`` counts the runs that are not done.
+    They are read from its runs that are done; where none is, from the table that was published with the checkout.
+    ``.attrs`` says which: ``source`` is "runs" or the table's path, ``missing`` counts the runs that are not done.
 
     >>> nb.results("movielens_1m").query("metric == 'mse'").groupby(["method", "cr"])["value"].mean()
     """
@@ -528,8 +533,8 @@ def _check_source(settings: Kind) -> None:
         file = kind_file(kind)
     except NisbenchError:
         raise NisbenchError(
-            f"{kind.__name__} is defined in a notebook or at a prompt, so no run of it can be given an id. Put the class "
-            f"and its function into a file of their own, such as {kind.kind_name()}.py, and import it."
+            f"{kind.__name__} is defined in a notebook or at a prompt, so no run of it can be given an id. Put the "
+            f"class and its function into a file of their own, such as {kind.kind_name()}.py, and import it."
         ) from None
     if file.read_bytes() != _when_first_used(file):
         raise NisbenchError(

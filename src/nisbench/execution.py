@@ -18,7 +18,10 @@ from nisbench.wiring import WORK
 
 
 def run_step(step: Step, threads: int = 1) -> None:
-    """Do a step's work, unless it is done. Raises `NisbenchError` if a file that it reads is missing or damaged."""
+    """Do a step's work, anew if it is done, unless another process has just done it.
+
+    Raises `NisbenchError` if a file that it reads is missing or damaged; then nothing is lost of what it made before.
+    """
     with locked(step.root, step.id) as waited:
         if waited and records.done(step):
             log.info("already finished by another process")
@@ -27,10 +30,10 @@ def run_step(step: Step, threads: int = 1) -> None:
             log.info("outputs are complete; writing the missing step.json")  # files are only ever placed whole
             _finish(step)
             return
-        records.delete_outputs(step)
-        delete_leftovers(step.folder)
         for needed in step.needs.values():
             records.check(needed)
+        records.delete_outputs(step)
+        delete_leftovers(step.folder)
         WORK[step.name](step, threads)
         _finish(step)
 

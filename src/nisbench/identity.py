@@ -179,7 +179,9 @@ def _parsed(path: Path) -> ast.Module:
         raise NisbenchError(f"{path}: cannot be read as Python: {error}") from error
 
 
-_tree = cache(ast.parse)
+@cache
+def _tree(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 @cache
@@ -226,13 +228,12 @@ def _without_looks(node: ast.Module | ast.ClassDef) -> ast.AST:
 def _is_shown(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.FunctionDef):
         return statement.name in SHOWN
+    targets: list[ast.expr] = []
     if isinstance(statement, ast.AnnAssign):
         targets = [statement.target]
     elif isinstance(statement, ast.Assign):
         targets = statement.targets
-    else:
-        return False
-    return all(isinstance(target, ast.Name) and target.id in SHOWN for target in targets)
+    return bool(targets) and all(isinstance(target, ast.Name) and target.id in SHOWN for target in targets)
 
 
 def _callee(error: ast.expr | None) -> Any:

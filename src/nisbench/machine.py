@@ -107,7 +107,7 @@ def peak_memory_mib(used: torch.device) -> float:
 
 
 def provenance(used: torch.device) -> Machine:
-    """This machine, as results record it."""
+    """The machine that this runs on, as results record it."""
     return Machine(
         device=torch.cuda.get_device_name(used) if used.type == "cuda" else _processor(),
         threads=torch.get_num_threads(),

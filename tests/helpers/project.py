@@ -12,8 +12,7 @@ from pathlib import Path
 
 from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
 from nisbench.params.loading import OVERLAYS_VARIABLE
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
 
 DATA = """
 datasets:

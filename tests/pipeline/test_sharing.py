@@ -15,7 +15,8 @@ import pytest
 from dvc.utils.serialize import modify_yaml
 
 from nisbench.params.tree import read_yaml
-from tests.helpers.project import ROOT, Project, change_dnis, identify, jobs
+from tests.helpers.paths import ROOT
+from tests.helpers.project import Project, change_dnis, identify, jobs
 
 pytestmark = pytest.mark.pipeline
 

@@ -13,7 +13,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from tests.helpers.project import ROOT, change_dnis, jobs
+from tests.helpers.paths import ROOT
+from tests.helpers.project import change_dnis, jobs
 
 pytestmark = pytest.mark.pipeline
 

@@ -22,6 +22,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tests.helpers.paths import ROOT
 from tests.helpers.project import Project, copy_project, jobs, put_into_git_and_dvc
 
 PAGE = Path("docs/evidence/incremental.md")
@@ -181,8 +182,19 @@ def both(*changes: Callable[[Project], None]) -> Callable[[Project], None]:
 
 
 def core_recorded(project: Project) -> None:
-    """What `make golden` does where all golden values are as before: record the core's source."""
+    """Record the core's source, as `make golden` does where all golden values are as before."""
     project.succeeded("python", "-c", RECORD)
+
+
+def golden_asked(refuses: bool = False) -> Callable[[Project], None]:
+    """Run `make golden`, which records the core's source or refuses to."""
+
+    def make(project: Project) -> None:
+        shutil.copytree(ROOT / "tests" / "golden", project.root / "tests" / "golden")
+        ended = project.run("python", "-m", "tests.golden")
+        assert ended.returncode == refuses, ended.stdout + ended.stderr
+
+    return make
 
 
 def version_raised(step: str) -> Callable[[Project], None]:
@@ -351,6 +363,10 @@ SEARCHED = {"search": SEARCHES, "prune": PRUNINGS}
 RATING_SEARCHED = {"search": RATING_SEARCHES, "prune": RATING_PRUNINGS}
 OF_ONE = {"search": 1, "prune": 1}
 IN_TRAINER = statement("training/trainer.py")
+OTHER_ADAM = Change(
+    "another momentum in `training/adam.py`",
+    in_sources(lambda text: text.replace("= 0.9,", "= 0.8,"), "training/adam.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -361,6 +377,8 @@ class IdRow:
     change: Change
     new: Jobs
     development: Jobs = field(default_factory=dict)
+    golden: bool = False
+    """Whether it computes all golden values, which takes a minute."""
 
 
 ID_ROWS = [
@@ -406,17 +424,26 @@ ID_ROWS = [
     IdRow("the core of splitting", statement("data/split.py"), {"split": 3, "block": 3, **SEARCHED}, {"split": 3}),
     IdRow("the core of generated data", statement("data/planted.py"), ALL_IDS, {"prepare": 3}),
     IdRow(
-        "the core of training, and the golden values are as before",
-        Change(f"{IN_TRAINER.example}; its source is recorded", both(IN_TRAINER.make, core_recorded)),
+        "the core of training, and `make golden` finds the values as before",
+        Change(f"{IN_TRAINER.example}, then `make golden`", both(IN_TRAINER.make, golden_asked())),
         {},
+        golden=True,
+    ),
+    IdRow(
+        "the core of training, and `make golden` refuses",
+        Change(f"{OTHER_ADAM.example}, then `make golden`", both(OTHER_ADAM.make, golden_asked(refuses=True))),
+        SEARCHED,
+        SEARCHED,
+        golden=True,
     ),
     IdRow(
         "the core of training, and the versions are raised",
         Change(
-            f"{IN_TRAINER.example}; `search` and `prune` have version 2 in `core.json`; its source is recorded",
-            both(IN_TRAINER.make, version_raised("search"), version_raised("prune"), core_recorded),
+            f"{OTHER_ADAM.example}; `search` and `prune` have version 2 in `core.json`; then `make golden`",
+            both(OTHER_ADAM.make, version_raised("search"), version_raised("prune"), golden_asked()),
         ),
         SEARCHED,
+        golden=True,
     ),
 ]
 

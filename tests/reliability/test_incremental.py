@@ -24,7 +24,7 @@ def released(tmp_path_factory):
     return project, ids_of(project)
 
 
-@pytest.mark.parametrize("row", ID_ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ID_ROWS if not row.golden], ids=lambda row: row.name)
 def test_a_change_gives_new_ids_to_what_depends_on_it(released, row):
     new, development = counted_ids(*released, row)
     assert (listed(new), listed(development)) == (listed(row.new), listed(row.development))

@@ -78,7 +78,9 @@ class Tree:
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
             if key_part not in place or path[0] in {"studies", "reference"}:
                 there = [each for each in place if each not in {"studies", "reference"}]
-                problem = f"{dotted(path[:i]) or 'params/'} has no {short(key_part)} to sweep{nearest(key_part, there)}"
+                problem = (
+                    f"{dotted(path[:i]) or 'params/'} has no {short(key_part)} to sweep{nearest(str(key_part), there)}"
+                )
                 raise NisbenchError(f"{self.where(said)}: {dotted(said)}: {problem}")
             if i < len(path) - 1:
                 place = place[key_part]
@@ -106,9 +108,9 @@ class Tree:
                 "extend an entry nearer to the end"
             )
         if not isinstance(base, str) or base not in entries:
-            there = nearest(str(base), [key for key in entries if key != name])
+            meant = nearest(str(base), [key for key in entries if key != name])
             raise NisbenchError(
-                f"{self.where(path)}: {dotted(path)}: must name another entry of {section}, not {short(base)}{there}"
+                f"{self.where(path)}: {dotted(path)}: must name another entry of {section}, not {short(base)}{meant}"
             )
         self._inherit(section, entries, base, (*chain, name))
         inherited = Tree({section: {name: _copy(entries[base])}})
@@ -158,8 +160,8 @@ def read_yaml(path: Path) -> Tree:
     except OSError as error:
         raise NisbenchError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise NisbenchError(f"{shown(path)}:{line}: not text in UTF-8") from error
+        before = content[: error.start].count(b"\n")
+        raise NisbenchError(f"{shown(path)}:{before + 1}: not text in UTF-8") from error
     if len(content) > LARGEST_FILE:
         raise NisbenchError(f"{shown(path)}: too large for a parameter file (limit {LARGEST_FILE >> 10} KiB)")
     tree = Tree()

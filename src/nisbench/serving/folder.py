@@ -1,30 +1,30 @@
 """The files of an exported model, and how they are written.
 
 ``scheme.safetensors`` holds the embeddings and ``model.safetensors`` all other weights, as pruning wrote them.
-``vocabulary.parquet`` has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md`` what a
-person wants to know.
+``vocabulary.parquet`` has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md``
+what a person wants to know.
 """
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 
 import nisbench
-from nisbench import execution
+from nisbench import execution, records
 from nisbench.data.click_log import UNKNOWN
 from nisbench.data.parquet import FieldKind, fields_of, open_parquet, read_table, write_table
+from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write, write_json, write_text
 from nisbench.params.models import Model
+from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.tasks import Metric
-from nisbench.run_files import RunFile
-
-if TYPE_CHECKING:
-    from nisbench.api import PruneResult
+from nisbench.run_files import PruneRun, RunFile, read_pruning
+from nisbench.steps import Step
 
 SCHEME, WEIGHTS, VOCABULARY, DESCRIPTION = (
     "scheme.safetensors", "model.safetensors", "vocabulary.parquet", "model.json",
@@ -59,11 +59,18 @@ class Description(RunFile):
     """Of the embeddings, as CSR or dense, whichever is smaller."""
 
 
-def export(pruned: "PruneResult", folder: Path) -> Path:
-    """Write a pruned model into `folder`, over what an earlier export left there."""
-    step = pruned.step
-    if pruned.failed:
-        raise NisbenchError(f"there is no model to export: {pruned.failed}")
+def stored_bytes(run: PruneRun, scheme: DimensionScheme) -> int:
+    """What the embeddings take, as CSR or as a dense float32 matrix, whichever is smaller, and their projections, if any."""
+    dense = 4 * run.features.count * scheme.k
+    return min(run.csr_bytes, dense) + 4 * run.projection_weights
+
+
+def export(step: Step, folder: Path) -> Path:
+    """Write the result of a pruning that is done into `folder`, over what an earlier export left there. Returns the folder."""
+    records.check(step)
+    run = read_pruning(step.path("run"))
+    if run.failed:
+        raise NisbenchError(f"there is no model to export: {run.failed}")
     if folder.exists() and not folder.is_dir():
         raise NisbenchError(f"{folder}: is a file; a model is exported into a folder")
     split = step.needs["split"]
@@ -83,8 +90,8 @@ def export(pruned: "PruneResult", folder: Path) -> Path:
         )
         for field in described
     ]
-    settings = pruned.search.step.settings
-    model, task = settings.model, settings.task  # type: ignore[attr-defined]
+    searched = cast(SearchSettings, step.needs["search"].settings)
+    model, task = searched.model, searched.task
     description = Description(
         format=1,
         nisbench=nisbench.__version__,
@@ -93,15 +100,15 @@ def export(pruned: "PruneResult", folder: Path) -> Path:
         predicts_logits=task.predicts_logits,
         model=_all_of(model),
         fields=fields,
-        metrics=pruned.metrics,
-        bytes=pruned.bytes,
+        metrics=run.metrics,
+        bytes=stored_bytes(run, DimensionScheme.load(step.path("scheme"))),
     )
     for name, file in ((SCHEME, "scheme"), (WEIGHTS, "model")):
         with atomic_write(folder / name) as temporary:
             shutil.copyfile(step.path(file), temporary)
     rows = pa.array(np.arange(len(vocabulary), dtype=np.int32))
     write_table(folder / VOCABULARY, vocabulary.select(["field", "token"]).append_column("row", rows))
-    write_text(folder / "README.md", _readme(pruned, description, task.metrics))
+    write_text(folder / "README.md", _readme(step, run, description, task.metrics))
     write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
     return folder
 
@@ -111,8 +118,9 @@ def _all_of(model: Model) -> dict[str, Any]:
     return model.model_dump(mode="json") | {"title": model.title}
 
 
-def _readme(pruned: "PruneResult", description: Description, metrics: Sequence[Metric]) -> str:
-    run, data = pruned.run, pruned.search.data.settings
+def _readme(step: Step, run: PruneRun, description: Description, metrics: Sequence[Metric]) -> str:
+    data = cast(PrepareSettings, step.needs["split"].needs["prepare"].settings).dataset
+    method = cast(SearchSettings, step.needs["search"].settings).method
     scalars = [field.name for field in description.fields if field.kind == "scalar"]
     quality = [f"| {metric.title} | {description.metrics[metric.name]:.5f} |" for metric in metrics]
     answer = "probabilities (`logits=True`: their logits)" if description.predicts_logits else "the model's predictions"
@@ -130,7 +138,7 @@ def _readme(pruned: "PruneResult", description: Description, metrics: Sequence[M
     example = ", ".join(f'"{field.name}": [...]' for field in description.fields[:2])
     more = ", ..." if len(description.fields) > 2 else ""
     lines = [
-        f"# {name} on {data.title}, found by {pruned.search.method.title}",
+        f"# {name} on {data.title}, found by {method.title}",
         "",
         "```python",
         "import nisbench as nb",

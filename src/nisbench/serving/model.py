@@ -53,10 +53,10 @@ class ServedModel:
     def predict(self, frame: Any, *, logits: bool = False) -> np.ndarray:
         """Predictions (n,) float32 for n rows of raw columns.
 
-        `frame` is a pandas DataFrame, an Arrow table, or a mapping of names to arrays. There must be a column for each field;
-        others are ignored. Tokens are compared as text. Where the task is one of probabilities (CTR), these are returned, or
-        their logits. Columns of numbers hold them as the data set's preparation scales them, not as the source has them.
-        Raises `NisbenchError` that names column, row and value.
+        `frame` is a pandas DataFrame, an Arrow table, or a mapping of names to arrays. There must be a column for
+        each field; others are ignored. Tokens are compared as text. Where the task is one of probabilities (CTR),
+        these are returned, or their logits. Columns of numbers hold them as the data set's preparation scales them,
+        not as the source has them. Raises `NisbenchError` that names column, row and value.
         """
         if logits and not self.description.predicts_logits:
             raise NisbenchError(
@@ -105,9 +105,10 @@ class ServedModel:
         if found.null_count:
             if field.unknown is None:
                 row = pc.index(found.is_null(), value=True).as_py()
+                token = shortened(repr(column[row].as_py()))
                 raise NisbenchError(
-                    f"column {field.name!r}, row {row}: there is no {shortened(repr(column[row].as_py()))} in the vocabulary, "
-                    "and this field has no feature for unknown tokens"
+                    f"column {field.name!r}, row {row}: there is no {token} in the vocabulary, and this field has no "
+                    "feature for unknown tokens"
                 )
             found = pc.fill_null(found, field.unknown - field.first)
         rows: np.ndarray = found.to_numpy() + field.first
@@ -164,7 +165,7 @@ def _arrow(name: str, column: Any) -> pa.Array:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    """Tokens as the vocabulary has them. Whole numbers may come as floats: pandas has them so where some are missing."""
+    """Tokens as the vocabulary has them. Whole numbers may be floats: pandas has them so where some are missing."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(column.type):
