@@ -724,6 +724,7 @@ def test_an_error_is_one_message_without_traceback(monkeypatch, capsys):
 def test_a_benchmark_s_wrong_name_is_one_message(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "benchmarks.__main__", raising=False)  # runpy warns of a second one
     monkeypatch.setattr(sys, "argv", ["nisbench", "bench", "--model", "foo"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -72,8 +72,9 @@ def _chosen(study: StudyPlan, results: pd.DataFrame, metrics: Sequence[str]) -> 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
     grouped = rows.groupby([*KEYS, "metric"], sort=False)
-    values = grouped["value"].agg(mean="mean", sd="std", n="count")
-    return values.assign(failed=grouped["failed"].count()).reset_index()
+    value = grouped["value"]
+    columns = {"mean": value.mean(), "sd": value.std(), "n": value.count(), "failed": grouped["failed"].count()}
+    return pd.DataFrame(columns).reset_index()
 
 
 def _readable(frame: pd.DataFrame, form: str) -> str:
