@@ -277,6 +277,8 @@ def run_kills(folder: Path, kills: int, seed: int, jobs: int) -> list[Kill]:
     """All of them, `jobs` at a time, each in a copy of the project of its own."""
     pristine = folder / "pristine"
     make_project(pristine)
+    with contextlib.chdir(pristine):
+        study = plan(Path()).study("demo")
     begun = time.monotonic()
     usual = run_undisturbed(pristine)
     expected = fingerprint(pristine)
@@ -300,8 +302,6 @@ def run_kills(folder: Path, kills: int, seed: int, jobs: int) -> list[Kill]:
         print(kill.line(), flush=True)
         return kill
 
-    with contextlib.chdir(pristine):
-        study = plan(Path()).study("demo")
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(one, range(1, kills + 1)))
 
