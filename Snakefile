@@ -1,7 +1,7 @@
 """The whole pipeline. `snakemake --cores all STUDY` makes one study; without STUDY, the paper's grid.
 
 A file that exists is right, and a file that is missing must be made: every path below data/ and results/runs/ holds the id of its
-step (see docs/architecture.md). The ids are resolved here, once, from params/ and the overlays that NISBENCH_PARAMS names.
+step (see docs/explanation/run-ids.md). The ids are resolved here, once, from params/ and the overlays that NISBENCH_PARAMS names.
 """
 
 from snakemake.utils import min_version
