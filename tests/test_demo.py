@@ -14,6 +14,8 @@ from nisbench.report.figures import TITLES
 from nisbench.report.outputs import outputs
 from nisbench.studies import plan
 
+pytestmark = pytest.mark.pipeline
+
 ROOT = Path(__file__).parents[1]
 EXPECTED = ROOT / "tests/golden/demo.json"
 """``results/demo/metrics.json``, as it should be."""

@@ -24,7 +24,7 @@ from nisbench.params.tasks import CTR, RANKED, Rating, TopK
 from nisbench.report import build, claims, dnis_figures, figures, outputs, page, significance, style, tables
 from nisbench.report.results import metrics, pruning_result, summary
 from nisbench.run_files import FeatureCounts, Machine, PruneRun, SearchRun, Trial, read_pruning, read_search, write_run
-from nisbench.studies import plan
+from nisbench.studies import plan, plan_study
 
 ROOT = Path(__file__).parents[1]
 MSE = {"grid_search": 0.7, "random_search": 0.6, "mde": 0.65, "dnis": 0.5, "network_pruning": 0.55}
@@ -68,7 +68,7 @@ def study(tmp_path, monkeypatch):
 
     def fake(overlay="{}", name="paper"):
         (tmp_path / "over.yaml").write_text(overlay)
-        found = plan(ROOT, load(ROOT, [tmp_path / "over.yaml"])).study(name)
+        found = plan_study(name, load(ROOT, [tmp_path / "over.yaml"]))
         monkeypatch.chdir(tmp_path)
         for block in found.blocks.values():
             path = block.needs["prepare"].path("instances")

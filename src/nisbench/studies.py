@@ -186,13 +186,13 @@ def plan(root: Path, config: Config | None = None) -> Plan:
     config = config or load(root)
     studies = {name: plan_study(name, config) for name in config.by_study}
     planned = [step for study in studies.values() for step in study.steps.values()]
-    for params in (config.params, *config.by_grid.values()):  # a data set that no study uses can still be fetched
-        for dataset in params.datasets.values():
-            planned += block_step(dataset).upstream()
+    every = [dataset for params in (config.params, *config.by_grid.values()) for dataset in params.datasets.values()]
+    for dataset in {dataset.model_dump_json(): dataset for dataset in every}.values():
+        planned += block_step(dataset).upstream()  # a data set that no study uses can still be fetched
     steps: dict[str, Step] = {}
     for step in planned:
         other = steps.setdefault(step.id, step)
-        if (other.name, hashed_form(other)) != (step.name, hashed_form(step)):
+        if other is not step and (other.name, hashed_form(other)) != (step.name, hashed_form(step)):
             raise NisbenchError(f"Two different runs share the id {step.id}: {other.title()} and {step.title()}.")
     for study in studies.values():
         _check_variants(study)
