@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from tabulate import tabulate
 
 Progress = Callable[[str, int, int], None]
 """What is being done, its number from 1, and how many there are."""
@@ -33,8 +34,6 @@ def table(
     heads: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = (), fold: str = "", form: str = "plain"
 ) -> str:
     """A table as text. On a terminal, the column `fold` is as narrow as the width asks for, and continues on further lines."""
-    from tabulate import tabulate  # noqa: PLC0415 - comes with the layer `report`; commands without tables do without
-
     if not rows:
         return tabulate([], heads, tablefmt=form)
     text = [["" if cell is None else str(cell) for cell in row] for row in rows]
