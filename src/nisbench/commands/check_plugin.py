@@ -52,8 +52,10 @@ def run(path: Path) -> int:
     log.setLevel(logging.ERROR)  # what each search says would drown the answers
     try:
         with tempfile.TemporaryDirectory(prefix="nisbench-") as folder:
-            for kind in kinds:
-                _check_kind(kind, params, Path(folder), report)
+            for kind in kinds:  # each in a folder of its own: they may be tried in the same searches
+                own = Path(folder, kind.__name__)
+                own.mkdir()
+                _check_kind(kind, params, own, report)
     finally:
         log.setLevel(level)
     return report.finish()

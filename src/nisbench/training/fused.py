@@ -44,7 +44,7 @@ from nisbench.training.trainer import (
 
 def can_fuse(model: Model, settings: Training) -> bool:
     """Whether trials of this model can train together: their learning rates must stay the same."""
-    return isinstance(model, MF) and settings.learning_rate_drop == 1 and settings.fused_trials > 1
+    return type(model) is MF and settings.learning_rate_drop == 1 and settings.fused_trials > 1
 
 
 def columns_of(selection: Tensor) -> int:
