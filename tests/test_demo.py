@@ -19,11 +19,10 @@ pytestmark = pytest.mark.pipeline
 ROOT = Path(__file__).parents[1]
 EXPECTED = ROOT / "tests/golden/demo.json"
 """``results/demo/metrics.json``, as it should be."""
-TOLERANCE, TOLERANCE_OF_RANKS = 0.01, 0.05
-"""Relative. On a CPU of the same kind all is equal to the last digit. Another sums in another order: with torch's kernels without vector
-instructions (ATEN_CPU_CAPABILITY=default), MSE, AUC and logloss moved by less than 1e-6, and the size of a deflated file by 5e-4. What 1 %
-leaves room for is a trial that stops an epoch earlier or later. Top-k metrics count hits, of which recall@1 has few: they moved by up to
-4 %."""
+TOLERANCE, TOLERANCE_OF_RANKS, TOLERANCE_OF_CHOSEN_SIZES = 0.01, 0.05, 0.25
+"""Relative. On a CPU of the same kind all is equal to the last digit; another sums in another order. Then MSE, AUC and logloss move by less
+than 1e-6 until a trial stops an epoch earlier or later, for which 1 % leaves room. Top-k metrics count hits, of which recall@1 has few:
+they moved by up to 4 %. What a controller chooses (NIS) is a size of its own: one chose 9 % more weights."""
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +73,8 @@ def test_a_fresh_demo_has_the_expected_results(checkout):
 
 
 def tolerance(key):
+    if " nis_" in key and key.endswith(("params_mib", "nonzeros")):
+        return TOLERANCE_OF_CHOSEN_SIZES
     return TOLERANCE_OF_RANKS if "@" in key else TOLERANCE
 
 
@@ -89,7 +90,7 @@ def test_every_table_and_figure_is_there(checkout):
         f"Table {n}" for n in (1, 2, 3, 4)
     ]
     assert [head for head in heads if head in TITLES.values()] == [TITLES[figure] for figure in demo.study.figures]
-    assert {"The paper's claims, checked", "Settings", "Runs", "To repeat it"} < set(heads)
+    assert {"The paper's claims, checked", "Settings", "Runs", "How to repeat it"} < set(heads)
 
 
 def test_what_is_done_is_not_done_again(checkout):

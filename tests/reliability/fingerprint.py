@@ -26,7 +26,10 @@ import pandas as pd
 MEASURED_METRICS = ("hours", "peak_memory_mib")
 MEASURED_COLUMNS = ("Time cost", "Memory", "Time", "Peak memory")
 CLAIM_ABOUT_TIME = "DNIS's whole search takes less time than the fastest of theirs"
-SPENT = re.compile(r"[\d.]+ (?:s|min|h)(?: \d\d (?:s|min))? of training, on \d{4}-\d\d-\d\d(?: to \d{4}-\d\d-\d\d)?")
+SPENT = re.compile(
+    r"took [\d.]+\s(?:s|min|h)(?:\s\d\d\s(?:s|min))? in all, added up over those that ran side by side, "
+    r"on\s\d{4}-\d\d-\d\d(?: to \d{4}-\d\d-\d\d)?"
+)
 NOT_RESULTS = {".snakemake", "logs", "src"}
 
 

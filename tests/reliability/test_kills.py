@@ -40,7 +40,8 @@ def test_a_fingerprint_shows_a_figure_that_differs_but_no_time(tmp_path):
         "<tr><td>DNIS</td>\n<td>{}</td><td>{}</td></tr></tbody></table>",
         "summary.csv": "method,metric,value,seconds\ndnis,hours,{0},{0}\ndnis,mse,{1},{0}\n",
         "run.json": '{{"seconds": "{0}", "machine": {{"packages": {{}}, "time": "{0}"}}, "losses": ["{1}"]}}',
-        "README.md": "8 searches with 9 trials: {} of training, on 2026-01-01, on a CPU.\n" + table.format("1 s", "{}"),
+        "README.md": "8 searches with 9 trials. The searches took {} in all, added up over those that ran side by side, on 2026-01-01.\n"
+        + table.format("1 s", "{}"),
     }
 
     def of(time: str, loss: str) -> dict[str, str]:
