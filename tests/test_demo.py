@@ -19,7 +19,7 @@ pytestmark = pytest.mark.pipeline
 ROOT = Path(__file__).parents[1]
 EXPECTED = ROOT / "tests/golden/demo.json"
 """``results/demo/metrics.json``, as it should be."""
-TOLERANCE, TOLERANCE_OF_RANKS, TOLERANCE_OF_CHOSEN_SIZES = 0.01, 0.05, 0.25
+TOLERANCE, TOLERANCE_OF_RANKS, TOLERANCE_OF_CHOSEN_SIZES = 0.01, 0.08, 0.25
 """Relative. On a CPU of the same kind all is equal to the last digit; another sums in another order. Then MSE, AUC and logloss move by less
 than 1e-6 until a trial stops an epoch earlier or later, for which 1 % leaves room. Top-k metrics count hits, of which recall@1 has few:
 they moved by up to 4 %. What a controller chooses (NIS) is a size of its own: one chose 9 % more weights."""
