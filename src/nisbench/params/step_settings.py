@@ -1,4 +1,4 @@
-"""The settings of single steps, as far as they are not a section of ``params/``: all that a step is told."""
+"""The settings of single steps that are not a section of ``params/``."""
 
 from typing import Annotated
 
@@ -29,7 +29,7 @@ class SplitSettings(Settings):
 
 
 class SearchSettings(Settings):
-    """All that a search is told. It cannot tell which study asks."""
+    """All that a search knows. It does not know which study asks for it."""
 
     task: AnyTask
     model: AnyModel
