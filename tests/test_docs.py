@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -165,3 +166,38 @@ def test_the_site_has_every_page_once():
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     assert len(nav) == len(set(nav))
     assert set(nav) == pages
+
+
+QUOTED = {
+    ("README.md", "What we found"): "movielens_1m",
+    ("docs/explanation/fair-comparison.md", "Does a search find the right dimensions?"): "recovery",
+    ("docs/explanation/fair-comparison.md", "What the controls say"): "controls",
+}
+"""The sections that quote a study's results."""
+NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?:e-\d+)?(?![\w])")
+
+
+@pytest.mark.parametrize(("page", "section"), QUOTED, ids=lambda name: name)
+def test_figures_that_are_quoted_are_in_the_results(page, section):
+    study = ROOT / "results" / QUOTED[page, section]
+    known = np.array(
+        [float(number) for file in study.iterdir() if file.suffix in {".csv", ".md"} for number in numbers(file)]
+    )
+    quoted = text_of(ROOT / page).partition(f"## {section}\n")[2].partition("\n## ")[0]
+    figures = {text for text in NUMBER.findall(quoted) if "." in text or "," in text}
+    assert len(figures) > 5
+    wrong = [text for text in figures if not is_rounded(text.replace(",", ""), known)]
+    assert wrong == []
+
+
+def numbers(file: Path) -> list[str]:
+    return [
+        text.replace(",", "")
+        for text in NUMBER.findall(text_of(file).replace(",", " , ") if file.suffix == ".csv" else text_of(file))
+    ]
+
+
+def is_rounded(text: str, known: np.ndarray) -> bool:
+    """Whether a number is one of those `known`, rounded to as many decimals."""
+    decimals = len(text.partition(".")[2])
+    return bool((np.abs(known - float(text)) <= 0.5000001 * 10.0**-decimals).any())
