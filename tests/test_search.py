@@ -203,6 +203,49 @@ def test_a_step_of_alpha_by_sgd_with_an_l1_penalty_and_a_plain_gradient(soft, ra
     torch.testing.assert_close(soft.embedding.selection, (before - 0.1 * (gradient + 0.03)).clamp(0, 1))
 
 
+def test_the_l1_term_is_inside_the_gradient_that_equation_8_divides(soft, monkeypatch):
+    """As in the released code: inside, the L1 term decides the rare blocks, whose data gradient is as small; behind, it is nothing."""
+    released = PARAMS.methods["dnis_released"]
+    assert (released.l1, released.gradient_epsilon, released.optimizer) == (1e-5, 1e-8, "sgd")
+    generator = np.random.default_rng(1)
+    scale = np.array([[1e-1], [1e-3], [1e-5]])  # of the data gradient, from frequent to rare blocks
+    data_gradients = [(scale * generator.normal(size=(3, 5))).astype(np.float32) for _ in range(200)]
+    start = soft.embedding.selection.numpy().copy()
+
+    def reference(inside):
+        alpha = start.copy()
+        for data in data_gradients:
+            l1 = 1e-5 * np.sign(alpha)
+            gradient = data + l1 if inside else data
+            gradient = gradient / (np.abs(gradient).mean(1, keepdims=True) + 1e-8)
+            alpha = np.clip(alpha - 0.01 * (gradient if inside else gradient + l1), 0, 1)
+        return alpha
+
+    steps = iter(data_gradients)
+    monkeypatch.setattr(dnis, "first_order", lambda *_: torch.from_numpy(next(steps).copy()))
+    optimizer = dnis.AlphaOptimizer(soft, RATING, released)
+    for _ in data_gradients:
+        optimizer.step(soft, None, None)
+    found = soft.embedding.selection.numpy()
+    np.testing.assert_allclose(found, reference(inside=True), atol=1e-5)
+    behind = np.abs(found - reference(inside=False)).max(1)
+    assert behind[0] < 0.01
+    assert behind[2] > 0.2
+
+
+def test_at_0_the_l1_term_has_no_slope_and_without_a_penalty_alpha_moves_as_before_to_the_last_bit(soft, ratings):
+    soft.embedding.selection[1] = 0
+    expected = soft.embedding.selection.clone()
+    gradient = dnis.normalised(dnis.first_order(soft, RATING, ratings), 1e-7)
+    dnis.AlphaOptimizer(soft, RATING, settings(optimizer="sgd")).step(soft, ratings, ratings)
+    assert torch.equal(soft.embedding.selection, (expected - 0.01 * gradient).clamp(0, 1))
+    soft.embedding.selection[:] = 0
+    gradient = dnis.first_order(soft, RATING, ratings)
+    penalty = settings(optimizer="sgd", learning_rate=0.1, normalise=False, l1=10.0)
+    dnis.AlphaOptimizer(soft, RATING, penalty).step(soft, ratings, ratings)
+    assert torch.equal(soft.embedding.selection, (-0.1 * gradient).clamp(0, 1))
+
+
 @pytest.mark.parametrize("model", ["mf", "mlp", "neumf", "neumf_topk", "fm", "wide_deep", "deepfm"])
 @pytest.mark.parametrize("few", [True, False])  # features, so that the whole table is differentiated; and more
 def test_second_order_equals_finite_differences(config, model, few):

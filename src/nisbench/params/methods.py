@@ -224,9 +224,11 @@ class DNIS(Method):
     gradient_epsilon: PositiveFloat
     """Keeps Eq. 8 from dividing by zero."""
     l1: Annotated[float, Field(ge=0)]
-    """L1 penalty: added to alpha's gradient, after Eq. 8."""
+    """L1 penalty on alpha: this times sign(alpha) is added to its gradient, before Eq. 8."""
     warm_start_epochs: Annotated[int, Field(ge=0)]
-    """Epochs of ordinary training, with alpha = 1, before the search begins."""
+    """Epochs of ordinary training, with alpha = 1, at most, before the search begins."""
+    patience: PositiveInt
+    """Replaces training.patience: how long the search goes on decides what pruning costs."""
     freeze_network: bool
     """Train embeddings and first-order weights only, once the search begins."""
 
@@ -266,7 +268,7 @@ class NIS(Method):
     warm_start_epochs: Annotated[int, Field(ge=0)]
     """Epochs of training with everything on, at most, before the controller begins."""
     patience: PositiveInt
-    """Stands in for training.patience while the controller learns: the loss jumps whenever its choice does."""
+    """Replaces training.patience while the controller learns: the loss jumps whenever its choice does."""
 
     learns_selection: ClassVar[bool] = True
     colour: ClassVar[int | str | None] = 7

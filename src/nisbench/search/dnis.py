@@ -28,7 +28,8 @@ def propose(settings: DNIS, features: FeatureStats, k: int, seed: int) -> list[T
     if settings.blocks == "shuffled":
         block = torch.from_numpy(np.random.default_rng(seed).permutation(features.block))
     ones = torch.ones(len(features), k)
-    return [TrialSpec("soft selection", ones, optimizer, warm_start_epochs=settings.warm_start_epochs, block=block)]
+    warm_start, patience = settings.warm_start_epochs, settings.patience
+    return [TrialSpec("soft selection", ones, optimizer, warm_start_epochs=warm_start, block=block, patience=patience)]
 
 
 class AlphaOptimizer:
@@ -52,9 +53,10 @@ class AlphaOptimizer:
             gradient = first_order(recommender, self.task, validation)
         else:
             gradient = second_order(recommender, self.task, validation, training, self.xi)
+        gradient = gradient + self.settings.l1 * self.alpha.sign()  # Eq. 8 is for the gradient of the whole loss
         if self.settings.normalise:
             gradient = normalised(gradient, self.settings.gradient_epsilon)
-        self.alpha.grad = gradient + self.settings.l1  # alpha >= 0: the slope of its absolute value is 1
+        self.alpha.grad = gradient
         if self.adam:
             self.adam.step(self.settings.learning_rate)
         else:
