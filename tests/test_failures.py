@@ -100,6 +100,88 @@ def test_a_validation_loss_that_is_no_number_is_a_failure_too(settings, data, tm
     assert "the validation loss is inf after epoch 1" in found.failed
 
 
+# --- training that is cut off ---------------------------------------------------------------------------------
+
+
+def given_losses(monkeypatch, *losses):
+    """Have validation measure these, one after another, and the last one from then on."""
+    left = list(losses)
+    monkeypatch.setattr(RatingPrediction, "validation_loss", lambda *_: left.pop(0) if left[1:] else left[0])
+
+
+def warnings(caplog):
+    return [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+
+
+def test_a_search_says_which_trials_were_cut_off_and_which_key_to_raise(settings, data, tmp_path, monkeypatch, caplog):
+    given_losses(monkeypatch, *[5.0, 4.0, 3.0], *[2.0, 3.0, 3.0])
+    terms = {"max_epochs": 3, "patience": 2, "learning_rate_drop": 0.1, "learning_rate": 0.01}
+    found = run_search(settings("uniform_tuned", terms, dimensions=[4], l2=[0.0, 1e-4]), data, tmp_path)
+    assert [(trial.best_epoch, trial.epochs, trial.stopped) for trial in found.trials] == [
+        (3, 3, "max_epochs"),
+        (1, 3, "patience"),
+    ]
+    assert [trial.learning_rate for trial in found.trials] == pytest.approx([0.01, 0.0001])
+    assert found.cut_off == [found.trials[0]]
+    (told,) = warnings(caplog)
+    assert told == (
+        "trials cut off by training.max_epochs = 3, which may not have ended their descent: 1 of 2; "
+        "the learning rate was still 0.01; raise training.max_epochs"
+    )
+
+
+def test_a_chosen_trial_that_was_cut_off_is_told_with_its_best_epoch(settings, data, tmp_path, monkeypatch, caplog):
+    given_losses(monkeypatch, 5.0, 4.0, 3.0, 2.0)
+    released = settings("dnis_released", {"max_epochs": 2, "patience": 1}, warm_start_epochs=2)
+    best = run_search(released, data, tmp_path).best
+    assert (best.best_epoch, best.epochs, best.warm_start_epochs, best.stopped) == (4, 4, 2, "max_epochs")
+    assert [text.partition(": ")[2] for text in warnings(caplog)] == [
+        "1 of 1, with the chosen one (best epoch 4 of 4); raise training.max_epochs"
+    ]
+
+
+def test_a_search_that_stopped_by_itself_warns_of_nothing(settings, data, tmp_path, monkeypatch, caplog):
+    given_losses(monkeypatch, 5.0, 4.0)
+    found = run_search(settings("grid_search", {"max_epochs": 9, "patience": 1}, dimensions=[2, 4]), data, tmp_path)
+    assert {trial.stopped for trial in found.trials} == {"patience"}
+    assert {trial.fused for trial in found.trials} == {2}
+    assert warnings(caplog) == []
+
+
+def test_a_method_that_learns_its_selection_has_a_patience_of_its_own(settings, data, tmp_path, monkeypatch):
+    given_losses(monkeypatch, 1.0, 2.0)
+    for patience in (1, 3):
+        dnis = settings("dnis", {"max_epochs": 9, "patience": 2}, patience=patience)
+        assert run_search(dnis, data, tmp_path / str(patience)).best.epochs == 1 + patience
+
+
+def test_a_round_of_pruning_that_was_cut_off_is_told(settings, data, tmp_path, monkeypatch, caplog):
+    retrained = settings("dnis_retrained", {"max_epochs": 2, "patience": 1}, patience=1)
+    given_losses(monkeypatch, 1.0, 2.0)
+    run_search(retrained, data, tmp_path / "search")
+    given_losses(monkeypatch, 5.0, 4.0, 3.0)
+    found = run_pruning(prune_settings(retrained, 2.0), tmp_path / "search", data, tmp_path / "prune")
+    assert [(one.best_epoch, one.epochs, one.stopped) for one in found.rounds] == [(2, 2, "max_epochs")]
+    assert found.cut_off == found.rounds
+    assert warnings(caplog) == [
+        "round 1 of 1 was cut off by training.max_epochs = 2, best epoch 2; raise training.max_epochs"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("after", "share"),
+    [
+        ((14.0, 16.0, 2.0), 0.3),  # of 10 core-seconds, 4 were busy and 1 was ours
+        ((12.0, 18.0, 3.0), 0.0),
+        ((10.0, 10.0, 3.0), None),  # a system that counts nothing
+    ],
+)
+def test_what_other_processes_took_of_the_machine(after, share, monkeypatch):
+    told = iter([(10.0, 10.0, 1.0), after])
+    monkeypatch.setattr(machine, "_processor_seconds", lambda: next(told))
+    assert machine.OtherLoad().share() == share
+
+
 def test_a_wrong_device_lists_those_there_are():
     with (
         pytest.raises(NisbenchError, match=r"there is no cuda:99 on this machine. There is: cpu"),

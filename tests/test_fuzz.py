@@ -476,7 +476,8 @@ _machine = {
     "packages": {"nisbench": "0", "torch": "2.11", "numpy": "2"}, "time": "2026-01-02T03:04:05Z",
 }  # fmt: skip
 _trial = {
-    "name": "dimension 4", "validation_loss": 0.5, "best_epoch": 2, "weights": 400, "seconds": 1.5, "peak_memory_mib": 300.0,
+    "name": "dimension 4", "validation_loss": 0.5, "best_epoch": 2, "epochs": 2, "warm_start_epochs": 0,
+    "stopped": "patience", "learning_rate": 0.001, "other_load": 0.1, "weights": 400, "seconds": 1.5, "peak_memory_mib": 300.0,
     "losses": [0.6, 0.5], "fused": 1, "failed": None,
 }  # fmt: skip
 _sum = {"sha256": "0" * 64, "bytes": 10}
@@ -488,7 +489,8 @@ LEFT = {
     read_pruning: {
         "metrics": {"mse": 0.7}, "weights": 400, "nonzeros": 200, "projection_weights": 0, "threshold": 0.1, "coo_bytes": 9,
         "csr_bytes": 9, "size_mib": 0.1, "features": {"count": 100, "without_dimensions": 7}, "test_instances": 50, "seconds": 0.1,
-        "rounds": [{"compression_rate": 2.0, "threshold": 0.1, "validation_loss": 0.5, "epochs": 3, "seconds": 0.1}],
+        "rounds": [{"compression_rate": 2.0, "threshold": 0.1, "validation_loss": 0.5, "best_epoch": 1, "epochs": 3,
+                    "stopped": "patience", "seconds": 0.1, "other_load": None}],
         "machine": _machine, "failed": None,
     },
     records.read: {

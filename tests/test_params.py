@@ -86,6 +86,7 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("datasets: {movielens_1m_topk: {extends: movielens}}", "over.yaml:1: datasets.movielens_1m_topk.extends", "must name another entry of datasets, not 'movielens'; did you mean 'movielens_1m"),
         ("datasets: {movielens_1m: {extends: movielens_1m_topk}}", "datasets.movielens_1m", "circular: movielens_1m extends this entry in turn"),
         ("datasets: {movielens_1m: {task: topkk}}", "over.yaml:1: datasets.movielens_1m.task", "did you mean 'topk'"),
+        ("training: {learning_rate_drop: 0.1, patience: 1}", "over.yaml:1: training.learning_rate_drop", "would change nothing: with training.patience = 1"),
         ("datasets: {movielens_1m: {split: {sed: 1}}}", "over.yaml:1: datasets.movielens_1m.split.sed", "did you mean 'seed'"),
         ("datasets: {movielens_1m: {split: {seed: -1}}}", "over.yaml:1: datasets.movielens_1m.split.seed", "greater than or equal to 0"),
         ("studies: {demo: {grids: {topk: {overrides: {datasets: {planted_topk: {task: nope}}}}}}}", "over.yaml:1: datasets.planted_topk.task", "unknown task 'nope'"),

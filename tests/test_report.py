@@ -109,7 +109,8 @@ def study(tmp_path, monkeypatch):
 
 
 def made_up_trial(**own):
-    usual = {"name": "only", "validation_loss": 0.4, "best_epoch": 2, "losses": [0.5, 0.4], "weights": 100}
+    usual = {"name": "only", "validation_loss": 0.4, "best_epoch": 2, "losses": [0.5, 0.4, 0.5], "weights": 100}
+    usual |= {"epochs": 3, "warm_start_epochs": 0, "stopped": "patience", "learning_rate": 0.001, "other_load": 0.0}
     return Trial(**usual | {"seconds": 3600.0, "peak_memory_mib": 500.0} | own)
 
 

@@ -13,7 +13,7 @@ from nisbench.models import recommender as recommenders
 from nisbench.search.dnis import AlphaOptimizer
 from nisbench.tasks.rating import RatingPrediction
 from nisbench.tensor_files import load_tensors
-from nisbench.training.trainer import Data, shuffled, snapshot, train
+from nisbench.training.trainer import Data, Progress, shuffled, snapshot, train
 from tests.helpers.training import CPU, PARAMS, SPLITS, interrupted_after
 
 RATING = RatingPrediction()
@@ -92,10 +92,27 @@ def test_a_trial_stops_after_patience_epochs_without_gain(mf, settings, data, mo
     progress = train(build(mf), data, settings.model_copy(update={"patience": 3}), seed=1)
     assert progress.losses == [5.0, 4.0, 4.5, 4.0, 4.1]  # an equal loss is no gain
     assert (progress.epoch, progress.best_epoch, progress.best_loss) == (5, 2, 4.0)
+    assert progress.stopped(settings.model_copy(update={"patience": 3})) == "patience"
+
+
+@pytest.mark.parametrize(
+    ("losses", "reason"),
+    [([5.0, 4.0], "max_epochs"), ([4.0, 5.0], "max_epochs"), ([4.0, 5.0, 6.0], "patience"), ([4.0], None)],
+)
+def test_the_reason_why_training_stopped_is_known(settings, losses, reason):
+    few = settings.model_copy(update={"max_epochs": len(losses) if reason else 5, "patience": 2})
+    progress = Progress(few.learning_rate, epoch=7, first_epoch=7, best_epoch=7)  # behind a warm start of 7 epochs
+    for loss in losses:
+        progress.epoch += 1
+        progress.add(loss, few)
+    assert progress.stopped(few) == reason
+    assert progress.is_active(few) == (reason is None)
 
 
 def test_training_does_not_go_beyond_max_epochs(mf, settings, data):
-    assert train(build(mf), data, settings.model_copy(update={"max_epochs": 2}), seed=1).epoch == 2
+    few = settings.model_copy(update={"max_epochs": 2})
+    progress = train(build(mf), data, few, seed=1)
+    assert (progress.epoch, progress.stopped(few)) == (2, "max_epochs")
 
 
 def test_a_loss_that_is_not_a_number_is_reported(mf, settings, data):

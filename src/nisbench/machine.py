@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 
@@ -104,6 +105,26 @@ def peak_memory_mib(used: torch.device) -> float:
     if own:  # what getrusage says begins, on Linux, at what the process that started this one held
         return int(own[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class OtherLoad:
+    """How busy other processes keep the machine's cores, from when it is made."""
+
+    def __init__(self) -> None:
+        self.before = _processor_seconds()
+
+    def share(self) -> float | None:
+        """Of all cores, from 0 to 1; None where the system does not tell (some sandboxes count nothing)."""
+        busy, idle, own = (now - before for now, before in zip(_processor_seconds(), self.before, strict=True))
+        return min(1.0, max(0.0, busy - own) / (busy + idle)) if busy + idle > 0 and busy >= own / 2 else None
+
+
+def _processor_seconds() -> tuple[float, float, float]:
+    """Seconds of all cores, busy and idle, and of them this process's own."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted in user and nice, too
+    return sum(times) - guests - idle, idle, time.process_time()
 
 
 def provenance(used: torch.device) -> Machine:

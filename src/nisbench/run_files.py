@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # before Python 3.12, pydantic knows only this one
@@ -36,6 +36,18 @@ class Machine(RunFile):
     packages: Packages
     time: str
 
+    @property
+    def cores_used(self) -> int:
+        """The threads of a CPU. A GPU counts as one."""
+        return self.threads if self.device.startswith("CPU") else 1
+
+
+Stopped = Literal["patience", "max_epochs", "diverged"]
+"""Why a training stopped: the loss had not fallen for long enough; it was cut off; or the loss ceased to be a number."""
+
+ALONE = 0.05
+"""Where other processes keep less than this share of the machine's cores busy, a time counts as measured alone."""
+
 
 class Trial(RunFile):
     """What is kept of one trained selection."""
@@ -44,11 +56,21 @@ class Trial(RunFile):
     validation_loss: float | None
     """None where the trial failed."""
     best_epoch: int
+    epochs: int
+    """Epochs done. This and `best_epoch` count those of a warm start."""
+    warm_start_epochs: int
+    """How many of them were a warm start."""
+    stopped: Stopped
+    learning_rate: float
+    """Of the weights, as a further epoch would have had it: how far a schedule came."""
     weights: int
     """Embedding weights that the selection lets exist."""
     seconds: float
     """0 where an earlier trial had the same selection, whose result this is."""
     peak_memory_mib: float
+    other_load: float | None
+    """Share of the machine's cores that other processes kept busy meanwhile, from 0 to 1. Of a trial that was resumed: since then.
+    None where the system does not tell."""
     losses: list[float]
     """Validation loss after each epoch."""
     fused: int = 1
@@ -59,6 +81,11 @@ class Trial(RunFile):
     @property
     def loss(self) -> float:
         return math.inf if self.validation_loss is None else self.validation_loss
+
+    @property
+    def measured_alone(self) -> bool:
+        """Whether its seconds are its own, on a machine that did little else."""
+        return self.fused == 1 and self.other_load is not None and self.other_load < ALONE
 
 
 class SearchRun(RunFile):
@@ -77,6 +104,19 @@ class SearchRun(RunFile):
     def best(self) -> Trial | None:
         return None if self.best_trial is None else self.trials[self.best_trial]
 
+    @property
+    def cut_off(self) -> list[Trial]:
+        """The trials that `max_epochs` stopped: they may not have ended their descent."""
+        return [trial for trial in self.trials if trial.stopped == "max_epochs"]
+
+    @property
+    def core_seconds(self) -> float:
+        return self.seconds * self.machine.cores_used
+
+    @property
+    def measured_alone(self) -> bool:
+        return all(trial.measured_alone for trial in self.trials)
+
 
 class Round(RunFile):
     """One round of pruning and training."""
@@ -84,8 +124,17 @@ class Round(RunFile):
     compression_rate: float
     threshold: float
     validation_loss: float
+    best_epoch: int
+    """0 = the weights before the first epoch."""
     epochs: int
+    stopped: Stopped
     seconds: float
+    other_load: float | None
+    """As of a trial."""
+
+    @property
+    def measured_alone(self) -> bool:
+        return self.other_load is not None and self.other_load < ALONE
 
 
 class FeatureCounts(RunFile):
@@ -115,6 +164,16 @@ class PruneRun(RunFile):
     machine: Machine
     failed: str | None = None
     """Why there is no result, in which case there are no metrics either."""
+
+    @property
+    def cut_off(self) -> list[Round]:
+        """The rounds whose training `max_epochs` stopped."""
+        return [one for one in self.rounds if one.stopped == "max_epochs"]
+
+    @property
+    def core_seconds(self) -> float:
+        """Of training what is left. Pruning itself costs next to nothing."""
+        return sum(one.seconds for one in self.rounds) * self.machine.cores_used
 
 
 T = TypeVar("T", bound=RunFile)

@@ -16,10 +16,10 @@ MACHINE = Machine(
 SEARCH = SearchRun(
     best_trial=1, weights=600, seconds=75.0, peak_memory_mib=300.0, machine=MACHINE, failed=None,
     trials=[
-        Trial(name="4 dimensions", validation_loss=0.5, best_epoch=1, weights=300, seconds=15.0, peak_memory_mib=200.0,
-              losses=[0.5, 0.6]),
-        Trial(name="8 dimensions", validation_loss=0.25, best_epoch=3, weights=600, seconds=60.0, peak_memory_mib=300.0,
-              losses=[0.5, 0.3, 0.25]),
+        Trial(name="4 dimensions", validation_loss=0.5, best_epoch=1, epochs=2, warm_start_epochs=0, stopped="patience",
+              learning_rate=0.001, weights=300, seconds=15.0, peak_memory_mib=200.0, other_load=0.0, losses=[0.5, 0.6]),
+        Trial(name="8 dimensions", validation_loss=0.25, best_epoch=3, epochs=3, warm_start_epochs=0, stopped="max_epochs",
+              learning_rate=0.001, weights=600, seconds=60.0, peak_memory_mib=300.0, other_load=0.0, losses=[0.5, 0.3, 0.25]),
     ],
 )  # fmt: skip
 

@@ -52,7 +52,7 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
         params = Params.model_validate(tree.values)
     except ValidationError as error:
         raise NisbenchError(_problem_list(tree, explained(error, tree))) from None
-    _raise_any(tree, _in_datasets(params))
+    _raise_any(tree, [*_in_datasets(params), *_in_training(params.training)])
     if study is None:
         _raise_any(tree, _in_reference(params))
     elif grid is None:
@@ -148,6 +148,12 @@ def _in_datasets(params: Params) -> Iterator[Problem]:
                 yield (*at, *path), text
 
 
+def _in_training(training: Training) -> Iterator[Problem]:
+    if training.learning_rate_drop < 1 and training.patience == 1:
+        text = "would change nothing: with training.patience = 1, training stops where the rate would drop first"
+        yield ("training", "learning_rate_drop"), text
+
+
 def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Problem]:
     at: KeyPath = ("studies", study, "grids", name)
     unknown = [
@@ -197,7 +203,7 @@ def check_run(
         reference=Reference(datasets={}, results={}),
         studies={},
     )
-    found = [*_in_datasets(params), *_in_grid(params, "", "", grid)]
+    found = [*_in_datasets(params), *_in_training(training), *_in_grid(params, "", "", grid)]
     lines = [text if path[0] == "studies" else f"{dotted(path)}: {text}" for path, text in found]
     if not 0 <= seed < 2**31:
         lines.append(f"a seed must be a whole number from 0 to {2**31 - 1}, not {seed}")

@@ -20,7 +20,7 @@ from nisbench.data import instances, parquet
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError
 from nisbench.logs import log
-from nisbench.machine import provenance
+from nisbench.machine import OtherLoad, provenance
 from nisbench.models.pruned import PrunedModel, non_embedding_state
 from nisbench.params.step_settings import PruneSettings
 from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, read_search, write_run
@@ -169,19 +169,29 @@ def in_rounds(
             values = importance(settings, model.embeddings, raw if number == 1 else model.embeddings)
             pruned, threshold = prune(model.embeddings, values, weights, rate)
             recommender = model.with_embeddings(pruned).with_mask().to(device)
-            loss = data.task.validation_loss(recommender, validation)
+            loss, others = data.task.validation_loss(recommender, validation), OtherLoad()
             progress = train(
                 recommender, data, settings.training, settings.seed, best_loss=loss,
                 checkpoint=folder / f"{number}.{device.type}-checkpoint.safetensors",
                 title=f"round {number} of {settings.rounds}, compression rate {rate:.4g}",
             )  # fmt: skip
             tensors = snapshot(recommender)
+            stopped = progress.stopped(settings.training)
+            assert stopped is not None
+            if stopped == "max_epochs":
+                log.warning(
+                    "round %d of %d was cut off by training.max_epochs = %d, best epoch %d; raise training.max_epochs",
+                    number, settings.rounds, settings.training.max_epochs, progress.best_epoch,
+                )  # fmt: skip
             this = Round(
                 compression_rate=rate,
                 threshold=threshold,
                 validation_loss=progress.best_loss,
+                best_epoch=progress.best_epoch,
                 epochs=progress.epoch,
+                stopped=stopped,
                 seconds=progress.seconds,
+                other_load=others.share(),
             )
             done = [*done, this]
             save_tensors(file, tensors, {"done": [one.model_dump() for one in done]})

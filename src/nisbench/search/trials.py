@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nisbench.logs import duration, log
-from nisbench.machine import peak_memory_mib, provenance
+from nisbench.machine import OtherLoad, peak_memory_mib, provenance
 from nisbench.params.step_settings import SearchSettings
 from nisbench.run_files import SearchRun, Trial, write_run
 from nisbench.search.context import SearchContext
@@ -52,8 +52,26 @@ def run(
         trials=trials,
         failed=failed,
     )
+    if result.cut_off:
+        _warn_of(result, settings)
     write_run(folder / "run.json", result)
     shutil.rmtree(store.folder)
+
+
+def _warn_of(result: SearchRun, settings: SearchSettings) -> None:
+    """Say which key to raise: trials that did not stop by themselves may not have ended their descent."""
+    cut_off, training = result.cut_off, settings.training
+    chosen = [
+        f", with the chosen one (best epoch {one.best_epoch} of {one.epochs})" for one in cut_off if one is result.best
+    ]
+    schedule = (
+        [f"; the learning rate was still {cut_off[-1].learning_rate:g}"] if training.learning_rate_drop < 1 else []
+    )
+    log.warning(
+        "trials cut off by training.max_epochs = %d, which may not have ended their descent: %d of %d%s; "
+        "raise training.max_epochs",
+        training.max_epochs, len(cut_off), len(result.trials), "".join([*chosen, *schedule]),
+    )  # fmt: skip
 
 
 def _run_all(context: SearchContext, store: TrialStore) -> tuple[list[Trial], int | None]:
@@ -71,7 +89,10 @@ def _run_all(context: SearchContext, store: TrialStore) -> tuple[list[Trial], in
         if trial.failed:
             log.warning("%s: %s: failed: %s", number, trial.name, trial.failed)
         else:
-            log.info("%s: %s: validation loss %.5f, %s", number, trial.name, trial.loss, duration(trial.seconds))
+            log.info(
+                "%s: %s: validation loss %.5f, best epoch %d of %d, %s",
+                number, trial.name, trial.loss, trial.best_epoch, trial.epochs, duration(trial.seconds),
+            )  # fmt: skip
         trials.append(trial)
         if spec.then and not trial.failed:
             specs.append(spec.then(_final_selection(index, context, store)))
@@ -128,7 +149,7 @@ def trials_to_fuse(
 
 def _train_alone(index: int, spec: TrialSpec, context: SearchContext, store: TrialStore) -> Trial:
     """Train under one selection, save its weights and then its result."""
-    recommender, settings = context.recommender(spec), context.training_of(spec)
+    recommender, settings, others = context.recommender(spec), context.training_of(spec), OtherLoad()
     warm, main = (store.checkpoint(index, phase) for phase in ("warm-start", "checkpoint"))
     data, seed, before = context.data, context.settings.seed, None
     try:
@@ -141,9 +162,9 @@ def _train_alone(index: int, spec: TrialSpec, context: SearchContext, store: Tri
             selection_optimizer=optimizer, before=before, checkpoint=main, title=spec.name,
         )  # fmt: skip
     except DivergenceError as error:
-        trial = _trial(spec, error.progress, context, failed=str(error))
+        trial = _trial(spec, error.progress, context, others, failed=str(error))
     else:
-        trial = _trial(spec, progress, context)
+        trial = _trial(spec, progress, context, others)
         store.save_weights(index, recommender)
     store.save_results({index: trial})
     for checkpoint in (warm, main):
@@ -159,10 +180,10 @@ def _train_fused(group: list[int], specs: Sequence[TrialSpec], context: SearchCo
     chosen = [specs[i] for i in group]
     recommenders, titles = [context.recommender(spec) for spec in chosen], [spec.name for spec in chosen]
     log.info("training %d trials together: %s", len(chosen), "; ".join(titles))
-    checkpoint, settings = store.checkpoint(group[0], "fused"), context.training_of(chosen[0])
+    checkpoint, settings, others = store.checkpoint(group[0], "fused"), context.training_of(chosen[0]), OtherLoad()
     progress = fused.train_fused(recommenders, titles, context.data, settings, context.settings.seed, checkpoint)
     results = {
-        i: _trial(spec, one, context, count=len(chosen)) if one else None
+        i: _trial(spec, one, context, others, count=len(chosen)) if one else None
         for i, spec, one in zip(group, chosen, progress, strict=True)
     }
     losses = {i: trial.loss for i, trial in results.items() if trial}
@@ -174,15 +195,26 @@ def _train_fused(group: list[int], specs: Sequence[TrialSpec], context: SearchCo
 
 
 def _trial(
-    spec: TrialSpec, progress: Progress, context: SearchContext, count: int = 1, failed: str | None = None
+    spec: TrialSpec,
+    progress: Progress,
+    context: SearchContext,
+    others: OtherLoad,
+    count: int = 1,
+    failed: str | None = None,
 ) -> Trial:
+    stopped = progress.stopped(context.training_of(spec))
     return Trial(
         name=spec.name,
         validation_loss=None if failed else progress.best_loss,
         best_epoch=progress.best_epoch,
+        epochs=progress.epoch,
+        warm_start_epochs=progress.first_epoch,
+        stopped="diverged" if failed or stopped is None else stopped,
+        learning_rate=progress.learning_rate,
         weights=context.weights_of(spec),
         seconds=progress.seconds,
         peak_memory_mib=peak_memory_mib(context.device),
+        other_load=others.share(),
         losses=progress.losses,
         fused=count,
         failed=failed,

@@ -10,6 +10,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -60,10 +61,15 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     """Validation loss after each epoch."""
 
+    def stopped(self, settings: Training) -> Literal["patience", "max_epochs"] | None:
+        """Which of the two has run out; None while the trial needs another epoch."""
+        if self.epoch - self.best_epoch >= settings.patience:
+            return "patience"
+        return "max_epochs" if self.epoch >= self.first_epoch + settings.max_epochs else None
+
     def is_active(self, settings: Training) -> bool:
-        """Whether the trial needs another epoch: neither `patience` nor `max_epochs` has run out."""
-        stale = self.epoch - self.best_epoch
-        return self.epoch < self.first_epoch + settings.max_epochs and stale < settings.patience
+        """Whether the trial needs another epoch."""
+        return self.stopped(settings) is None
 
     def add(self, loss: float, settings: Training) -> bool:
         """Add one more epoch's validation loss. Returns whether it is the lowest so far."""
