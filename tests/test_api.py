@@ -294,6 +294,18 @@ def test_a_run_of_the_pipeline_is_found(checkout, monkeypatch):
     assert mse.tolist() == [found.prune(2).metrics["mse"]]
 
 
+def test_the_split_that_a_seed_draws_in_a_study_is_at_hand(checkout):
+    (checkout / "small.yaml").write_text(STUDY.replace("seeds: [1]", "seeds: [1, 2]\n    split_per_seed: true"))
+    data = nb.load_dataset("tiny")
+    for cell in plan(Path()).study("small").cells:
+        assert data.redrawn(cell.seed).step.id == cell.search.needs["block"].id != data.step.id
+    topk = nb.load_dataset("planted_topk")
+    assert topk.redrawn(1).step.id == topk.step.id
+    assert topk.redrawn(1).task_settings.seed != topk.task_settings.seed
+    with pytest.raises(nb.NisbenchError, match="its split is published, so no seed can draw another"):
+        nb.load_dataset("criteo_x1").redrawn(1)
+
+
 def test_a_run_from_python_is_one_of_the_pipeline(checkout, monkeypatch):
     (checkout / "docs").mkdir()
     monkeypatch.setenv("NISBENCH_PARAMS", str(checkout / "small.yaml"))

@@ -359,6 +359,21 @@ def test_what_is_not_paired_is_named(printed, movielens):
     assert "the very same runs" in printed("compare", "movielens_1m", "mf/mde", "mf/mde")
 
 
+def test_seeds_with_splits_of_their_own_are_paired(printed, folder, monkeypatch):
+    overlay = folder / "over.yaml"
+    overlay.write_text("studies: {movielens_1m: {split_per_seed: true}}")
+    monkeypatch.setenv("NISBENCH_PARAMS", str(overlay))
+    study = plan(Path()).study("movielens_1m")
+    pretend_cells(cells(study, method="dnis", cr=2.5), "mse", [0.50, 0.62])
+    pretend_cells(cells(study, method="mde")[:1], "mse", [0.60])
+    shown = printed("compare", "movielens_1m", "mf/dnis@2.5", "mf/mde")
+    assert "Not paired" not in shown
+    pretend_cells(cells(study, method="mde")[1:], "mse", [0.70])
+    assert "(paired t, n = 2)" in printed("compare", "movielens_1m", "mf/dnis@2.5", "mf/mde")
+    steps = json.loads(printed("plan", "movielens_1m", "--no-cost", "--json"))["steps"]
+    assert {"movielens_1m seed 1", "movielens_1m seed 2"} <= {step["what"] for step in steps if step["step"] == "split"}
+
+
 def test_two_prunings_are_compared_by_their_ids(printed, small):
     studies = plan(Path(), small).studies
     here, other = cells(studies["movielens_1m"], method="dnis")[0], cells(studies["demo"], method="dnis")[0]

@@ -221,6 +221,36 @@ def test_table_1_counts_the_files_and_shows_the_paper_s_counts(study):
     assert second == ["*paper*", "20,000,263", "2", "165,771", "-", "-", "-"]
 
 
+SPLIT_PER_SEED = """
+studies:
+  x:
+    title: X
+    grids: {g: {datasets: [movielens_20m], models: [mf], methods: {grid_search: [1], dnis: [1, 2], network_pruning: [2]}}}
+    seeds: [3, 1, 2]
+    split_per_seed: true
+    tables: [table1, table2]
+    figures: [figure3a, figure3b, figure3c, pareto]
+"""
+
+
+def test_seeds_with_splits_of_their_own_are_one_row_and_one_panel(study):
+    found = study(SPLIT_PER_SEED, name="x")
+    assert len(found.blocks) == 3
+    first = next(cell.search.needs["split"] for cell in found.cells if cell.seed == 3)
+    parquet.write_table(first.path("test"), pa.table({"label": [1.0] * 7}))
+    records.write(first)
+    sheet = tables.table1(found, summary(found))
+    assert [row[-1] for row in sheet.tables[0].rows if row[0] != "*paper*"] == ["7"]
+    assert "Each seed has its own split; these are of seed 3." in sheet.note
+    build.run(found)
+    data = pd.read_csv("results/x/pareto.csv")
+    assert set(data["count"]) == {3}
+    text = Path("results/x/README.md").read_text()
+    assert "Each seed has its own split" in text
+    assert "not another split" not in text
+    assert "not another split" in page.about_claims(study(SPLIT_PER_SEED.replace("true", "false"), name="x"), [])
+
+
 def test_latex_escapes_what_means_something_and_says_how_to_read_it(study):
     found = study(THREE_SEEDS)
     text = tables.comparison(found, summary(found), Rating).latex("paper-table2", "At 5 % **and** *more*.")

@@ -203,6 +203,63 @@ def test_archives_of_one_md5_for_data_of_two_kinds_are_two_downloads(small):
     assert one.id != two.id
 
 
+def test_seeds_may_draw_splits_of_their_own(small, planned):
+    before = plan(SMALL, small).study("demo")
+    whole = planned("studies: {demo: {seeds: [1, 2], split_per_seed: true}}")
+    after = whole.study("demo")
+    of_seed = {}
+    for cell in after.cells:
+        needs = cell.search.needs
+        assert needs["block"].needs["split"] is needs["split"] is cell.prune.needs["split"]
+        of_seed.setdefault((cell.dataset, cell.seed), set()).add(needs["split"].id)
+    assert all(len(ids) == 1 for ids in of_seed.values())  # one for all methods: they are compared on the same data
+    same_data = {(name, of_seed[name, 1] == of_seed[name, 2]) for name, _ in of_seed}
+    assert same_data == {("planted_ratings", False), ("planted_ctr", False), ("planted_topk", True)}
+    old, new = ({step.id for step in each.steps.values()} for each in (before, after))
+    assert {after.steps[step].name for step in old & new} == {"prepare", "split", "block"}  # leave_one_out draws nothing
+    assert {after.steps[step].dataset for step in old & new if after.steps[step].name == "split"} == {"planted_topk"}
+    labels = {cell.search.dataset for cell in after.cells}
+    for name in ("split", "block", "search", "prune"):
+        found = {step.id for label in labels for step in whole.of_dataset(label, name)}
+        assert {step.id for step in after.steps.values() if step.name == name} <= found
+
+
+def test_a_split_of_a_seed_s_own_comes_from_both_seeds(planned):
+    def seeds(text):
+        found = planned(f"studies: {{demo: {{seeds: [1, 2], split_per_seed: true}}}}\n{text}").study("demo").cells
+        return {
+            cell.seed: (cell.search.needs["split"].settings.split.seed, cell.settings.task.kind_name())
+            for cell in found
+            if cell.dataset == "planted_ratings"
+        }
+
+    one, other = seeds(""), seeds("datasets: {planted_ratings: {split: {seed: 5}}}")
+    assert len({*one.values(), *other.values()}) == 4
+
+
+def test_top_k_draws_its_candidates_by_seed_where_seeds_draw_splits(small, planned):
+    def candidates(study):
+        return {cell.seed: cell.settings.task.seed for cell in study.cells if cell.settings.task.kind_name() == "topk"}
+
+    text = "studies: {demo: {seeds: [1, 2], split_per_seed: %s}}"
+    shared, drawn = (candidates(planned(text % flag).study("demo")) for flag in ("false", "true"))
+    assert set(shared.values()) == {small.params.tasks["topk"].seed}
+    assert len({*shared.values(), *drawn.values()}) == 3
+
+
+def test_without_splits_per_seed_all_ids_are_as_before(small, planned):
+    before, after = plan(SMALL, small), planned("studies: {demo: {split_per_seed: false}}")
+    assert before.steps.keys() == after.steps.keys()
+    assert before.study("demo").id == after.study("demo").id
+    assert before.study("demo").first_blocks == list(before.study("demo").blocks.values())
+
+
+def test_a_published_split_cannot_be_drawn_by_a_seed(planned):
+    text = "studies: {criteo: {split_per_seed: true, grids: {ctr: {datasets: [criteo_x1]}}}}"
+    with pytest.raises(NisbenchError, match=r"over.yaml:1: studies.criteo.split_per_seed: criteo_x1 does not allow it"):
+        planned(text)
+
+
 def test_methods_that_differ_in_name_or_pruning_share_their_search(small):
     study = plan(SMALL, small).study("recovery")
     searches = {cell.method: cell.search for cell in study.cells if cell.seed == 1 and not cell.grid}

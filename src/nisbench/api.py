@@ -254,6 +254,13 @@ class PreparedDataset:
         """
         return _frame(self.step, "features")
 
+    def redrawn(self, seed: int) -> "PreparedDataset":
+        """The same, with the split (and the top-k candidates) that a study with ``split_per_seed`` has for that seed.
+
+        Raises `NisbenchError` if the split is published.
+        """
+        return replace(self, settings=self.settings.redrawn(seed), task_settings=self.task_settings.redrawn(seed))
+
     def _split(self, name: str) -> "pd.DataFrame":
         return _frame(self.step.needs["split"], name)
 

@@ -14,6 +14,8 @@ Stream = Literal[
     "validation_examples",
     "pruning",
     "controller",
+    "split",
+    "candidates",
 ]
 _NUMBERS = {name: number for number, name in enumerate(get_args(Stream))}  # a new one goes last
 

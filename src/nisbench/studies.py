@@ -70,7 +70,7 @@ class StudyPlan:
     params: Params
     cells: tuple[Cell, ...]
     blocks: Mapping[str, Step]
-    """By id. Grids may block the same data set differently."""
+    """By id. Grids may block the same data set differently, and seeds may split it differently."""
     dataset_names: Mapping[str, str]
     """Of each blocking step: the entry of `datasets` that asks for it."""
     grids: Mapping[str, GridPlan]
@@ -79,6 +79,18 @@ class StudyPlan:
     @property
     def study(self) -> Study:
         return self.params.studies[self.name]
+
+    @property
+    def first_blocks(self) -> list[Step]:
+        """The blocking steps of the first seed: all of them, unless seeds draw their own splits."""
+        first = {cell.search.needs["block"].id for cell in self.cells if cell.seed == self.study.seeds[0]}
+        return [step for step in self.blocks.values() if step.id in first]
+
+    def seeds_of(self, step: Step) -> list[int]:
+        """The seeds whose runs need a step, if seeds draw their own splits; else none."""
+        cells = self.cells if self.study.split_per_seed and step.name in {"split", "block"} else ()
+        needed = {cell.seed: cell.search.needs for cell in cells if step.id in {s.id for s in cell.search.needs.values()}}
+        return list(needed)
 
     @property
     def compared(self) -> tuple[Cell, ...]:
@@ -218,14 +230,19 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
         if apart and apart in grids:
             raise NisbenchError(f"params/studies: {name} has two grids, or swept values, named {apart}. Rename one.")
         grids[apart] = GridPlan(key, title, params, variant)
-        block_of = {dataset: block_step(params.datasets[dataset], root) for dataset in grid.datasets}
-        for dataset, step in block_of.items():
-            blocks[step.id] = step
-            dataset_names.setdefault(step.id, dataset)
+        block_of: dict[tuple[str, int], Step] = {}
+        for dataset in grid.datasets:
+            settings = params.datasets[dataset]
+            shared = None if study.split_per_seed else block_step(settings, root)
+            for seed in study.seeds:
+                step = block_of[dataset, seed] = shared or block_step(settings.redrawn(seed), root)
+                blocks[step.id] = step
+                dataset_names.setdefault(step.id, dataset)
         for dataset, model, entry, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
-            method = params.methods[entry]
+            method, task = params.methods[entry], params.task_of(dataset)
+            task = task.redrawn(seed) if study.split_per_seed else task
             search = search_step(
-                block_of[dataset], params.task_of(dataset), params.models[model], method, params.training, seed
+                block_of[dataset, seed], task, params.models[model], method, params.training, seed
             )
             for rate in grid.methods[entry]:
                 cell = Cell(apart, dataset, model, entry, rate, seed, prune_step(search, method, rate))

@@ -80,6 +80,8 @@ def described(study: StudyPlan, steps: Iterable[Step]) -> dict[str, str]:
         else:
             names = [entry for block, entry in study.dataset_names.items() if step in study.blocks[block].upstream()]
             found[step.id] = _joined(names)
+            if seeds := study.seeds_of(step):
+                found[step.id] += f" seed {_joined(map(str, seeds))}"
             if step.name == "block":
                 found[step.id] += f", {blocks(step)}"
     return found

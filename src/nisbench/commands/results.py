@@ -168,15 +168,16 @@ class Comparison:
     def __init__(self, a: dict[int, Step], b: dict[int, Step]) -> None:
         self.notes: list[str] = []
         tasks = [_settings(next(iter(side.values()))).task for side in (a, b)]
-        if tasks[0] != tasks[1]:
+        if type(tasks[0]) is not type(tasks[1]):
             raise NisbenchError(f"A and B are of different tasks ({tasks[0].kind_name()}, {tasks[1].kind_name()}).")
         self.task: Task = tasks[0]
         self.values = [self._measured(side) for side in (a, b)]
-        splits = [{step.needs["split"].id for step in side.values()} for side in (a, b)]
-        self.same_data = splits[0] == splits[1]
+        measured_on = [{seed: (s.needs["split"].id, _settings(s).task) for seed, s in side.items()} for side in (a, b)]
+        shared = measured_on[0].keys() & measured_on[1].keys()
+        self.same_data = all(measured_on[0][seed] == measured_on[1][seed] for seed in shared)
         if not self.same_data:
             self.notes.append(
-                "Not paired: A and B are on different data, or splits of it, so a seed has nothing in common."
+                "Not paired: A and B are on different data, splits of it or settings of the task, so a seed has nothing in common."
             )
         elif len({str(_settings(next(iter(side.values()))).model) for side in (a, b)}) > 1:
             self.notes.append(

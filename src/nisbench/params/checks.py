@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError
 from nisbench.params.base import PATTERNS, KeyPath, Kind, Problem
-from nisbench.params.datasets import Dataset
+from nisbench.params.datasets import FIXED_SPLIT, Dataset
 from nisbench.params.kinds import kinds
 from nisbench.params.methods import Method
 from nisbench.params.models import Model
@@ -169,8 +169,11 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     yield from _repeated(at, {("methods", method): rates for method, rates in grid.methods.items()})
     for method, rates in grid.methods.items():
         yield from _in_method(params, method, rates, at)
+    drawn = study in params.studies and params.studies[study].split_per_seed
     for i, dataset in enumerate(grid.datasets):
         settings, task = params.datasets[dataset], params.task_of(dataset)
+        if drawn and settings.split == "published":
+            yield ("studies", study, "split_per_seed"), f"{dataset} does not allow it: {FIXED_SPLIT}"
         for entry in grid.models:
             model = params.models[entry]
             if not task.is_served_by(model.tasks):

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, Tag
 
+from nisbench.errors import NisbenchError
 from nisbench.params.base import UNHASHED, Kind, Name, Problem, Seed, Settings, matching
 from nisbench.params.kinds import chosen_by_tag
 from nisbench.params.tasks import Task
@@ -31,6 +32,9 @@ AnySplit = Annotated[
     Annotated[RandomSplit, Tag("(at random)")] | Annotated[NamedSplit, Tag("(by name)")],
     Discriminator(lambda value: "(by name)" if isinstance(value, str) else "(at random)"),
 ]
+
+
+FIXED_SPLIT = "its split is published, so no seed can draw another"
 
 
 class BlockSettings(Settings):
@@ -86,6 +90,20 @@ class Dataset(Kind):
     def expected_size(self) -> tuple[tuple[int, ...], int] | None:
         """The number of features of each field, and of instances, as far as the settings say."""
         return None
+
+    def redrawn(self, seed: int) -> Self:
+        """The same with a split that is drawn by the split's own seed and this one.
+
+        `leave_one_out` has nothing to draw. Raises `NisbenchError` if the split is published.
+        """
+        from nisbench.seeds import derived  # noqa: PLC0415 - imports NumPy
+
+        if self.split == "published":
+            raise NisbenchError(f"{self.title}: {FIXED_SPLIT}")
+        if not isinstance(self.split, RandomSplit):
+            return self
+        drawn = derived(self.split.seed, "split", seed) % 2**31
+        return self.model_copy(update={"split": self.split.model_copy(update={"seed": drawn})})
 
 
 class Archive(Dataset):

@@ -63,6 +63,9 @@ class Study(Settings):
     grids: Annotated[dict[Name, Grid], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """Seeds of initial weights, batch order and the methods' own draws."""
+    split_per_seed: bool = False
+    """Each seed also draws a split of its own (and top-k its candidates), so that intervals cover users and data, not only the
+    initial weights and the order of batches."""
     tables: list[str]
     figures: list[Figure] = Field(default=[])
     overrides: dict[str, Any] | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import PositiveInt, SerializeAsAny
 
@@ -67,6 +67,10 @@ class Task(Kind):
     def predictions_per_instance(self) -> int:
         """Predictions that validation makes, for each instance."""
         return 1
+
+    def redrawn(self, seed: int) -> Self:  # noqa: ARG002
+        """The same, with what is drawn to measure quality drawn by its own seed and this one."""
+        return self
 
 
 class Rating(Task):
@@ -147,6 +151,11 @@ class TopK(Task):
     @property
     def predictions_per_instance(self) -> int:
         return 1 + self.candidates
+
+    def redrawn(self, seed: int) -> Self:
+        from nisbench.seeds import derived  # noqa: PLC0415 - imports NumPy
+
+        return self.model_copy(update={"seed": derived(self.seed, "candidates", seed) % 2**31})
 
     def small(self) -> "TopK":
         return self.model_copy(update={"candidates": 19})

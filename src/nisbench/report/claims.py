@@ -286,7 +286,7 @@ def rarer_blocks_get_less(results: Results) -> Iterator[Finding]:
         searches.setdefault(panel_of(cell), {})[cell.search.id] = pd.Series(selection_of(cell).mean(axis=1))
     for panel, of_seeds in searches.items():
         means = pd.concat(list(of_seeds.values()), axis=1)
-        ranks = [-_rank(means.index.to_series(), column) for _, column in means.items()]
+        ranks = [-_rank(column.index.to_series(), column) for column in (each.dropna() for _, each in means.items())]
         ends = means.mean(axis=1)
         claim = "Blocks of rarer features end with a smaller α"
         measured = f"mean α {ends.iloc[-1]:.2f} in the last of {len(ends)} blocks"

@@ -27,8 +27,9 @@ def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         panels.setdefault(panel_of(cell), {}).setdefault(cell.search.id, cell)
     rows = []
     for panel, searches in panels.items():
-        alpha = np.concatenate([selection_of(cell) for cell in searches.values()], axis=1)  # (L, all seeds' columns)
-        for block, row in enumerate(alpha):
+        alphas = [selection_of(cell) for cell in searches.values()]  # (L, columns) each; L may differ with the split
+        for block in range(max(map(len, alphas))):
+            row = np.concatenate([alpha[block] for alpha in alphas if block < len(alpha)])
             rows.append({**vars(panel), "block": block + 1, **distribution(row)})
     data = pd.DataFrame(rows)
     picture, axes = style.panels(len(panels), 3, (3.6, 2.8))

@@ -165,7 +165,11 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
         searches[key]
         for key in chosen[["grid", "dataset", "model", "method", "seed"]].itertuples(index=False, name=None)
     ]
-    chosen = chosen.assign(search=[search.id for search in of], split=[search.needs["split"].id for search in of])
+    splits: dict[tuple[str, str], str] = {}  # of the first seed, where each has its own
+    for cell in plan.cells:
+        splits.setdefault((cell.grid, cell.dataset), cell.search.needs["split"].id)
+    split = [splits[key] for key in zip(chosen["grid"], chosen["dataset"], strict=True)]
+    chosen = chosen.assign(search=[search.id for search in of], split=split)
     same = chosen["run_id"].where(chosen["cr"] != 1, chosen["search"])  # unpruned, methods may differ in name only
     chosen = chosen[~same.duplicated()].assign(series=lambda kept: _names(plan, kept))
     chosen = chosen.assign(grid=chosen.groupby("search", sort=False)["grid"].transform("first"))

@@ -41,12 +41,14 @@ def table1(plan: StudyPlan, _results: pd.DataFrame) -> Sheet:
         if row["instances_paper"]:
             lines.append(["*paper*", *(f"{value:,}" for value in ours[6:]), NONE, NONE, NONE])
     note = f"*paper*: as printed in {PAPER}. Train, validation and test are numbers of instances."
+    if plan.study.split_per_seed:
+        note += f" Each seed has its own split; these are of seed {plan.study.seeds[0]}."
     return Sheet("Table 1: statistics of the data sets", [SubTable("", heads, lines)], note, table)
 
 
 def _named_blocks(plan: StudyPlan) -> Iterator[tuple[str, Step]]:
-    """The study's blocking steps, each with the entry of `datasets` that asks for it."""
-    for block in plan.blocks.values():
+    """The study's blocking steps, of the first seed if each seed has its own, each with the entry of `datasets` that asks for it."""
+    for block in plan.first_blocks:
         yield plan.dataset_names[block.id], block
 
 
