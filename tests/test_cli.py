@@ -226,7 +226,9 @@ def test_show_tells_people_of_a_cell(printed, demo):
     assert "mse = 0.125" in shown
     assert "300 of 600 are left" in shown
     assert "training.batch_size: 256 (params/: 512)" in shown
-    assert "best at epoch 3 of 3, the last" in shown
+    assert "best at epoch 3 of 3, cut off by training.max_epochs: it may not have ended its descent" in shown
+    assert "cost       150 core-seconds, measured alone" in shown
+    assert "patience" in shown
     assert "CPU: Abacus, 2 threads; torch 2.99" in shown
     assert f"nisbench search {cell.search.id}" in shown
     assert f"nisbench prune {cell.prune.id}" in shown
@@ -286,6 +288,13 @@ def test_results_are_means_over_seeds(printed, movielens):
     assert "base_dimension_16  movielens_1m  mf       dnis" in printed("results", "movielens_1m")  # the same runs
     shown = printed("results", "movielens_1m", "--grid", "")
     assert " 0.14 " in shown
+    assert (found["dnis"]["best_epoch"], found["dnis"]["epochs"], found["dnis"]["cut_off"]) == ("3.0", "3.0", "2")
+    by_seed = list(csv.DictReader(io.StringIO(printed("results", "movielens_1m", "--by-seed", "--format", "csv"))))
+    assert {(row["best_epoch"], row["epochs"], row["stopped"], row["cut_off"]) for row in by_seed} == {
+        ("3", "3", "max_epochs", "1")
+    }
+    in_json = json.loads(printed("results", "movielens_1m", "--by-seed", "--format", "json"))
+    assert {row["best_epoch"] for row in in_json} == {3}
     assert "grid " not in shown  # nothing stands in that column
     assert "more cells are not done" in shown
 
@@ -343,7 +352,10 @@ def test_two_cells_are_compared_seed_by_seed(printed, movielens):
     interval = test.confidence_interval(0.95)
     assert mse["interval_95"] == pytest.approx([interval.low, interval.high])
     shown = printed("compare", "movielens_1m", "mf/dnis@2.5", "mf/mde")
-    assert f"p = {test.pvalue:.2g} (paired t, n = 2); A is better on average" in shown
+    assert f"p = {test.pvalue:#.2g} (paired t, n = 2); A is better on average" in shown
+    assert "tests were made" not in shown
+    every = printed("compare", "movielens_1m", "mf/dnis@2.5", "mf/mde", "--metric", "mse", "--metric", "nonzeros")
+    assert "2 tests were made; p is not adjusted for their number." in every
     assert "A  movielens_1m mf dnis CR 2.5\nB  movielens_1m mf mde\n" in shown
 
 

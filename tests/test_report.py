@@ -22,8 +22,19 @@ from nisbench.params.kinds import VARIABLE
 from nisbench.params.loading import load
 from nisbench.params.tasks import CTR, RANKED, Rating, TopK
 from nisbench.report import build, claims, dnis_figures, figures, outputs, page, significance, style, tables
+from nisbench.report.formatting import TIMES
 from nisbench.report.results import metrics, pruning_result, summary
-from nisbench.run_files import FeatureCounts, Machine, PruneRun, SearchRun, Trial, read_pruning, read_search, write_run
+from nisbench.run_files import (
+    FeatureCounts,
+    Machine,
+    PruneRun,
+    Round,
+    SearchRun,
+    Trial,
+    read_pruning,
+    read_search,
+    write_run,
+)
 from nisbench.studies import plan, plan_study
 
 ROOT = Path(__file__).parents[1]
@@ -147,18 +158,15 @@ def test_table_2_shows_ours_and_the_paper_s_below(study):
     found = study()
     sheet = tables.comparison(found, summary(found), Rating)
     assert [table.heading for table in sheet.tables] == [f"{m}, MovieLens-20M" for m in ("MF", "MLP", "NeuMF")]
-    assert sheet.tables[0].heads == ["Search method", "#Params", "Params (M)", "Time cost", "Memory", "MSE"]
+    assert sheet.tables[0].heads == ["Search method", "#Params", "Params (M)", "Cost", "Memory", "MSE", "Best epoch"]
     body = table_of(sheet, "MF, MovieLens-20M")
-    assert body["Grid Search"] == ["100", "12", "2 h 00 min", "500 MiB", "0.7000"]
-    assert body["Grid Search", "paper"] == ["-", "33", "16 h 00 min", "-", "0.6220"]
-    assert body["DNIS (CR = 2.5)"] == ["40", "12", "59 min 56 s", "500 MiB", "0.7225"]
-    assert table_of(sheet, "NeuMF, MovieLens-20M")["DNIS (CR = 2.5)", "paper"] == [
-        "-",
-        "32",
-        "1 h 00 min",
-        "-",
-        "0.6213",
-    ]
+    assert body["Grid Search"] == ["100", "12", f"1.0{TIMES}", "500 MiB", "0.7000", "2 of 3"]
+    assert body["Grid Search", "paper"] == ["-", "33", f"1.0{TIMES}", "-", "0.6220", "-"]
+    assert body["DNIS (CR = 2.5)"] == ["40", "12", f"0.50{TIMES}", "500 MiB", "0.7225", "2 of 3"]
+    assert body["DNIS (CR = 2.5)", "paper"] == ["-", "17", f"0.062{TIMES}", "-", "0.6167", "-"]
+    of_neumf = table_of(sheet, "NeuMF, MovieLens-20M")
+    assert of_neumf["DNIS (CR = 2.5)", "paper"] == ["-", "32", f"0.25{TIMES}", "-", "0.6213", "-"]
+    assert sheet.tables[0].legend == "Cost is a multiple of that of Grid Search, 14,400 core-seconds."
     assert "**" not in sheet.markdown()
     assert "K = 128" not in sheet.markdown()  # sweeps are for figures
 
@@ -167,21 +175,114 @@ def test_several_seeds_give_mean_and_deviation_and_marks_where_the_best_is_told_
     found = study(THREE_SEEDS)
     sheet = tables.comparison(found, summary(found), Rating)
     body = table_of(sheet, "MF, MovieLens-20M")
-    assert body["DNIS (as searched)"][-1] == "**0.5093 ± 0.0100**"
-    assert [name for name, row in body.items() if "**" in row[-1]] == ["DNIS (as searched)"]
+    assert body["DNIS (as searched)"][-2] == "**0.5093 ± 0.0100**"
+    assert [name for name, row in body.items() if "**" in row[-2]] == ["DNIS (as searched)"]
+    assert "†" not in sheet.markdown()
+    assert "**Bold** is the best mean; 5 paired t-tests." in sheet.tables[0].legend
     data = sheet.data[(sheet.data["model"] == "mf") & (sheet.data["metric"] == "mse")].set_index(["method", "cr"])
     assert set(data["seeds"]) == {3}
-    assert data.loc[("dnis", 1), "p"] == 1
-    assert (data.drop(("dnis", 1))["p"] < 0.05).all()
+    assert np.isnan(data.loc[("dnis", 1), "p"])
+    others = data.drop(("dnis", 1))["p"]
+    assert (others < 0.05).all()
+    assert [float(f"{p:.2g}") for p in others] == list(others)  # two significant figures
+
+
+def test_what_is_not_told_apart_from_the_best_has_a_mark_of_its_own(study):
+    found = study(THREE_SEEDS)
+    for cell in found.cells:
+        if cell.method == "mde" and cell.model == "mf":  # as good as DNIS, but for noise
+            pruning = read_pruning(cell.prune.path("run"))
+            mse = 0.51 + 0.004 * (cell.seed - 2) ** 2
+            write(cell.prune, pruning.model_copy(update={"metrics": {"mse": mse}}))
+    sheet = tables.comparison(found, summary(found), Rating)
+    quality = {name: row[-2] for name, row in table_of(sheet, "MF, MovieLens-20M").items() if "paper" not in name}
+    assert quality["DNIS (as searched)"] == "**0.5093 ± 0.0100**"
+    assert quality["MDE"].endswith(" †")
+    assert sum("**" in text for text in quality.values()) == sum("†" in text for text in quality.values()) == 1
+    legend = sheet.tables[0].legend
+    assert "**Bold** is the best mean; † is not told apart from it (p ≥ 0.05); 5 paired t-tests." in legend
+    assert "†" not in sheet.tables[1].legend
+    text = sheet.latex("x", "")
+    assert r"~\dag{}" in text
+    assert text.count(r"is not told apart from it (p $\geq$ 0.05)") == 1
+
+
+def test_a_cost_that_was_not_measured_alone_is_marked(study):
+    found = study()
+    changes = {"mde": {"fused": 2}, "random_search": {"other_load": 0.4}, "grid_search": {"other_load": 0.01}}
+    for cell in found.cells:
+        if cell.model == "mf" and cell.method in changes:
+            trial = made_up_trial(seconds=7200.0 if cell.method != "mde" else 90_000.0, **changes[cell.method])
+            write(cell.search, made_up_search([trial]))
+    sheet = tables.comparison(found, summary(found), Rating)
+    body = table_of(sheet, "MF, MovieLens-20M")
+    costs = {name: row[2] for name, row in body.items() if "paper" not in name}
+    assert costs["MDE"] == f"≈ 12{TIMES}"
+    assert costs["Random Search"] == f"≈ 1.0{TIMES}"
+    assert costs["Grid Search"] == f"1.0{TIMES}"
+    assert "≈ Not measured alone: trials trained together, or other processes" in sheet.tables[0].legend
+    assert "≈" not in sheet.tables[1].legend
+
+
+def test_without_grid_search_the_cheapest_that_is_no_control_costs_1(study):
+    methods = "{dnis: [1, 2], mde: [1], bias_only: [1]}"
+    grids = f"{{g: {{datasets: [movielens_20m], models: [mf], methods: {methods}}}}}"
+    found = study(f"studies: {{x: {{title: X, grids: {grids}, seeds: [1], tables: [table2]}}}}", name="x")
+    for cell in found.cells:
+        if cell.method == "bias_only":
+            write(cell.search, made_up_search([made_up_trial(seconds=36.0)]))
+    sheet = tables.comparison(found, summary(found), Rating)
+    body = table_of(sheet, "MF, MovieLens-20M")
+    assert body["Bias only"][2] == f"0.010{TIMES}"
+    assert body["MDE"][2] == f"2.0{TIMES}"
+    assert "Cost is a multiple of that of DNIS (as searched), 7,186 core-seconds." in sheet.tables[0].legend
+
+
+def test_a_gpu_s_seconds_are_no_core_seconds_times_threads():
+    trial = made_up_trial(seconds=10.0)
+    run = made_up_search([trial])
+    assert run.core_seconds == 20.0
+    gpu = run.model_copy(update={"machine": MACHINE.model_copy(update={"device": "NVIDIA H100"})})
+    assert gpu.core_seconds == 10.0
+
+
+def test_results_that_were_cut_off_are_marked_and_listed(study):
+    found = study(SMALL, "small")
+    for cell in found.cells:
+        if cell.method == "mde" and cell.seed == 2:
+            cut = made_up_trial(name="wide", stopped="max_epochs", best_epoch=3)
+            write(cell.search, made_up_search([made_up_trial(), cut]))
+        if cell.method == "network_pruning" and cell.seed == 1:
+            run = read_pruning(cell.prune.path("run"))
+            one = Round(compression_rate=2.0, threshold=0.1, validation_loss=0.4, best_epoch=5, epochs=5, stopped="max_epochs",
+                        seconds=7.0, other_load=0.0)  # fmt: skip
+            write(cell.prune, run.model_copy(update={"rounds": [one]}))
+    build.run(found)
+    results = pd.read_csv("results/small/summary.csv")
+    mde = results[(results["method"] == "mde") & (results["metric"] == "mse")].set_index("seed")
+    assert list(mde["cut_off"]) == [0, 1, 0]
+    assert list(mde["stopped"]) == ["patience"] * 3  # the chosen trial
+    assert list(zip(mde["best_epoch"], mde["epochs"], strict=True)) == [(2, 3)] * 3
+    sheet = tables.comparison(found, summary(found), Rating)
+    marked = [row[0] for row in sheet.tables[0].rows if "‡" in row[0]]
+    assert marked == ["MDE ‡", "Network pruning, one shot (CR = 2) ‡"]
+    assert "‡ A training behind this result was cut off by `training.max_epochs`." in sheet.tables[0].legend
+    text = Path("results/small/README.md").read_text()
+    assert "<summary>In 2 runs</summary>" in text
+    assert "* ml-20m mf-mde-seed2: 1 of 2 trials\n" in text
+    assert "full-seed1-cr2: 1 rounds, the last to CR 2 (best epoch 5 of 5)" in text
+    assert "2, 1 cut off" in text
+    build.run(study(SMALL, "small"))
+    assert "**Cut off.**" not in Path("results/small/README.md").read_text()
 
 
 def test_table_3_knows_which_way_each_quality_is_better(study):
     found = study(THREE_SEEDS)
     sheet = tables.comparison(found, summary(found), CTR)
-    assert sheet.tables[0].heads[-2:] == ["AUC", "Logloss"]
+    assert sheet.tables[0].heads[-3:-1] == ["AUC", "Logloss"]
     body = table_of(sheet, "FM, Criteo")
-    assert body["DNIS (as searched)"][-2:] == ["**0.9745 ± 0.0005**", "**0.5093 ± 0.0100**"]
-    assert body["DNIS (as searched)", "paper"][-2:] == ["0.8004", "0.4510"]
+    assert body["DNIS (as searched)"][-3:-1] == ["**0.9745 ± 0.0005**", "**0.5093 ± 0.0100**"]
+    assert body["DNIS (as searched)", "paper"][-3:-1] == ["0.8004", "0.4510"]
     assert [row for row in body if "CR" in row] == ["DNIS (CR = 20)", "DNIS (CR = 30)"]
     assert "MovieLens" not in sheet.markdown()
 
@@ -196,7 +297,7 @@ def test_table_4_has_a_table_per_grid_and_way_of_ranking(study):
     ]
     sampled, full = (table_of(sheet, table.heading) for table in sheet.tables[:2])
     assert sheet.tables[0].heads == [
-        "Search method", "#Params", "Time cost", "Memory", "R@1", "R@5", "R@10", "MRR@5", "MRR@10", "NDCG@5", "NDCG@10",
+        "Search method", "#Params", "Cost", "Memory", "R@1", "R@5", "R@10", "MRR@5", "MRR@10", "NDCG@5", "NDCG@10", "Best epoch",
     ]  # fmt: skip
     assert sampled["NIS-SE, half"][::3] == ["100", "10.00", "10.00", "10.00"]
     assert sampled["NIS-SE, half", "paper"][::3] == ["390,000", "9.32", "18.22", "28.63"]
@@ -271,34 +372,47 @@ def test_latex_escapes_what_means_something_and_says_how_to_read_it(study):
 @pytest.mark.parametrize(
     ("rows_of_seeds", "expected"),
     [
-        ([[1.0, 1.3, 1.1], [1.1, 1.2, 1.3], [5.0, 5.1, 5.21]], [True, True, False]),  # the second differs by chance
-        ([[1.0, 1.1, 1.3], [1.1, 0.9, 1.5], [0.9, 1.6, 1.2]], [False, False, False]),  # nothing is told apart
-        ([[1.0, 1.31, 1.1], [5.0, 5.2, 5.1], [5.0, 5.2, 5.1]], [True, False, False]),
-        ([[1.0, 1.1, 1.3], [1.0, 1.1, 1.3], [5.0, 5.1, 5.31]], [True, True, False]),  # equal to the best
-        ([[1.0, 1.1, 1.3], [2.0, 2.1, 2.31], [9.0, 1.2, 20.0]], [True, False, False]),  # far worse, and not surely so
+        ([[1.0, 1.3, 1.1], [1.1, 1.2, 1.3], [5.0, 5.1, 5.21]], "bt-"),  # the second differs by chance
+        ([[1.0, 1.1, 1.3], [1.1, 0.9, 1.5], [0.9, 1.6, 1.2]], "btt"),  # nothing is told apart
+        ([[1.0, 1.31, 1.1], [5.0, 5.2, 5.1], [5.0, 5.2, 5.1]], "b--"),
+        ([[1.0, 1.1, 1.3], [1.0, 1.1, 1.3], [5.0, 5.1, 5.31]], "bt-"),  # equal to the best: one is bold
+        ([[1.0, 1.1, 1.3], [2.0, 2.1, 2.31], [9.0, 1.2, 20.0]], "b-t"),  # far worse, and not surely so
+        ([[1.0, 1.1, np.nan], [2.0, 2.1, 2.31], [5.0, 5.1, 5.21]], "-b-"),  # failed at a seed
+        ([[1.0, 1.1, np.nan], [2.0, 2.1, 2.31]], "--"),  # nothing to compare
     ],
 )
-def test_what_is_marked_is_better_than_all_that_is_told_apart_from_the_best(rows_of_seeds, expected):
+def test_the_best_is_one_row_and_what_is_not_told_apart_from_it_is_tied(rows_of_seeds, expected):
     values = pd.DataFrame(rows_of_seeds)
     for sign, better in ((1, "lower"), (-1, "higher")):
-        p = significance.against_best(sign * values, better)
-        assert list(significance.marked(sign * values.mean(axis=1), p, better)) == expected
+        found = significance.against_best(sign * values, better)
+        assert "".join("b" if row.best else "t" if row.tied else "-" for row in found.itertuples()) == expected
+        assert not (found["best"] & found["tied"]).any()
+
+
+@pytest.mark.parametrize(
+    ("p", "text", "number"),
+    [(0.123456, "0.12", 0.12), (0.05, "0.050", 0.05), (1.0, "1.0", 1.0), (1.234e-7, "1.2e-07", 1.2e-7)],
+)
+def test_p_values_have_two_significant_figures(p, text, number):
+    assert significance.shown(p) == text
+    assert significance.rounded(p) == number
+    assert significance.shown(float("nan")) == ""
 
 
 def test_one_seed_tells_nothing():
     values = pd.DataFrame([[1.0], [2.0]])
-    p = significance.against_best(values, "lower")
-    assert p.isna().all()
-    assert not significance.marked(values.mean(axis=1), p, "lower").any()
+    found = significance.against_best(values, "lower")
+    assert found["p"].isna().all()
+    assert not found[["best", "tied"]].any().any()
 
 
 def test_p_values_are_scipy_s_adjusted_for_their_number():
     generator = np.random.default_rng(0)
     values = pd.DataFrame(generator.normal(size=(4, 5)) + np.arange(4)[:, None])
-    p = significance.against_best(values, "lower")
+    p = significance.against_best(values, "lower")["p"]
     raw = [stats.ttest_rel(values.loc[0], values.loc[i]).pvalue for i in (1, 2, 3)]
     assert np.allclose(p[1:], stats.false_discovery_control(raw))
-    assert p[0] == 1
+    assert np.isnan(p[0])
 
 
 # --- figures --------------------------------------------------------------------------------------------------
@@ -486,7 +600,7 @@ def test_claims_are_judged_by_the_study_s_own_figures(study):
     assert (first.measured, first.against) == ("MSE 0.5093", "0.6100: Random Search")
     assert 0 < first.p < 0.05
     assert told["Pruned at CR = 2, DNIS still beats the best of them", mf, "DNIS (CR = 2)"].verdict == "contradicted"
-    assert told["DNIS's whole search takes less time than the fastest of theirs", mf, "DNIS"].verdict == "holds"
+    assert not any("time" in claim for claim, *_ in told)
     assert told["The larger the base dimension K, the better DNIS predicts", f"{mf}, K = 1024", "K = 1024"].p == 0.25
     same = told["The more feature blocks L, the better DNIS predicts", f"{mf}, L = 40", "L = 40"]
     assert (same.p, same.verdict) == (1, "inconclusive")
@@ -566,7 +680,7 @@ def test_all_files_are_written_old_ones_go_and_the_same_runs_give_the_same_bytes
     html = (folder / "page.html").read_text()
     assert html.count('src="data:image/svg+xml;base64,') == len(found.study.figures)
     assert 'src="figure' not in html
-    first, second = made_up_trial(fused=2), made_up_trial(failed=NAN)
+    first, second = made_up_trial(fused=2), made_up_trial(failed=NAN, stopped="diverged")
     assert page.trials_of(made_up_search([first, second])) == "2, up to 2 fused, 1 failed"
 
     written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -648,11 +762,11 @@ def test_runs_that_failed_are_marked_and_the_rest_is_compared(study):
             write(cell.search, search.model_copy(update={"trials": [trial, wide]}))
     build.run(found)
     body = table_of(tables.comparison(found, summary(found), Rating), "MF, MovieLens-20M")
-    assert body["DNIS (as searched)"][-1] == "failed"
+    assert body["DNIS (as searched)"][-2:] == ["failed", "-"]
     assert body["DNIS (as searched)"][0] == "failed"
-    assert body["MDE"][-1].endswith(" (1 of 3 failed)")
-    assert "failed" not in body["Random Search"][-1]
-    assert [name for name, row in body.items() if "**" in row[-1]] == ["Grid Search", "Random Search"]
+    assert body["MDE"][-2].endswith(" (1 of 3 failed)")
+    assert "failed" not in body["Random Search"][-2]
+    assert [name for name, row in body.items() if "**" in row[-2]] == ["Random Search"]
     text = Path("results/small/README.md").read_text()
     assert "* MF, MDE, MovieLens-20M, seed 2: the loss is nan at step 3" in text
     assert "mf-grid-seed1: 1 of 2 trials failed: wide: inf" in text

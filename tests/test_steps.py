@@ -216,7 +216,11 @@ def test_seeds_may_draw_splits_of_their_own(small, planned):
     same_data = {(name, of_seed[name, 1] == of_seed[name, 2]) for name, _ in of_seed}
     assert same_data == {("planted_ratings", False), ("planted_ctr", False), ("planted_topk", True)}
     old, new = ({step.id for step in each.steps.values()} for each in (before, after))
-    assert {after.steps[step].name for step in old & new} == {"prepare", "split", "block"}  # leave_one_out draws nothing
+    assert {after.steps[step].name for step in old & new} == {
+        "prepare",
+        "split",
+        "block",
+    }  # leave_one_out draws nothing
     assert {after.steps[step].dataset for step in old & new if after.steps[step].name == "split"} == {"planted_topk"}
     labels = {cell.search.dataset for cell in after.cells}
     for name in ("split", "block", "search", "prune"):

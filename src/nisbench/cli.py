@@ -252,6 +252,8 @@ def results(
 ) -> None:
     """Print what a study's finished cells measured on test: mean, standard deviation and number of seeds.
 
+    Beside it: the best epoch and the epochs done, and at how many seeds training was cut off by training.max_epochs.
+
     csv and json have all digits.
 
     Example: nisbench results demo --model mf --metric mse --sort mean

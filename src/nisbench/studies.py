@@ -89,7 +89,9 @@ class StudyPlan:
     def seeds_of(self, step: Step) -> list[int]:
         """The seeds whose runs need a step, if seeds draw their own splits; else none."""
         cells = self.cells if self.study.split_per_seed and step.name in {"split", "block"} else ()
-        needed = {cell.seed: cell.search.needs for cell in cells if step.id in {s.id for s in cell.search.needs.values()}}
+        needed = {
+            cell.seed: cell.search.needs for cell in cells if step.id in {s.id for s in cell.search.needs.values()}
+        }
         return list(needed)
 
     @property
@@ -241,9 +243,7 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
         for dataset, model, entry, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
             method, task = params.methods[entry], params.task_of(dataset)
             task = task.redrawn(seed) if study.split_per_seed else task
-            search = search_step(
-                block_of[dataset, seed], task, params.models[model], method, params.training, seed
-            )
+            search = search_step(block_of[dataset, seed], task, params.models[model], method, params.training, seed)
             for rate in grid.methods[entry]:
                 cell = Cell(apart, dataset, model, entry, rate, seed, prune_step(search, method, rate))
                 cells[cell.key] = cell  # grids may overlap

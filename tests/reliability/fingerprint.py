@@ -2,11 +2,11 @@
 
 Left out, and nothing else:
 
-* in JSON: `seconds`, `peak_memory_mib`, a machine's and a record's `time`, and the checksums of files that hold these:
-  of run.json in a record, of a report's files in its manifest;
-* in CSV: the column `seconds`; the values in rows whose metric is `hours` or `peak_memory_mib`;
-* in tables for reading: the columns Time cost, Memory, Time and Peak memory, and how columns are aligned;
-* the verdict on the one claim that is about time, in claims.csv and on the page, with what it is decided by;
+* in JSON: `seconds`, `peak_memory_mib`, `other_load`, a machine's and a record's `time`, and the checksums of files that hold
+  these: of run.json in a record, of a report's files in its manifest;
+* in CSV: the columns `seconds` and `measured_alone`; the values in rows whose metric is `core_seconds` or `peak_memory_mib`;
+* in tables for reading: the columns Cost, Memory, Time and Peak memory, and how columns are aligned;
+* the sentences below a table about cost;
 * on the page, the time of all training and the date in the sentence at its head.
 
 All other files (Parquet, weights, schemes, pictures, metrics.json) are compared byte by byte, and no file may be there
@@ -23,9 +23,11 @@ from typing import Any
 
 import pandas as pd
 
-MEASURED_METRICS = ("hours", "peak_memory_mib")
-MEASURED_COLUMNS = ("Time cost", "Memory", "Time", "Peak memory")
-CLAIM_ABOUT_TIME = "DNIS's whole search takes less time than the fastest of theirs"
+MEASURED_METRICS = ("core_seconds", "peak_memory_mib")
+MEASURED_COLUMNS = ("Cost", "Memory", "Time", "Peak memory")
+ABOUT_COST = re.compile(
+    r"Cost is a multiple .*? core-seconds\.(?: (?:≈|\$\\approx\$) Not measured alone: .*? meanwhile\.)?"
+)
 SPENT = re.compile(
     r"took [\d.]+\s(?:s|min|h)(?:\s\d\d\s(?:s|min))? in all, added up over those that ran side by side, "
     r"on\s\d{4}-\d\d-\d\d(?: to \d{4}-\d\d-\d\d)?"
@@ -61,7 +63,7 @@ def _without_measurements(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_measurements(each) for each in value]
     if isinstance(value, dict):
-        measured = {"seconds", "peak_memory_mib", "run.json"}
+        measured = {"seconds", "peak_memory_mib", "other_load", "run.json"}
         measured |= {"time"} if {"packages", "needs"} & value.keys() else set()
         measured |= {"files"} if "prunings" in value else set()
         return {key: _without_measurements(each) for key, each in value.items() if key not in measured}
@@ -70,12 +72,10 @@ def _without_measurements(value: Any) -> Any:
 
 def _of_csv(text: str) -> str:
     table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    table = table.drop(columns="seconds", errors="ignore")
+    table = table.drop(columns=["seconds", "measured_alone"], errors="ignore")
     if "metric" in table:
         values = [name for name in ("value", "mean", "std") if name in table]
         table.loc[table["metric"].isin(MEASURED_METRICS), values] = ""
-    if "claim" in table:
-        table.loc[table["claim"] == CLAIM_ABOUT_TIME, ["measured", "against", "p", "verdict"]] = ""
     return str(table.to_csv(index=False))
 
 
@@ -104,21 +104,18 @@ def _cells(texts: list[str]) -> list[str]:
 def _with_tables(lines: list[str | list[str]]) -> str:
     """Of a text whose rows of tables are lists: the text, without what those say of measurements.
 
-    The first row of a table names its columns. A column that is empty but for the claim about time is there or is not.
+    The first row of a table names its columns.
     """
     kept, heads = [], None
     for line in lines:
         if isinstance(line, str):
-            kept.append(SPENT.sub("", line))
+            kept.append(ABOUT_COST.sub("", SPENT.sub("", line)))
             heads = None
         elif heads is None:
             heads = line
         elif not all(set(cell) <= set(":-") for cell in line):
             row = {head: cell for head, cell in zip(heads, line, strict=True) if cell and head not in MEASURED_COLUMNS}
-            claimed = row.get("Claim") == CLAIM_ABOUT_TIME
-            kept.append(
-                json.dumps({key: row[key] for key in ("Claim", "Where", "Of") if key in row} if claimed else row)
-            )
+            kept.append(json.dumps(row))
     return "\n".join(kept)
 
 

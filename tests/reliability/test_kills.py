@@ -32,14 +32,14 @@ def test_killed_again_and_again_on_two_cores_it_ends_with_the_results_of_an_undi
 
 
 def test_a_fingerprint_shows_a_figure_that_differs_but_no_time(tmp_path):
-    table = "| Search method | Time cost | MSE |\n|:--|--:|--:|\n| DNIS | {} | {} |\n"
+    table = "| Search method | Cost | MSE |\n|:--|--:|--:|\n| DNIS | {0} | {1} |\n\nCost is a multiple of {0} core-seconds.\n"
     texts = {
         "table.md": table,
-        "table.tex": r"\toprule\nSearch method & Time cost & MSE \\\n\midrule\nDNIS & {} & {} \\".replace(r"\n", "\n"),
-        "page.html": "<table><thead>\n<tr>\n<th>Search method</th>\n<th>Time cost</th><th>MSE</th>\n</tr></thead>\n<tbody>"
+        "table.tex": r"\toprule\nSearch method & Cost & MSE \\\n\midrule\nDNIS & {} & {} \\".replace(r"\n", "\n"),
+        "page.html": "<table><thead>\n<tr>\n<th>Search method</th>\n<th>Cost</th><th>MSE</th>\n</tr></thead>\n<tbody>"
         "<tr><td>DNIS</td>\n<td>{}</td><td>{}</td></tr></tbody></table>",
-        "summary.csv": "method,metric,value,seconds\ndnis,hours,{0},{0}\ndnis,mse,{1},{0}\n",
-        "run.json": '{{"seconds": "{0}", "machine": {{"packages": {{}}, "time": "{0}"}}, "losses": ["{1}"]}}',
+        "summary.csv": "method,metric,value,measured_alone\ndnis,core_seconds,{0},{0}\ndnis,mse,{1},{0}\n",
+        "run.json": '{{"seconds": "{0}", "other_load": "{0}", "machine": {{"packages": {{}}, "time": "{0}"}}, "losses": ["{1}"]}}',
         "README.md": "8 searches with 9 trials. The searches took {} in all, added up over those that ran side by side, on 2026-01-01.\n"
         + table.format("1 s", "{}"),
     }

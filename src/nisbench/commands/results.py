@@ -20,23 +20,30 @@ from nisbench.params.tasks import Task
 from nisbench.params.tree import nearest
 from nisbench.report.results import pruning_result, summary
 from nisbench.report.significance import LEVEL, paired
+from nisbench.report.significance import shown as p_value
 from nisbench.steps import Step, rate_name
 from nisbench.studies import Cell, Plan, StudyPlan
 
 KEYS = ["grid", "dataset", "model", "method", "cr"]
-NUMBERS = {"cr", "seed", "value", "mean", "sd", "n", "failed"}
+TRAINED = ["best_epoch", "epochs", "cut_off"]
+NUMBERS = {"cr", "seed", "value", "mean", "sd", "n", "failed", *TRAINED}
 
 
 def show(
     study: StudyPlan, chosen: Filter, metrics: Sequence[str], sort: str | None, by_seed: bool, form: Format
 ) -> None:
-    """Print one row per cell and metric: mean, standard deviation and number of seeds; or, `by_seed`, each value."""
+    """Print one row per cell and metric: mean, standard deviation and number of seeds; or, `by_seed`, each value.
+
+    Beside it stand the best epoch and the epochs done, as means over seeds, and in how many of these training was cut off.
+    """
     wanted = chosen.of(study)
     done = [cell for cell in wanted if records.done(cell.prune) and records.done(cell.search)]
     if not done:
         raise NisbenchError(f"None of these {len(wanted)} cells is done. Run: snakemake --cores all {study.name}")
     rows = _chosen(study, summary(replace(study, cells=tuple(done))), metrics)
-    frame = rows[[*KEYS, "seed", "metric", "value", "run_id", "failed"]] if by_seed else _means(rows)
+    frame = (
+        rows[[*KEYS, "seed", "metric", "value", *TRAINED, "stopped", "run_id", "failed"]] if by_seed else _means(rows)
+    )
     if sort:
         column, descending = sort.removeprefix("-"), sort.startswith("-")
         if column not in frame:
@@ -73,21 +80,28 @@ def _chosen(study: StudyPlan, results: pd.DataFrame, metrics: Sequence[str]) -> 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
     grouped = rows.groupby([*KEYS, "metric"], sort=False)
     value = grouped["value"]
-    columns = {"mean": value.mean(), "sd": value.std(), "n": value.count(), "failed": grouped["failed"].count()}
+    columns = {"mean": value.mean(), "sd": value.std(), "n": value.count()}
+    columns |= {name: grouped[name].mean().astype(float) for name in ("best_epoch", "epochs")}
+    columns |= {
+        "cut_off": grouped["cut_off"].agg(lambda counts: (counts > 0).sum()),
+        "failed": grouped["failed"].count(),
+    }
     return pd.DataFrame(columns).reset_index()
 
 
 def _readable(frame: pd.DataFrame, form: str) -> str:
     """Columns in which nothing stands are left out."""
-    empty = [name for name in ("grid", "failed") if not any(value for value in frame[name].fillna(0))]
+    empty = [name for name in ("grid", "cut_off", "failed") if not any(value for value in frame[name].fillna(0))]
     heads = [str(name) for name in frame if name not in empty]
     rows = [[_cell(*cell) for cell in zip(heads, row, strict=True)] for row in frame[heads].to_numpy(dtype=object)]
     return table(heads, rows, [name for name in heads if name in NUMBERS], form=form)
 
 
 def _cell(name: str, value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if pd.isna(value):
         return "-"
+    if name in {"best_epoch", "epochs"}:
+        return f"{value:.3g}"
     if name in {"value", "mean"}:
         return _figure(value)
     return f"{value:.2g}" if name == "sd" else rate_name(value) if name == "cr" else str(value)
@@ -129,6 +143,8 @@ def compare(plan: Plan, what: Sequence[str], chosen: Filter, metrics: Sequence[s
     print(f"A  {names[0]}\nB  {names[1]}")
     for one in each:
         print(f"\n{_text(one)}")
+    if (tests := sum(one["p"] is not None for one in each)) > 1:
+        print(f"\n{tests} tests were made; p is not adjusted for their number.")
     print("".join(f"\n{note}" for note in found.notes), end="\n" if found.notes else "")
 
 
@@ -262,6 +278,6 @@ def _text(one: dict[str, Any]) -> str:
         low, high = one["interval_95"]
         side = "" if mean == 0 else f"; {'A' if (mean < 0) == (one['better'] == 'lower') else 'B'} is better on average"
         lines.append(
-            f"mean difference {mean:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, p = {one['p']:.2g} (paired t, n = {n}){side}"
+            f"mean difference {mean:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, p = {p_value(one['p'])} (paired t, n = {n}){side}"
         )
     return "\n".join(lines)

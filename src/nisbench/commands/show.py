@@ -14,7 +14,7 @@ from nisbench.params.datasets import Dataset
 from nisbench.params.step_settings import PrepareSettings, PruneSettings, SearchSettings, SplitSettings
 from nisbench.report.outputs import is_current
 from nisbench.report.results import pruning_result, search_result
-from nisbench.run_files import Machine, PruneRun, SearchRun, Trial
+from nisbench.run_files import ALONE, Machine, PruneRun, Round, SearchRun, Trial
 from nisbench.steps import Step, hashed_form
 from nisbench.studies import Cell, Plan, StudyPlan
 
@@ -181,19 +181,36 @@ def _of_search(run: SearchRun) -> Iterator[str]:
     if best := run.best:
         yield f"  best trial {best.name}: validation loss {best.loss:.5f}; {_epochs(best)}; {best.weights:,} weights"
     yield f"  took       {duration(run.seconds)}, {size(run.peak_memory_mib * 2**20)} of memory at most"
-    heads = ["trial", "validation loss", "best epoch", "of epochs", "time"]
+    yield f"  cost       {run.core_seconds:,.0f} core-seconds, {_measured(run)}"
+    heads = ["trial", "validation loss", "best epoch", "of epochs", "time", "stopped by"]
     rows = [
-        [trial.name, trial.failed or f"{trial.loss:.5f}", trial.best_epoch, len(trial.losses),
-         duration(trial.seconds) if trial.seconds else "-"]
+        [trial.name, trial.failed or f"{trial.loss:.5f}", trial.best_epoch, trial.epochs,
+         duration(trial.seconds) if trial.seconds else "-", trial.stopped]
         for trial in run.trials
     ]  # fmt: skip
-    yield from (f"    {line}" for line in table(heads, rows, heads[2:]).splitlines())
+    yield from (f"    {line}" for line in table(heads, rows, heads[2:5]).splitlines())
 
 
-def _epochs(trial: Trial) -> str:
-    done = len(trial.losses)
-    late = ", the last: it may not have ended its descent" if trial.best_epoch >= done > 0 else ""
-    return f"best at epoch {trial.best_epoch} of {done}{late}"
+def _epochs(trained: Trial | Round) -> str:
+    late = (
+        ", cut off by training.max_epochs: it may not have ended its descent" if trained.stopped == "max_epochs" else ""
+    )
+    return f"best at epoch {trained.best_epoch} of {trained.epochs}{late}"
+
+
+def _measured(run: SearchRun) -> str:
+    """Whether a search had the machine to itself, and what else it did."""
+    if run.measured_alone:
+        return "measured alone"
+    loads = [trial.other_load for trial in run.trials if trial.other_load is not None]
+    fused = max(trial.fused for trial in run.trials)
+    reasons = [f"up to {fused} trials trained together"] if fused > 1 else []
+    reasons += (
+        [f"other processes kept up to {100 * max(loads):.0f} % of the cores busy"]
+        if loads and max(loads) >= ALONE
+        else []
+    )
+    return f"not measured alone: {' and '.join(reasons) or 'the system does not tell what else it did'}"
 
 
 def _of_pruning(run: PruneRun) -> Iterator[str]:
@@ -206,7 +223,7 @@ def _of_pruning(run: PruneRun) -> Iterator[str]:
     counts = run.features
     yield f"  features   {counts.without_dimensions:,} of {counts.count:,} have no dimension"
     for one in run.rounds:
-        yield f"  round      to CR {one.compression_rate:g}: {one.epochs} epochs, {duration(one.seconds)}"
+        yield f"  round      to CR {one.compression_rate:g}: {_epochs(one)}; {duration(one.seconds)}"
 
 
 def _machine(machine: Machine) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
@@ -52,7 +53,7 @@ def validate(tree: Tree, study: str | None = None, grid: str | None = None) -> P
         params = Params.model_validate(tree.values)
     except ValidationError as error:
         raise NisbenchError(_problem_list(tree, explained(error, tree))) from None
-    _raise_any(tree, [*_in_datasets(params), *_in_training(params.training)])
+    _raise_any(tree, chain(_in_datasets(params), _in_training(params.training)))
     if study is None:
         _raise_any(tree, _in_reference(params))
     elif grid is None:
@@ -242,7 +243,7 @@ def _in_reference(params: Params) -> Iterator[Problem]:
         if dataset not in params.datasets:
             continue
         task = params.task_of(dataset)
-        printed = [*task.costs, *(metric.name for metric in task.metrics)]
+        printed = [*task.costs, "hours", *(metric.name for metric in task.metrics)]  # the paper's cost is in hours
         for k, models in dimensions.items():
             yield from _unknown("model", (*at, dataset, k), [(m, m) for m in models], params.models)
             for model, methods in models.items():

@@ -24,7 +24,7 @@ def run(plan: StudyPlan) -> None:
         old.unlink()
     results = summary(plan)
     compared = complete(plan, results)
-    sheets, reading = {}, how_to_read(len(plan.study.seeds))
+    sheets, reading = {}, how_to_read(len(plan.study.seeds), plan.study.split_per_seed)
     for name in plan.study.tables:
         log.info("%s", folder / f"{name}.md")
         sheet = sheets[name] = _sheet(name, plan, results)

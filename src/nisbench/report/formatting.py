@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from nisbench.logs import duration
 from nisbench.params.kinds import kinds
 from nisbench.params.tasks import Task
 from nisbench.params.training import Training
-from nisbench.report.significance import Better, against_best, marked
+from nisbench.report.significance import LEVEL, Better, against_best, rounded
+from nisbench.run_files import ALONE
 from nisbench.steps import rate_name
 from nisbench.studies import StudyPlan
 
@@ -21,6 +21,10 @@ NONE = "-"
 FAILED = "failed"
 PAPER = "arXiv 2006.04466"
 KEYS = ["grid", "dataset", "model", "method", "cr"]
+
+TIED, CUT_OFF, NOT_ALONE = "†", "‡", "≈"
+"""Marks: of what is not told apart from the best, of a result behind which training was cut off, and of a cost that was not
+measured alone."""
 
 
 # --- quantities -----------------------------------------------------------------------------------------------
@@ -48,10 +52,21 @@ def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 10 and value == round(value) else f"{value:#.3g}".rstrip(".")
 
 
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def _times(value: float) -> str:
+    return (f"{value:.0f}" if value >= 9.95 else f"{value:#.2g}") + TIMES
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
 COSTS = {
     "params_mib": Quantity("Params (M)", _three_digits),
     "nonzeros": Quantity("#Params", "{:,.0f}".format),
-    "hours": Quantity("Time cost", lambda value: duration(value * 3600)),
+    "core_seconds": Quantity("Cost", _times),  # as a multiple of another row's
     "peak_memory_mib": Quantity("Memory", "{:,.0f} MiB".format),
 }
 
@@ -79,31 +94,35 @@ def figure(metric: str, value: float) -> str:
 
 
 def grouped(results: pd.DataFrame) -> pd.DataFrame:
-    """Each metric in each cell: mean, deviation and number of seeds, the paper's figure, and whether it is the best.
+    """Each metric in each cell: mean, deviation and number of seeds, the paper's figure, and whether it is the best or tied.
 
-    `p` is of a paired test against the best mean of its grid, data set and model (`significance`); costs have none.
+    `p` is of a paired test against the best mean of its grid, data set and model (`significance`); costs have none. Epochs are
+    means over seeds; `cut_off` and `measured_alone` say whether the former is so at any seed, the latter at all.
     """
     rows, tested = [], []
     for (grid, dataset, model, metric), group in results.groupby(["grid", "dataset", "model", "metric"], sort=False):
         values = group.pivot(index=["method", "cr"], columns="seed", values="value")  # noqa: PD010 - keeps what is missing
         values = values.loc[list(dict.fromkeys(zip(group["method"], group["cr"], strict=True)))]
         better = quantity(str(metric)).better
-        p = against_best(values, better) if better else pd.Series(float("nan"), index=values.index)
-        paper = group.groupby(["method", "cr"], sort=False)["paper_value"].first()
+        nothing = pd.DataFrame({"p": float("nan"), "best": False, "tied": False}, index=values.index)
+        tested.append(against_best(values, better) if better else nothing)
+        by_key = group.groupby(["method", "cr"], sort=False)
+        paper, best, done = by_key["paper_value"].first(), by_key["best_epoch"].mean(), by_key["epochs"].mean()
+        cut_off, alone = by_key["cut_off"].max() > 0, by_key["measured_alone"].all()
         keys: list[tuple[str, float]] = list(values.index)
         for (method, rate), of_seeds in zip(keys, values.to_numpy(), strict=True):
             key = (grid, dataset, model, method, rate)
             measured = of_seeds[~np.isnan(of_seeds)]
             spread = measured.std(ddof=1) if len(measured) > 1 else float("nan")
             mean = measured.mean() if len(measured) else float("nan")
-            rows.append((*key, metric, mean, spread, len(of_seeds), len(of_seeds) - len(measured), paper[method, rate]))
-        tested.append(
-            pd.DataFrame({"p": p, "best": marked(values.mean(axis=1), p, better) if better else False}).reset_index(
-                drop=True
-            )
-        )
-    table = pd.DataFrame(rows, columns=[*KEYS, "metric", "mean", "std", "seeds", "failed", "paper"])
-    return table.join(pd.concat(tested, ignore_index=True)) if rows else table.assign(p=[], best=[])
+            counts = (len(of_seeds), len(of_seeds) - len(measured))
+            of_key = (series[method, rate] for series in (best, done, cut_off, alone))
+            rows.append((*key, metric, mean, spread, *counts, paper[method, rate], *of_key))
+    heads = [
+        *KEYS, "metric", "mean", "std", "seeds", "failed", "paper", "best_epoch", "epochs", "cut_off", "measured_alone",
+    ]  # fmt: skip
+    tests = pd.concat(tested, ignore_index=True) if tested else pd.DataFrame({"p": [], "best": [], "tied": []})
+    return pd.DataFrame(rows, columns=heads).join(tests.assign(p=tests["p"].map(rounded)))
 
 
 # --- cells ----------------------------------------------------------------------------------------------------
@@ -122,7 +141,7 @@ def row_names(plan: StudyPlan, grid: str, keys: list[tuple[str, float]]) -> dict
 
 
 def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
-    """The figures of one column by the rows' keys: mean, and deviation over several seeds; the best in bold."""
+    """The figures of one column by the rows' keys: mean, and deviation over several seeds; with their marks."""
     shown = {}
     for key, row in chosen.iterrows():
         text = FAILED if row["failed"] == row["seeds"] else figure(metric, row["mean"])
@@ -130,42 +149,96 @@ def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
             text += f" ± {figure(metric, row['std'])}"
         if 0 < row["failed"] < row["seeds"]:
             text += f" ({row['failed']:.0f} of {row['seeds']:.0f} {FAILED})"
-        shown[key] = f"**{text}**" if row["best"] else text
+        text = f"**{text}**" if row["best"] else f"{text} {TIED}" if row["tied"] else text
+        shown[key] = f"{NOT_ALONE} {text}" if metric == "core_seconds" and not row["measured_alone"] else text
     return shown
 
 
-def body(plan: StudyPlan, table: pd.DataFrame, metrics: list[str]) -> list[list[str]]:
-    """Rows of one model in one grid: name, a column per metric and, below, the paper's figures if it has any."""
-    by_key = table.set_index(["method", "cr"])
+def body(plan: StudyPlan, table: pd.DataFrame, metrics: list[str]) -> tuple[list[list[str]], str]:
+    """Rows of one model in one grid, and what their marks mean.
+
+    A row has a name, a column per metric, the best epoch and, in a row below, the paper's figures if it has any.
+    """
+    names = row_names(plan, table["grid"].iloc[0], list(zip(table["method"], table["cr"], strict=True)))
+    table, about_cost = with_relative_cost(plan, table, names)
+    by_key = table[table["metric"].isin(metrics)].set_index(["method", "cr"])
     columns = {metric: cells(by_key[by_key["metric"] == metric], metric) for metric in metrics}
     rows = []
-    for key, name in row_names(plan, table["grid"].iloc[0], list(dict.fromkeys(by_key.index))).items():
-        rows.append([name, *(column[key] for column in columns.values())])
-        paper = by_key.loc[[key]].set_index("metric")["paper"].reindex(metrics)
+    for key, name in names.items():
+        of_key = by_key.loc[[key]]
+        mark = f" {CUT_OFF}" if of_key["cut_off"].iloc[0] else ""
+        rows.append([name + mark, *(column[key] for column in columns.values()), epochs_of(of_key.iloc[0])])
+        paper = of_key.set_index("metric")["paper"].reindex(metrics)
         if paper[[metric for metric in metrics if quantity(metric).better]].notna().any():
-            rows.append(["*paper*", *(figure(metric, paper[metric]) for metric in metrics)])
-    return rows
+            rows.append(["*paper*", *(figure(metric, paper[metric]) for metric in metrics), NONE])
+    return rows, " ".join(filter(None, [legend(by_key), about_cost if "core_seconds" in metrics else ""]))
 
 
-def how_to_read(seeds: int) -> str:
+def with_relative_cost(
+    plan: StudyPlan, table: pd.DataFrame, names: dict[tuple[str, float], str]
+) -> tuple[pd.DataFrame, str]:
+    """The table with each cost, and each of the paper's, as a multiple of one row's, and a sentence that names that row.
+
+    It is Grid Search's, which the paper measures against too, or else the cheapest that is no control's.
+    """
+    methods = plan.grids[table["grid"].iloc[0]].params.methods
+    is_cost = table["metric"] == "core_seconds"
+    costs = table[is_cost & (table["mean"] > 0)].sort_values("mean", kind="stable")
+    roles = [methods[name].role for name in costs["method"]]
+    searched = costs[[methods[name].in_paper == "Grid Search" for name in costs["method"]]]
+    units = pd.concat([searched, costs[[role != "control" for role in roles]], costs]).to_dict("records")
+    if not units:
+        return table, ""
+    unit, table = units[0], table.copy()
+    for column in ("mean", "paper"):
+        table.loc[is_cost, column] /= unit[column]
+    text = f"Cost is a multiple of that of {names[unit['method'], unit['cr']]}, {_amount(unit['mean'])} core-seconds."
+    if not table.loc[is_cost, "measured_alone"].all():
+        text += f" {NOT_ALONE} Not measured alone: trials trained together, or other processes took cores meanwhile."
+    return table, text
+
+
+def epochs_of(row: pd.Series) -> str:
+    """The best epoch and the epochs done, as means over seeds."""
+    return NONE if pd.isna(row["epochs"]) else f"{row['best_epoch']:.0f} of {row['epochs']:.0f}"
+
+
+def legend(table: pd.DataFrame) -> str:
+    """What the marks in a table's rows mean, as far as there are any, and how many tests decided them."""
+    tests, texts = int(table["p"].notna().sum()), []
+    if table["best"].any():
+        tied = f"; {TIED} is not told apart from it (p ≥ {LEVEL})" if table["tied"].any() else ""
+        texts.append(f"**Bold** is the best mean{tied}; {tests} paired t-test{'s' * (tests > 1)}.")
+    if table["cut_off"].any():
+        texts.append(f"{CUT_OFF} A training behind this result was cut off by `training.max_epochs`.")
+    return " ".join(texts)
+
+
+def how_to_read(seeds: int, split_per_seed: bool = False) -> str:
     """What the columns, marks and rows of all tables mean."""
     if seeds == 1:
         noise = "One seed: a difference may be noise, so nothing is in bold."
     else:
+        split = "Each seed has its own split. " if split_per_seed else "All seeds share one split. "
         noise = (
-            f"Quality is mean ± standard deviation over n = {seeds} seeds. **Bold** marks the best mean, and every "
-            "result that is better than all those which a paired t-test over the seeds tells apart from the best (5 "
-            "%, two-sided, adjusted for the number of rows by Benjamini and Hochberg). If the test tells nothing "
-            f"apart, nothing is in bold. With {seeds} seeds the test finds large differences only."
+            f"Quality is mean ± standard deviation over n = {seeds} seeds. {split}**Bold** marks the best mean and nothing else. "
+            f"{TIED} marks each result that a paired t-test over the seeds does not tell apart from the best "
+            f"({100 * LEVEL:.0f} %, two-sided, adjusted for the number of rows of a column by Benjamini and Hochberg). Below a table "
+            f"stands how many tests it took. With {seeds} seeds the test finds large differences only."
         )
     return (
         f"{noise} *paper*: the number that {PAPER} prints for this data set, model and method. CR is the compression "
         "rate: the number of weights that the search allowed, divided by the number kept. A weight that the search "
         "has set to 0 counts as pruned. *As searched*: nothing is pruned after the search. #Params is the number of "
         "embedding weights that are not 0, projections included. Params (M) is the paper's measure: the size of "
-        "these weights in MiB as a deflated SciPy COO file, not a count. Time cost is the whole search: all trials "
-        "with their validation, and all training after pruning. Trials that train together share the time. Memory is "
-        "the peak of the search's process."
+        "these weights in MiB as a deflated SciPy COO file, not a count. Cost is of the whole search, all trials with their "
+        "validation and all training after pruning, in core-seconds (seconds times threads; of a GPU, seconds), as a multiple of "
+        "one row's: Grid Search's, or else the cheapest's. The paper's are hours of one GPU, likewise. "
+        f"{NOT_ALONE} marks a cost that was not measured alone: trials trained together and shared the time, or other processes "
+        f"kept more than {100 * ALONE:.0f} % of the machine's cores busy. No verdict rests on a cost. Memory is the peak of the "
+        f"search's process. *Best epoch*, of the epochs done, is of the trial that validation chose. {CUT_OFF} marks a result "
+        "behind which at least one training, of any trial of its search or after pruning, was stopped by `training.max_epochs`: "
+        "it may not have ended its descent."
     )
 
 
@@ -177,7 +250,7 @@ def terms(training: Training) -> str:
     listed = ", ".join(
         f"`{name}: {value:g}`" if isinstance(value, float) else f"`{name}: {value}`" for name, value in settings.items()
     )
-    own = "A method's own settings take precedence: an L2 penalty, a warm start, a controller's patience."
+    own = "A method's own settings take precedence: an L2 penalty, a warm start, the patience of one that learns its selection."
     return f"Training: {listed}. {own}"
 
 
@@ -191,6 +264,8 @@ class SubTable:
     heading: str
     heads: list[str]
     rows: list[list[str]]
+    legend: str = ""
+    """What its marks mean; always below it."""
     note: str = ""
 
 
@@ -210,7 +285,8 @@ class Sheet:
         texts = [f"{'#' * level} {self.title}"]
         for table in self.tables:
             texts += [f"{'#' * (level + 1)} {table.heading}"] if table.heading else []
-            texts += [markdown(table.rows, table.heads), *([table.note] if table.note and notes else [])]
+            texts += [markdown(table.rows, table.heads), *([table.legend] if table.legend else [])]
+            texts += [table.note] if table.note and notes else []
         texts += [f"![{title}]({file})" for title, file in self.pictures]
         return "\n\n".join([*texts, self.note]) + "\n"
 
@@ -234,6 +310,7 @@ class Sheet:
                         f"\\label{{tab:{label}{f'-{i + 1}' if len(self.tables) > 1 else ''}}}",
                         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
                         f"{body.strip()}}}",
+                        *([f"\\par\\smallskip\\footnotesize {_latex(table.legend)}"] if table.legend else []),
                         *([f"\\par\\smallskip\\footnotesize {_latex(f'{self.note} {note}')}"] if last else []),
                         "\\end{table}",
                     ]
@@ -253,9 +330,11 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def _unbroken(text: str) -> str:
-    """No-break spaces in "0.73 ± 0.01", "4 min 09 s", "1,199 MiB" and "CR = 2", so that these stay on one line."""
+    """No-break spaces in "0.73 ± 0.01 †", "≈ 2.0" and a sign, "4 min 09 s", "1,199 MiB" and "CR = 2", so that these stay on one line."""
     return re.sub(
-        r" (?=[±=] )|(?<=[±=]) |(?<=\d) (?=(?:h|min|s|MiB)\b)|(?<=\bmin) (?=\d)|(?<=\bh) (?=\d)", NO_BREAK, text
+        r" (?=[±=] )|(?<=[±=≈]) | (?=[†‡])|(?<=\d) (?=(?:h|min|s|MiB)\b)|(?<=\bmin) (?=\d)|(?<=\bh) (?=\d)",
+        NO_BREAK,
+        text,
     )
 
 
@@ -264,6 +343,11 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "±": r"$\pm$",
     "α": r"$\alpha$",
+    TIMES: r"$\times$",
+    "≈": r"$\approx$",
+    "≥": r"$\geq$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
     "<": r"$<$",
     ">": r"$>$",
     "~": r"\textasciitilde{}",

@@ -14,8 +14,8 @@ from nisbench.params.studies import Figure
 from nisbench.report import claims
 from nisbench.report.claims import Finding
 from nisbench.report.figures import TITLES
-from nisbench.report.formatting import FAILED, NONE, PAPER, Sheet, how_to_read, markdown, terms
-from nisbench.report.results import code_of, search_result
+from nisbench.report.formatting import CUT_OFF, FAILED, NONE, NOT_ALONE, PAPER, Sheet, how_to_read, markdown, terms
+from nisbench.report.results import code_of, pruning_result, search_result
 from nisbench.report.significance import LEVEL
 from nisbench.run_files import SearchRun
 from nisbench.steps import Step, rate_name
@@ -37,11 +37,16 @@ def text(
         sections.append(plan.study.note.strip())
     if failures := _failures(plan, results, searches, runs):
         sections.append(failures)
+    if cut_off := _cut_off(plan, searches, runs):
+        sections.append(cut_off)
     if findings:
-        sections += ["## The paper's claims, checked", ABOUT_CLAIMS, claims.scorecard(findings)]
+        sections += ["## The paper's claims, checked", about_claims(plan, findings), claims.scorecard(findings)]
         sections.append(_folded(f"All {len(findings)} comparisons", claims.details(findings)))
     if sheets:
-        sections += ["## How to read the tables", f"{how_to_read(len(plan.study.seeds))} {ABOUT_METHODS}"]
+        sections += [
+            "## How to read the tables",
+            f"{how_to_read(len(plan.study.seeds), plan.study.split_per_seed)} {ABOUT_METHODS}",
+        ]
         sections += [sheet.markdown(level=2, notes=False).strip() for sheet in sheets.values()]
     for figure in plan.study.figures:
         caption = captions[figure]
@@ -61,14 +66,25 @@ def text(
     return "\n\n".join(sections) + "\n"
 
 
-ABOUT_CLAIMS = (
-    "The table counts the comparisons that support each claim and those that contradict it. A paired t-test over the "
-    f"seeds decides a comparison of two methods (two-sided, {100 * LEVEL:.0f} %). The tests are not adjusted for "
-    f"their number: where there is no difference at all, about one in {1 / LEVEL:.0f} finds a difference. A claim about ranks "
-    f"holds if the rank correlation is at least {claims.RANK} at every seed. One seed decides nothing: it points one "
-    "way or the other. The tests cover initial weights and the order of batches, not another split, other users or "
-    "other data. [claims.csv](claims.csv) has every comparison."
-)
+def about_claims(plan: StudyPlan, findings: list[Finding]) -> str:
+    """How the comparisons are decided, and how many tests that took."""
+    tests = sum(not pd.isna(finding.p) for finding in findings)
+    if plan.study.split_per_seed:
+        cover = "initial weights, the order of batches and the split, which each seed draws, not other data"
+    else:
+        cover = "initial weights and the order of batches, not another split, other users or other data"
+    return (
+        "The table counts the comparisons that support each claim and those that contradict it. A paired t-test over the "
+        f"seeds decides a comparison of two methods (two-sided, {100 * LEVEL:.0f} %). {tests} tests were made, and p is not "
+        f"adjusted for their number: were there no difference at all, about {LEVEL * tests:.2g} of them would find one. A claim "
+        f"about ranks holds if the rank correlation is at least {claims.RANK} at every seed. One seed decides nothing: it points "
+        f"one way or the other. The tests cover {cover}. No claim about time is judged: see *Cost* in the tables. "
+        "[claims.csv](claims.csv) has every comparison."
+    )
+
+
+LEARNED = "§"
+"""The mark of a validation loss on instances that the search has learned from."""
 
 ABOUT_METHODS = (
     "[The table of methods](../../docs/reference/methods.md) explains each name, such as *NIS-SE, half*; *Uniform, "
@@ -136,6 +152,34 @@ def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step],
     return "\n".join([about, "", *lines]) if lines else ""
 
 
+def _cut_off(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]) -> str:
+    """The searches and the prunings in which ``max_epochs`` stopped a training."""
+    lines = []
+    for step_id, run in runs.items():
+        if run.cut_off:
+            chosen = [
+                f", the chosen one (best epoch {one.best_epoch} of {one.epochs})"
+                for one in run.cut_off
+                if one is run.best
+            ]
+            step = searches[step_id]
+            lines.append(
+                f"* {step.dataset} {step.label}: {len(run.cut_off)} of {len(run.trials)} trials{''.join(chosen)}"
+            )
+    for step in {cell.prune.id: cell.prune for cell in plan.cells}.values():
+        if rounds := pruning_result(step).cut_off:
+            last = rounds[-1]
+            at = f"{len(rounds)} rounds, the last to CR {rate_name(last.compression_rate)}"
+            lines.append(f"* {step.dataset} {step.label}: {at} (best epoch {last.best_epoch} of {last.epochs})")
+    if not lines:
+        return ""
+    about = (
+        f"**Cut off.** `training.max_epochs` stopped trainings behind results ({CUT_OFF} in tables). Their loss may still have been "
+        "falling, and a learning rate that drops had not ended its schedule. Raise the key to see what they find."
+    )
+    return f"{about}\n\n" + _folded(f"In {len(lines)} runs", "\n".join(lines))
+
+
 def _settings(plan: StudyPlan) -> str:
     """The study's grids, and the settings of all that is in them."""
     rows = []
@@ -184,7 +228,7 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]
     for step_id, step in searches.items():
         run, cell, record = runs[step_id], cells[step_id], records.read(step.record)
         best = run.best
-        learns = "†" if plan.method_of(cell).learns_selection else ""
+        learns = LEARNED if plan.method_of(cell).learns_selection else ""
         rows.append(
             [
                 plan.title(cell.grid, dataset=cell.dataset),
@@ -195,8 +239,10 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]
                 trials_of(run),
                 best.name if best else FAILED,
                 f"{best.validation_loss:.4f}{learns}" if best else NONE,
-                str(best.best_epoch) if best else NONE,
-                duration(run.seconds),
+                f"{best.best_epoch} of {best.epochs}" + f" {CUT_OFF}" * (best.stopped == "max_epochs")
+                if best
+                else NONE,
+                duration(run.seconds) if run.measured_alone else f"{NOT_ALONE} {duration(run.seconds)}",
                 f"{run.peak_memory_mib:.0f} MiB",
                 f"{record.commit or NONE} {code_of(record)}",
                 *([machine_of(run)] if several else []),
@@ -218,8 +264,9 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]
     ]
     table = markdown(rows, [*heads, "Machine"] if several else heads, align="left")
     notes = (
-        "† This search learns its selection from the validation instances, so its validation loss is too low to be "
-        "compared with others. *Code* is the commit of the code that ran (+: with local changes) and the version of "
+        f"{LEARNED} This search learns its selection from the validation instances, so its validation loss is too low to be "
+        f"compared with others. {CUT_OFF} `training.max_epochs` stopped the chosen trial. {NOT_ALONE} The time was not measured "
+        "alone. *Code* is the commit of the code that ran (+: with local changes) and the version of "
         "its core (*development*: its golden values were not confirmed). `nisbench show ID` prints a run's settings. "
         "Where the runs were made, `runs-<id>.json` beside this page records every one."
     )
@@ -242,6 +289,7 @@ def trials_of(search: SearchRun) -> str:
     fused = max(trial.fused for trial in search.trials)
     failed = sum(trial.failed is not None for trial in search.trials)
     count = f"{len(search.trials)}" + (f", up to {fused} fused" if fused > 1 else "")
+    count += f", {len(search.cut_off)} cut off" if search.cut_off else ""
     return count + (f", {failed} failed" if failed else "")
 
 

@@ -9,7 +9,19 @@ from nisbench.data.parquet import read_table
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.files import write_text
 from nisbench.report import style
-from nisbench.report.formatting import KEYS, NONE, Sheet, SubTable, cells, grouped, quantity, row_names, terms
+from nisbench.report.formatting import (
+    CUT_OFF,
+    KEYS,
+    NONE,
+    Sheet,
+    SubTable,
+    cells,
+    grouped,
+    legend,
+    quantity,
+    row_names,
+    terms,
+)
 from nisbench.steps import rate_name
 from nisbench.studies import Cell, StudyPlan
 
@@ -29,11 +41,13 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
             name: cells(of_model[of_model["metric"] == name].set_index(["method", "cr"]), name) for name in metrics
         }
         body = []
+        marks = of_model[of_model["metric"].isin(metrics)]
+        cut_off = marks.groupby(["method", "cr"])["cut_off"].any()
         for key, name in row_names(plan, grid, list(zip(of_model["method"], of_model["cr"], strict=True))).items():
             measure = measures[grid, dataset, model, *key]
             body.append(
                 [
-                    name,
+                    f"{name} {CUT_OFF}" if cut_off[key] else name,
                     _spread(measure["spearman"]),
                     _spread(measure["dimensions"]),
                     *(column[key] for column in columns.values()),
@@ -41,7 +55,7 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
             )
         heads = ["Search method", "Spearman", "Mean dimension", *(quantity(name).title for name in metrics)]
         heading = plan.title(grid, model=model, dataset=dataset)
-        tables.append(SubTable(heading, heads, body, terms(plan.grids[grid].params.training)))
+        tables.append(SubTable(heading, heads, body, legend(marks), terms(plan.grids[grid].params.training)))
     picture(plan, cells_of_planted)
     drawn = (("Found against planted dimensions", "recovery.png"),)
     return Sheet("Recovery of planted dimensions", tables, READING, found, drawn)

@@ -13,10 +13,10 @@ from nisbench.studies import StudyPlan
 
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "run_id", "code", "failed",
+    "weights", "nonzeros", "size_mib", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "run_id", "code", "failed",
 ]  # fmt: skip
 
-MEASURED_COSTS = ["hours", "peak_memory_mib"]
+MEASURED_COSTS = ["core_seconds", "peak_memory_mib"]
 """What differs from one run of the same step to the next. It is kept out of files that are versioned."""
 
 
@@ -33,8 +33,10 @@ def pruning_result(step: Step) -> PruneRun:
 
 
 def summary(plan: StudyPlan) -> pd.DataFrame:
-    """All measured values of a study, in the order of its runs. Hours and memory are the whole search's.
+    """All measured values of a study, in the order of its runs. Costs are the whole search's.
 
+    Epochs are of the trial that validation chose. `cut_off` counts the trials of its search, and the rounds after it, that
+    ``max_epochs`` stopped.
     Where a run failed, its values are missing and `failed` says why.
     """
     rows: list[dict[str, Any]] = []
@@ -51,9 +53,12 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
             "params_mib": size,
             "nonzeros": nonzeros,
             "peak_memory_mib": searched.peak_memory_mib,
-            "hours": (searched.seconds + sum(one.seconds for one in pruned.rounds)) / 3600,
+            "core_seconds": searched.core_seconds + pruned.core_seconds,
             **(dict.fromkeys(metric.name for metric in task.metrics) if failed else pruned.metrics),
         }
+        if "hours" in paper:  # of one GPU
+            paper = {**paper, "core_seconds": 3600 * paper["hours"]}
+        best = searched.best
         shared = {
             "study": plan.name,
             "grid": cell.grid,
@@ -67,13 +72,18 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
             "weights": pruned.weights,
             "nonzeros": nonzeros,
             "size_mib": size,
+            "best_epoch": best and best.best_epoch,
+            "epochs": best and best.epochs,
+            "stopped": best and best.stopped,
+            "cut_off": len(searched.cut_off) + len(pruned.cut_off),
+            "measured_alone": searched.measured_alone and all(one.measured_alone for one in pruned.rounds),
             "run_id": cell.prune.id,
             "code": code_of(records.read(cell.prune.record)),
             "failed": failed,
         }
         for metric, value in values.items():
             rows.append({**shared, "metric": metric, "value": value, "paper_value": paper.get(metric)})
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float})
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float, "best_epoch": "Int64", "epochs": "Int64"})
 
 
 def code_of(record: Record) -> str:

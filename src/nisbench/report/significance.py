@@ -1,10 +1,12 @@
 """Is a difference between two methods more than noise? Paired t-tests over seeds.
 
-Two methods are paired by seed: the seed draws initial weights and the order of batches. The split is one and the same,
-so what is tested is whether a difference would stay with other seeds, not with other data.
+Two methods are paired by seed. The seed draws initial weights and the order of batches. In a study with
+``split_per_seed`` it draws the split too, the same for both methods; elsewhere all seeds share one split. So what is tested is
+whether a difference would stay with other initial weights and, where the split is drawn, with other instances to train and to
+test on; not whether it would stay on another data set.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,35 +32,30 @@ def paired(a: pd.Series, b: pd.Series) -> float:
     return float(stats.ttest_1samp(difference, 0).pvalue)
 
 
-def against_best(values: pd.DataFrame, better: Better) -> pd.Series:
-    """For each row of `values` (methods, seeds): the p-value of its difference from the row with the best mean.
+def against_best(values: pd.DataFrame, better: Better) -> pd.DataFrame:
+    """For each row of `values` (methods, seeds): `p` of its difference from the best mean, and whether it is `best` or `tied`.
 
-    Adjusted for their number by Benjamini and Hochberg (1995): of the rows told apart from the best, at most 5 % are
-    expected to be told apart by chance. As the best row is chosen by these same values, it may be a few more. The best
-    row has 1; all rows have NaN where there is one seed only.
+    p is adjusted for the number of rows by Benjamini and Hochberg (1995): of the rows told apart from the best, at most 5 %
+    are expected to be told apart by chance. As the best row is chosen by these same values, it may be a few more. The best
+    row has none. *Tied* rows are not told apart from it. Rows that failed at a seed are not compared, and with one seed,
+    or with nothing to compare, there is no best row.
     """
-    means = values.mean(axis=1)[values.notna().all(axis=1)]  # a method that failed at a seed is not compared
-    if means.empty:
-        return pd.Series(float("nan"), index=values.index)
-    best = means.idxmin() if better == "lower" else means.idxmax()
-    of_best = values.loc[means.index][means.index == best].iloc[0]
-    raw = pd.Series(
-        {key: paired(row, of_best) for key, row in values.loc[means.index].iterrows() if key != best}, dtype=float
-    )
-    if raw.isna().any():
-        return pd.Series(float("nan"), index=values.index)
-    adjusted: dict[Any, float] = (
-        dict(zip(raw.index, stats.false_discovery_control(raw), strict=True)) if len(raw) else {}
-    )
-    alone = float("nan") if values.shape[1] < 2 else 1.0
-    of_rows = adjusted | {best: alone}
-    return pd.Series([of_rows.get(key, float("nan")) for key in values.index], index=values.index)
+    p, is_best = np.full(len(values), np.nan), np.zeros(len(values), dtype=bool)
+    whole = values.notna().all(axis=1).to_numpy()
+    if values.shape[1] > 1 and whole.sum() > 1:
+        means = np.where(whole, values.mean(axis=1), np.nan)
+        best = int(np.nanargmin(means) if better == "lower" else np.nanargmax(means))
+        others = np.flatnonzero(whole & (np.arange(len(values)) != best))
+        p[others] = stats.false_discovery_control([paired(values.iloc[i], values.iloc[best]) for i in others])
+        is_best[best] = True
+    return pd.DataFrame({"p": p, "best": is_best, "tied": p >= LEVEL}, index=values.index)
 
 
-def marked(means: pd.Series, p: pd.Series, better: Better) -> pd.Series:
-    """Which rows to mark: those better than every row that is told apart from the best; none if no row is."""
-    worse = means[p < LEVEL]
-    if worse.empty:
-        return pd.Series(data=False, index=means.index)
-    found: pd.Series = means < worse.min() if better == "lower" else means > worse.max()
-    return found & p.notna()
+def rounded(p: float) -> float:
+    """A p-value to two significant figures: it has no more to say."""
+    return p if np.isnan(p) else float(f"{p:.2g}")
+
+
+def shown(p: float) -> str:
+    """A p-value to two significant figures, as text; nothing where there is none."""
+    return "" if np.isnan(p) else f"{p:#.2g}"

@@ -63,9 +63,9 @@ def comparison(plan: StudyPlan, results: pd.DataFrame, task: type[Task]) -> Shee
             heading = plan.title(grid, model=str(model), dataset=dataset)
             for context, qualities in plan.task_of(grid, dataset).column_groups().items():
                 metrics = [*task.costs, *qualities]
-                heads = ["Search method", *(quantity(name).title for name in metrics)]
+                heads = ["Search method", *(quantity(name).title for name in metrics), "Best epoch"]
                 title = f"{heading}: {context}" if context else heading
-                tables.append(SubTable(title, heads, body(plan, of_model, metrics)))
+                tables.append(SubTable(title, heads, *body(plan, of_model, metrics)))
         tables[-1] = replace(tables[-1], note=terms(plan.grids[grid].params.training))
     note = f"{task.measured}, of the trial that validation chose."
     return Sheet(task.table_title, tables, note, table)
