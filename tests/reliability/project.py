@@ -40,6 +40,7 @@ studies:
       training: {base_dimension: 8, batch_size: 256, max_epochs: 30, patience: 30, checkpoint_seconds: 0}
       models: {deepfm: {hidden: [16]}}
       methods:
+        dnis: {patience: 30}
         grid_search: {dimensions: [2, 4, 6, 8]}
         random_search: {trials: 3, min_dimension: 2}
         mde: {settings: [{base_dimension: 4, temperature: 0.1}, {base_dimension: 8, temperature: 0.3}]}

@@ -22,6 +22,8 @@ FAILED = "failed"
 PAPER = "arXiv 2006.04466"
 KEYS = ["grid", "dataset", "model", "method", "cr"]
 
+OWN_SPLITS = "Each seed draws its own split or, where each user's last items are left out, its own candidates."
+
 TIED, CUT_OFF, NOT_ALONE = "†", "‡", "≈"
 """Marks: of what is not told apart from the best, of a result behind which training was cut off, and of a cost that was not
 measured alone."""
@@ -219,7 +221,7 @@ def how_to_read(seeds: int, split_per_seed: bool = False) -> str:
     if seeds == 1:
         noise = "One seed: a difference may be noise, so nothing is in bold."
     else:
-        split = "Each seed has its own split. " if split_per_seed else "All seeds share one split. "
+        split = f"{OWN_SPLITS} " if split_per_seed else "All seeds share one split. "
         noise = (
             f"Quality is mean ± standard deviation over n = {seeds} seeds. {split}**Bold** marks the best mean and nothing else. "
             f"{TIED} marks each result that a paired t-test over the seeds does not tell apart from the best "

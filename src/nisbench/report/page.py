@@ -70,7 +70,7 @@ def about_claims(plan: StudyPlan, findings: list[Finding]) -> str:
     """How the comparisons are decided, and how many tests that took."""
     tests = sum(not pd.isna(finding.p) for finding in findings)
     if plan.study.split_per_seed:
-        cover = "initial weights, the order of batches and the split, which each seed draws, not other data"
+        cover = "initial weights, the order of batches and what else each seed draws (its split or candidates), not other data"
     else:
         cover = "initial weights and the order of batches, not another split, other users or other data"
     return (

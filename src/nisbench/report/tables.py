@@ -41,7 +41,7 @@ def table1(plan: StudyPlan, _results: pd.DataFrame) -> Sheet:
         if row["instances_paper"]:
             lines.append(["*paper*", *(f"{value:,}" for value in ours[6:]), NONE, NONE, NONE])
     note = f"*paper*: as printed in {PAPER}. Train, validation and test are numbers of instances."
-    if plan.study.split_per_seed:
+    if len(plan.first_blocks) < len(plan.blocks):
         note += f" Each seed has its own split; these are of seed {plan.study.seeds[0]}."
     return Sheet("Table 1: statistics of the data sets", [SubTable("", heads, lines)], note, table)
 
