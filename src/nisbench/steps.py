@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nisbench.errors import without_password
 from nisbench.files import md5_sum
 from nisbench.identity import canonical_json, core_identity, kind_source
 from nisbench.params.base import Kind, Settings
@@ -145,7 +146,7 @@ def block_step(dataset: Dataset, root: Path = Path()) -> Step:
 def download_step(dataset: Archive, root: Path = Path()) -> Step:
     # Without an MD5 sum, an address stands for what it holds today, and a local file for its content.
     local = os.path.isfile(dataset.url)  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
-    identity = dataset.md5 or (_md5_of_local(Path(dataset.url)) if local else dataset.url)
+    identity = dataset.md5 or (_md5_of_local(Path(dataset.url)) if local else without_password(dataset.url))
     md5 = identity if local else dataset.md5  # a local file may change between planning and fetching
     settings = DownloadSettings(url=dataset.url, md5=md5, identity=identity)
     return Step("download", dataset.label, "", settings, {}, root=root)

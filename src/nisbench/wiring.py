@@ -30,9 +30,12 @@ def download(step: Step, _threads: int) -> None:
 
 def prepare(step: Step, _threads: int) -> None:
     """Turn an archive into instances, or generate them."""
+    from nisbench.data.archives import fetched_from  # noqa: PLC0415
+
     dataset = cast(PrepareSettings, step.settings).dataset
     archive = step.needs["download"].path("archive") if "download" in step.needs else None
-    dataset.module().prepare(dataset, archive, step.path("instances"), step.path("vocabulary"))
+    with fetched_from(getattr(dataset, "url", None), archive):
+        dataset.module().prepare(dataset, archive, step.path("instances"), step.path("vocabulary"))
 
 
 def split(step: Step, _threads: int) -> None:
