@@ -238,5 +238,5 @@ def test_what_is_no_archive_is_called_what_it_is_and_as_the_user_called_it(read,
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
 def test_an_archive_of_which_no_file_is_named_says_what_it_holds(read, pack):
-    with pytest.raises(NisbenchError, match="is an archive.* of those in it: 'a.csv', 'b.csv'"):
+    with pytest.raises(NisbenchError, match=r"is an archive.* of those in it: 'a.csv', 'b.csv'"):
         read(pack(("a.csv", b"1"), ("b.csv", b"2")), None)
