@@ -105,7 +105,7 @@ def test_a_malformed_line_is_named(prepared, text, line, says):
 @pytest.mark.parametrize(
     ("files", "update", "says"),
     [
-        ({"ml-1m/ratings.dat": ""}, {}, "ml-1m/ratings.dat: Empty"),
+        ({"ml-1m/ratings.dat": ""}, {}, "ml-1m/ratings.dat: holds no ratings"),
         ({"other.dat": DAT}, {}, "holds no 'ml-1m/ratings.dat'; it holds 'other.dat'"),
         ({"r.csv": CSV.replace("rating", "stars")}, {"ratings": "r.csv"}, "r.csv:1: expected the header"),
         ({"r.csv": CSV.split("\n", 1)[0] + "\n"}, {"ratings": "r.csv"}, "holds no ratings"),

@@ -4,18 +4,22 @@ In `make test` each parser is given a few hundred inputs, the same every time. M
 ``pytest tests/test_fuzz.py --hypothesis-profile=thorough``.
 """
 
+import bz2
 import copy
 import functools
 import gzip
 import io
 import json
+import lzma
 import random
 import resource
 import shutil
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,7 +27,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from nisbench import records
-from nisbench.data import criteo, criteo_x1, instances, movielens
+from nisbench.data import click_log, criteo, criteo_x1, instances, movielens
 from nisbench.data.archives import open_member
 from nisbench.data.click_log import COLUMNS
 from nisbench.errors import NisbenchError
@@ -60,6 +64,7 @@ def returns_or_says_why(parser, *arguments):
     event("refused" if said else "returned")
     if said is not None:
         assert 0 < len(said.encode()) < LONGEST_MESSAGE
+        assert said.replace("\n", "").isprintable()
     return returned
 
 
@@ -140,7 +145,7 @@ def sound(outputs):
     assert len(loaded) > 0
     assert 0 <= loaded.ids.min() <= loaded.ids.max() < tokens
     assert torch.isfinite(loaded.labels).all()
-    assert loaded.values is None or torch.isfinite(loaded.values).all()
+    assert loaded.values is None or loaded.values.abs().max() <= click_log.WILDEST
 
 
 def prepared(module, settings, folder, files):
@@ -247,16 +252,25 @@ def tar_bytes(kind):
     return file.getvalue()
 
 
+def zstd(data):
+    with pa.CompressedOutputStream(file := pa.BufferOutputStream(), "zstd") as stream:
+        stream.write(data)
+    return file.getvalue().to_pybytes()
+
+
 ZIPS = [zip_bytes(method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)]
 TARS = [tar_bytes(kind) for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)]
 zips = st.sampled_from(ZIPS).flatmap(mutated)
 archives = {
     "zip": zips,
     "tar.gz": st.sampled_from([gzip.compress(data) for data in TARS]).flatmap(mutated),
+    "tar.bz2": st.sampled_from([bz2.compress(data) for data in TARS]).flatmap(mutated),
+    "xz alone": st.just(lzma.compress(RATINGS_DAT)).flatmap(mutated),
+    "tar.zst": st.sampled_from([zstd(data) for data in TARS]).flatmap(mutated),
     "tar in a sound gz": st.sampled_from(TARS).flatmap(mutated).map(lambda data: gzip.compress(data, 1)),
-    "noise": st.sampled_from([b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08\0", b""]).flatmap(
-        lambda start: st.binary(max_size=300).map(lambda rest: start + rest)
-    ),
+    "noise": st.sampled_from(
+        [b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08\0", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b""]
+    ).flatmap(lambda start: st.binary(max_size=300).map(lambda rest: start + rest)),
 }
 
 
@@ -273,6 +287,47 @@ def test_any_archive(folder, kind, data):
 
     returns_or_says_why(read)
     path.unlink()
+
+
+# --- bombs within the limits of archives ----------------------------------------------------------------------
+
+CLICK = b"0" + b"\t1" * 13 + b"\ta" * 26 + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "says"),
+    [
+        ("ml", {"r.csv": (b"userId,movieId,rating,timestamp\n", b"1,1,1,1\n" * (160 << 17), b"")}, "user 1 rates movie 1 more than once"),
+        ("ml", {"r.csv": (b"userId,movieId,rating,timestamp\n", b"1,1,9,1\n" * (160 << 17), b"")}, "r.csv:2: rating must be"),
+        ("ml", {"r.csv": (b"", b"\n" * (63 << 20), b"x")}, "r.csv:66060289: expected the header"),
+        ("ml", {"r.csv": (b"userId,movieId,rating,timestamp\n1,1,1,1", b"\n" * (63 << 20), b"x")}, "r.csv:66060290: expected 4 columns"),
+        ("ml", {"r.dat": (b"1::1::1::1", b"", b""), "m.csv": (b"", b"\n" * (63 << 20), b"x")}, "m.csv:66060289: expected a movie's number"),
+        ("ml", {"r.dat": (b"1::1::1::1", b"", b""), "m.csv": (b"", b"1\n" * (63 << 19), b"x")}, "m.csv:33030145: expected a movie's number"),
+        ("criteo", {"train.txt": (b"", b"\n" * (63 << 20), b"")}, "is empty"),
+        ("criteo", {"train.txt": (CLICK, b"\n" * (63 << 20), b"x")}, "train.txt:66060290: expected 40 columns"),
+        ("criteo", {"train.txt": (b"", CLICK * 600_000, b"x")}, "train.txt:600001: expected 40 columns"),
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_a_bomb_within_the_limits_takes_little_time_and_memory(folder, ml_1m, small, kind, files, says):
+    """Beside noise, which lets an archive unpack to more."""
+    with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, parts in files.items():
+            with archive.open(name, "w") as file:
+                for part in parts:
+                    file.write(part)
+        archive.writestr("noise", random.Random(0).randbytes(2 << 20))  # noqa: S311
+    names = [*files, None]
+    settings = (
+        ml_1m.model_copy(update={"ratings": names[0], "movies": names[1]})
+        if kind == "ml"
+        else small.params.datasets[kind]
+    )
+    started = time.process_time()
+    with pytest.raises(NisbenchError, match=says):
+        settings.module().prepare(settings, folder / "bomb.zip", folder / "i", folder / "v")
+    assert time.process_time() - started < SLOWEST / 1000
+    (folder / "bomb.zip").unlink()
 
 
 # --- parameters -----------------------------------------------------------------------------------------------

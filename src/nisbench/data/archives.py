@@ -285,13 +285,34 @@ class Digested(io.BufferedIOBase):
         return data
 
 
-def numbered_lines(stream: io.BufferedReader, file: str) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, without their ends or a byte order mark, and their numbers from 1."""
-    for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b""), start=1):
-        if len(line) > LONGEST_LINE:
+def numbered_blocks(stream: io.BufferedReader, file: str) -> Iterator[tuple[int, bytes]]:
+    """A file in blocks of whole lines, without a byte order mark, and the number of each block's first line, from 1."""
+    number, rest = 1, b""
+    for read in iter(lambda: stream.read(LONGEST_LINE), b""):
+        head, end, tail = read.rpartition(b"\n")
+        if len(rest) + (read.index(b"\n") if end else len(read)) > LONGEST_LINE:
             raise NisbenchError(f"{file}:{number}: a line of more than {LONGEST_LINE} bytes")
-        text = line.rstrip(b"\r\n")
-        yield number, text.removeprefix(codecs.BOM_UTF8) if number == 1 else text
+        if end:
+            block = rest + head + end
+            yield number, block.removeprefix(codecs.BOM_UTF8) if number == 1 else block
+            number, rest = number + block.count(b"\n"), tail
+        else:
+            rest += read
+    if rest:
+        yield number, rest.removeprefix(codecs.BOM_UTF8) if number == 1 else rest
+
+
+def numbered_lines(stream: io.BufferedReader, file: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not empty, without their ends or a byte order mark, and their numbers from 1."""
+    for first, block in numbered_blocks(stream, file):
+        yield from lines_of(first, block)
+
+
+def lines_of(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a block that are not empty, and their numbers."""
+    for number, line in enumerate(block.split(b"\n"), first):
+        if line and (text := line.rstrip(b"\r")):
+            yield number, text
 
 
 def shown_bytes(text: bytes) -> str:
