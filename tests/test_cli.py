@@ -7,13 +7,16 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
+import torch
 from filelock import FileLock, Timeout
 from scipy import stats
 from typer.testing import CliRunner
 
-from nisbench import __version__, cli, identity, logs, records
+from nisbench import __version__, cli, execution, identity, logs, records
 from nisbench.commands.output import size, table
 from nisbench.cost import remaining
 from nisbench.cost.estimate import Timing
@@ -23,6 +26,7 @@ from nisbench.errors import NisbenchError
 from nisbench.logs import duration
 from nisbench.search import pruning, trials
 from nisbench.studies import plan
+from nisbench.wiring import WORK
 from tests.helpers.fake_runs import pretend, pretend_cells
 from tests.helpers.paths import ROOT, SMALL
 
@@ -720,7 +724,8 @@ def test_removing_is_not_cut_short_to_files_without_a_record(demo, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (RuntimeError("[enforce] can't allocate memory: you tried"), "Lower training.batch_size"),
+        (RuntimeError("[enforce] can't allocate memory: you tried"), "Lower training.base_dimension"),
+        (MemoryError(), "out of memory. Lower training.base_dimension"),
         (OSError("full"), "full"),
     ],
 )
@@ -737,6 +742,30 @@ def test_a_machine_that_is_too_small_is_told_in_one_message(monkeypatch, capsys,
     shown = capsys.readouterr().err
     assert says in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), pa.lib.ArrowMemoryError("malloc of size 64 failed"), torch.OutOfMemoryError("CUDA out of memory")],
+)
+def test_memory_that_runs_out_in_a_step_says_what_to_lower(demo, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    prepare = demo.cells[0].prune.needs["split"].needs["prepare"]
+    monkeypatch.setitem(WORK, "prepare", fail)
+    with pytest.raises(NisbenchError, match=r"out of memory. Lower .*instances.*or ask snakemake for fewer --cores"):
+        execution.run_step(prepare)
+
+
+def test_what_cannot_fit_is_refused_before_it_is_made(demo, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=1000))
+    prepare = demo.cells[0].prune.needs["split"].needs["prepare"]
+    with pytest.raises(
+        NisbenchError, match=r"generating .* would take .* GiB of memory, and this machine has 0\.0\. Lower"
+    ):
+        execution.run_step(prepare)
+    assert not prepare.record.exists()
 
 
 @pytest.mark.usefixtures("call")

@@ -13,7 +13,7 @@ from nisbench.params.kinds import OWN, kinds
 from nisbench.params.loading import load
 from nisbench.params.models import NeuMF
 from nisbench.params.tasks import Metric, Rating
-from nisbench.steps import block_step, download_step
+from nisbench.steps import block_step, download_step, hashed_form
 from nisbench.studies import plan, plan_study
 from nisbench.wiring import WORK
 from tests.helpers.code import PackageCopy, forget, recomputed, reworded
@@ -192,6 +192,16 @@ def test_a_local_file_that_changes_after_planning_is_refused(small, tmp_path):
     with pytest.raises(NisbenchError, match="MD5 sum"):
         WORK["download"](step, 1)
     assert not step.path("archive").exists()
+
+
+def test_a_password_in_an_address_is_in_no_record_and_no_id(small):
+    found = []
+    for login in ("", "me:secret@", "me:another@"):
+        update = {"url": f"https://{login}host/ml.zip", "md5": None}
+        found.append(download_step(small.params.datasets["movielens_latest_small"].model_copy(update=update)))
+    assert len({step.id for step in found}) == 1
+    assert hashed_form(found[1]) == {"identity": "https://host/ml.zip"}
+    assert found[1].settings.url == "https://me:secret@host/ml.zip"  # to fetch it by
 
 
 def test_archives_of_one_md5_for_data_of_two_kinds_are_two_downloads(small):

@@ -25,7 +25,7 @@ from nisbench.params import datasets, methods, models, tasks
 from nisbench.params.base import Kind, Settings
 from nisbench.params.checks import check_run, explained
 from nisbench.params.kinds import OWN, kinds
-from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
+from nisbench.params.loading import OVERLAYS_VARIABLE, Config, checked_url, load
 from nisbench.params.training import Training as TrainingSettings
 from nisbench.params.tree import Tree, dotted, nearest
 from nisbench.run_files import PruneRun, SearchRun, read_pruning, read_search
@@ -290,8 +290,11 @@ def load_dataset(dataset: str | datasets.Dataset, /, **changes: Any) -> Prepared
         task, changes = given, {**changes, "task": str(given.kind_name())}
         _check_source(task)
     settings = _changed(type(dataset), dict(dataset), changes, where) if changes else dataset
-    if isinstance(settings, datasets.Archive) and not settings.url.lower().startswith(("https://", "http://")):
-        settings = settings.model_copy(update={"url": str(Path(settings.url).expanduser().resolve())})
+    if isinstance(settings, datasets.Archive):
+        try:
+            settings = settings.model_copy(update={"url": checked_url(settings.url, Path())})
+        except NisbenchError as error:
+            raise NisbenchError(f"{where}: url: {error}") from error
     if task is None:
         if settings.task not in params.tasks:
             raise NisbenchError(f"{where}: there is no task {settings.task!r}{nearest(settings.task, params.tasks)}")

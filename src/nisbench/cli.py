@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import nisbench
-from nisbench import logs
+from nisbench import logs, memory
 from nisbench.commands.formats import Format
 from nisbench.errors import NisbenchError
 from nisbench.steps import StepName
@@ -62,15 +62,14 @@ def main() -> None:
             raise
         logs.log.error("nisbench: %s is not installed. Run: pip install 'nisbench[workflow,report]'", error.name)
         sys.exit(1)
-    except (OSError, MemoryError) as error:
+    except OSError as error:
         logs.log.debug("unexpected", exc_info=True)
         logs.log.error("nisbench: %s: %s", type(error).__name__, error)
         sys.exit(1)
     except Exception as error:
         logs.log.debug("unexpected", exc_info=True)
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's
-            first = str(error).splitlines()[0]
-            logs.log.error("nisbench: out of memory. Lower training.batch_size or training.base_dimension.\n%s", first)
+        if memory.has_run_out(error):
+            logs.log.error("nisbench: %s", memory.advice(None, error))
             sys.exit(1)
         raise
 

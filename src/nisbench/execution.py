@@ -11,7 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nisbench import records
+from nisbench import memory, records
+from nisbench.errors import NisbenchError
 from nisbench.logs import log
 from nisbench.steps import Step
 from nisbench.wiring import WORK
@@ -34,7 +35,12 @@ def run_step(step: Step, threads: int = 1) -> None:
             records.check(needed)
         records.delete_outputs(step)
         delete_leftovers(step.folder)
-        WORK[step.name](step, threads)
+        try:
+            WORK[step.name](step, threads)
+        except Exception as error:
+            if not memory.has_run_out(error):
+                raise
+            raise NisbenchError(memory.advice(step.name, error)) from error
         _finish(step)
 
 

@@ -7,6 +7,7 @@ what a user has taken already.
 from collections.abc import Callable
 from typing import cast
 
+from nisbench import memory
 from nisbench.params.datasets import BlockSettings
 from nisbench.params.step_settings import (
     DownloadSettings,
@@ -33,6 +34,7 @@ def prepare(step: Step, _threads: int) -> None:
     from nisbench.data.archives import fetched_from  # noqa: PLC0415
 
     dataset = cast(PrepareSettings, step.settings).dataset
+    memory.require(dataset.memory_to_prepare(), f"generating {step.dataset}", memory.LOWER["prepare"])
     archive = step.needs["download"].path("archive") if "download" in step.needs else None
     with fetched_from(getattr(dataset, "url", None), archive):
         dataset.module().prepare(dataset, archive, step.path("instances"), step.path("vocabulary"))

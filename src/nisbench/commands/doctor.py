@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from nisbench import identity, records
 from nisbench.commands.output import print_json, size
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, without_password
 from nisbench.params.datasets import Archive
 from nisbench.params.kinds import ENTRY_POINTS, kinds, plugin_files
 from nisbench.params.loading import Config, load
@@ -182,7 +182,7 @@ def _data(config: Config, found: Findings) -> None:
         elif download_step(dataset).path("archive").exists():
             found.ok("data", f"{name}: downloaded, not yet prepared")
         elif "://" in dataset.url:
-            found.note("data", f"{name}: will be fetched from {dataset.url}, which needs a network")
+            found.note("data", f"{name}: will be fetched from {without_password(dataset.url)}, which needs a network")
         elif Path(dataset.url).is_file():
             found.ok("data", f"{name}: will be read from {dataset.url}")
         else:

@@ -107,6 +107,8 @@ def _wrap_archive_errors(archive: Path) -> Iterator[None]:
     """Around what only an archive's content can make fail."""
     try:
         yield
+    except MemoryError:  # Arrow's is one of its other errors too
+        raise
     except DAMAGED as error:
         raise UnreadableError(
             f"{archive}: not a readable archive: {shortened(str(error))}. Replace it by a whole one."

@@ -263,7 +263,7 @@ def _is_well_formed(log_file: LogFile, block: bytes) -> bool:
         return True
     try:
         batch = pa.csv.read_csv(pa.BufferReader(block), *_options(log_file))
-    except (pa.ArrowException, UnicodeDecodeError):
+    except (pa.ArrowInvalid, UnicodeDecodeError):
         return False
     return _problem(batch) is None
 

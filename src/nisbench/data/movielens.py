@@ -118,7 +118,7 @@ def _parsed(file: str, first: int, text: bytes, names: list[str], delimiter: str
         ).select(HEADER)
         if _is_sound(table):
             return table
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         problem = error
     for number, line in lines_of(first, text):
         try:

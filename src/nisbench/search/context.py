@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nisbench import memory
 from nisbench.data import instances
 from nisbench.data.parquet import field_sizes, read_table
 from nisbench.models import recommender as recommenders
@@ -51,7 +52,9 @@ class SearchContext:
         return specs
 
     def recommender(self, spec: TrialSpec) -> Recommender:
-        """A new recommender, as the trial begins with it."""
+        """A new recommender, as the trial begins with it. Raises `NisbenchError` if its table cannot fit into memory."""
+        copies = 4 if self.device.type == "cpu" else 1  # weights, their gradients and Adam's two moments
+        memory.require(4 * copies * self.weights_of(spec), f"the table of {spec.name!r}", "training.base_dimension")
         return recommenders.build(
             self.settings.model,
             block=self._block(spec),
