@@ -111,7 +111,6 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("datasets: {planted_ratings: {blocks: {count: 100000000}}}", "over.yaml:1: datasets.planted_ratings.blocks.count", "less than or equal to 1000000"),
         ("training: {base_dimension: 1000000}", "over.yaml:1: training.base_dimension", "less than or equal to 65536"),
         ("training: {batch_size: 1000000000000}", "over.yaml:1: training.batch_size", "less than or equal to 16777216"),
-        ("methods: {x: {kind: random, trials: 1000000000}}", "over.yaml:1: methods.x.trials", "less than or equal to 100000"),
         ("models: {mlp: {hidden: [1000000]}}", "over.yaml:1: models.mlp.hidden.0", "from 1 to 65536"),
         ("models: {mlp: {hidden: [99999d]}}", "over.yaml:1: models.mlp.hidden.0", "multiple of the dimension"),
         ("datasets: {movielens_1m: {split: {proportions: [8000000, 1, 1]}}}", "over.yaml:1", "less than or equal to 1000000"),
