@@ -689,6 +689,48 @@ def test_all_files_are_written_old_ones_go_and_the_same_runs_give_the_same_bytes
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written
 
 
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> [me](javascript:alert(1)) ![](https://evil/x.png) &lt; $x_ $ {a} |"
+
+
+@pytest.mark.filterwarnings("ignore:Tight layout not applied")  # for want of room beside so long a title
+def test_text_from_elsewhere_is_shown_and_does_nothing(study):
+    """Titles come from overlays, the rest from run files, and both may come from anyone."""
+    titled = {"title": HOSTILE}
+    overlay = {
+        "studies": {"movielens_1m": {**titled, "seeds": [1]}},
+        "datasets": {"movielens_1m": titled},
+        "models": {"mf": titled},
+        "methods": {"dnis": titled, "grid_search": titled},
+    }
+    found = study(json.dumps(overlay), "movielens_1m")
+    machine = MACHINE.model_copy(
+        update={"device": HOSTILE + "\x1b[2J", "packages": {"torch": HOSTILE, "nisbench": HOSTILE}}
+    )
+    searches = list(dict.fromkeys(cell.search for cell in found.cells))
+    for search in searches:
+        trial = made_up_trial(name=HOSTILE + "\n# x")
+        failed = made_up_trial(name=HOSTILE, failed="\n\n" + HOSTILE, validation_loss=None)
+        write(search, made_up_search([trial, failed]).model_copy(update={"machine": machine}))
+    write(searches[0], made_up_search([made_up_trial(name=HOSTILE)]))  # of another machine: a column
+    write(
+        found.cells[0].prune,
+        read_pruning(found.cells[0].prune.path("run")).model_copy(update={"failed": HOSTILE, "metrics": {}}),
+    )
+    build.run(found)
+    folder = Path("results/movielens_1m")
+    for path in folder.glob("*.md"):
+        text = path.read_text().partition("```yaml")[0]
+        assert "alert(1)" in text
+        assert not re.search(r"<(script|img)|\]\((javascript|https://evil)|\x1b|\n# x", text)
+    html = (folder / "page.html").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert not re.search(r"<(script|img src=(?!\"data:)|a href=\"javascript)|src=\"https?:|\x1b", html)
+    assert "default-src 'none'" in html
+    assert html.count("<details open><summary>") == html.count("</details>") > 2
+    assert "&lt;details" not in html
+    assert "&lt;/details" not in html
+
+
 def test_the_manifest_of_a_changed_report_is_a_free_name(study):
     found = study(TINY, "tiny")
     build.run(found)

@@ -1,6 +1,7 @@
 """The one error type that users see: its text says what is wrong, where, and what to do."""
 
 import re
+import unicodedata
 
 
 class NisbenchError(Exception):
@@ -27,4 +28,5 @@ def printable(text: str) -> str:
 
 
 def _visible(character: str) -> str:
-    return character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+    shown = character.isprintable() or character == "\n" or unicodedata.category(character) == "Zs"
+    return character if shown else ascii(character)[1:-1]

@@ -15,13 +15,18 @@ def shown(study):
         cell = cells[0]
         about[f"{study.folder}/{name}"] = {
             "caption": "../report/curves.rst",
-            "category": study.title(cell.grid, model=cell.model),
-            "subcategory": study.title(cell.grid, method=cell.method),
-            "labels": {"data set": study.title(cell.grid, dataset=cell.dataset)},
+            "category": plain(study.title(cell.grid, model=cell.model)),
+            "subcategory": plain(study.title(cell.grid, method=cell.method)),
+            "labels": {"data set": plain(study.title(cell.grid, dataset=cell.dataset))},
         }
     # A line that begins with `report` would be a directive.
     marked = lambda path: report(path, **about[path]) if path in about else path
     return [marked(path) for path in outputs(study)]
+
+
+def plain(title):
+    """A title without what Snakemake would take for a wildcard or for HTML."""
+    return title.translate(str.maketrans("{}<>", "()()"))
 
 
 def of_study(caption, what):

@@ -113,7 +113,7 @@ def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
         names = [plan.title(grid, method=method) + ("" if rate == 1 else f" (CR = {rate_name(rate)})")]
         if several:
             names.append(plan.title(grid, model=model, dataset=dataset))
-        axis.set_title("\n".join(names), fontsize=8)
+        axis.set_title(style.plain("\n".join(names)), fontsize=8)
         axis.tick_params(labelsize=7)
     figure.supxlabel("planted dimension", fontsize=9)
     figure.supylabel("found dimension: median and middle half", fontsize=9)
