@@ -233,7 +233,7 @@ def test_what_is_no_archive_is_called_what_it_is_and_as_the_user_called_it(read,
     with pytest.raises(NisbenchError) as raised:
         read(data, "ml/ratings.csv", "https://me:secret@host/mine.csv")
     assert str(raised.value).startswith(f"https://host/mine.csv: {says}")
-    assert str(raised.value).endswith(f"delete {tmp_path} and run again: then it is fetched anew.")
+    assert str(raised.value).endswith(f"remove our copy, {tmp_path}, so that it is fetched anew.")
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])

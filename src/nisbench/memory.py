@@ -1,5 +1,7 @@
 """Memory: refuse what cannot fit before it is allocated, and say what to lower when it has run out."""
 
+from pathlib import Path
+
 import psutil
 
 from nisbench.errors import NisbenchError
@@ -15,11 +17,21 @@ LOWER = {
 
 def require(needed: float, what: str, lower: str) -> None:
     """Raise `NisbenchError` if `what` needs more bytes than the machine has in all."""
-    there = psutil.virtual_memory().total
+    there = _total()
     if needed > there:
         raise NisbenchError(
             f"{what} would take {needed / 2**30:,.1f} GiB of memory, and this machine has {there / 2**30:,.1f}. Lower {lower}."
         )
+
+
+def _total() -> int:
+    """Bytes that the machine has, or that a container may use of them."""
+    total: int = psutil.virtual_memory().total
+    try:
+        allowed = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+    except OSError:
+        return total
+    return min(total, int(allowed)) if allowed.isdigit() else total
 
 
 def has_run_out(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from nisbench.commands import cells
 from nisbench.commands.cells import Filter
 from nisbench.commands.formats import Format
 from nisbench.commands.output import print_json, table
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, printable
 from nisbench.params.step_settings import PruneSettings
 from nisbench.params.tasks import Task
 from nisbench.params.tree import nearest
@@ -52,7 +52,7 @@ def show(
     if form is Format.json:
         print_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
     elif form is Format.csv:
-        print(frame.to_csv(index=False, lineterminator="\n"), end="")
+        print(printable(frame.to_csv(index=False, lineterminator="\n")), end="")
     else:
         print(_readable(frame, "pipe" if form is Format.md else "plain"))
         if len(done) < len(wanted) and form is Format.table:

@@ -29,7 +29,7 @@ DAMAGED = (
 ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
-    b"BZh": "bz2",
+    **dict.fromkeys((b"BZh%d" % level for level in range(1, 10)), "bz2"),
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\xfd7zXZ\0": "xz",
 }
@@ -73,7 +73,7 @@ def fetched_from(url: str | None, archive: Path | None) -> Iterator[None]:
         text = str(error).replace(str(archive), without_password(url))
         if isinstance(error, UnreadableError) and "://" in url:
             text += (
-                f"\nOnce the address has another file, delete {archive.parent} and run again: then it is fetched anew."
+                f"\nOnce the address has another file, remove our copy, {archive.parent}, so that it is fetched anew."
             )
         raise NisbenchError(text) from error
     finally:

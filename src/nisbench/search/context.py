@@ -48,6 +48,8 @@ class SearchContext:
         """The trials that the method proposes."""
         settings = self.settings
         k, seed = settings.training.base_dimension, derived(settings.seed, "method")
+        what = f"a selection of {len(self.features)} blocks by {k} dimensions"
+        memory.require(4 * len(self.features) * k, what, "training.base_dimension or blocks.count")
         specs: list[TrialSpec] = settings.method.module().propose(settings.method, self.features, k, seed)
         return specs
 
