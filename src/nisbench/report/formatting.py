@@ -288,7 +288,7 @@ class Sheet:
         texts = [f"{'#' * level} {literal(self.title)}"]
         for table in self.tables:
             texts += [f"{'#' * (level + 1)} {literal(table.heading)}"] if table.heading else []
-            texts += [markdown(table.rows, table.heads), *([table.legend] if table.legend else [])]
+            texts += [markdown(table.rows, table.heads), *([literal(table.legend)] if table.legend else [])]
             texts += [table.note] if table.note and notes else []
         texts += [f"![{literal(title)}]({file})" for title, file in self.pictures]
         return "\n\n".join([*texts, self.note]) + "\n"
