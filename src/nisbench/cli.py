@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 import nisbench
-from nisbench import logs, memory
+from nisbench import checkout, logs, memory
 from nisbench.commands.formats import Format
 from nisbench.errors import NisbenchError
+from nisbench.files import problem
 from nisbench.steps import StepName
 from nisbench.studies import Plan
 from nisbench.studies import plan as resolve_plan
@@ -50,6 +51,7 @@ def main() -> None:
     """Run the command line. A user's error is one message, on stderr and in the step's log, and exit status 1."""
     logs.set_up()
     try:
+        checkout.restart_with_own_code(Path())
         app()
     except NisbenchError as error:
         logs.log.error("nisbench: %s", error)
@@ -64,12 +66,17 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         logs.log.debug("unexpected", exc_info=True)
-        logs.log.error("nisbench: %s: %s", type(error).__name__, error)
+        logs.log.error("nisbench: %s", problem(error))
         sys.exit(1)
     except Exception as error:
         logs.log.debug("unexpected", exc_info=True)
         if memory.has_run_out(error):
             logs.log.error("nisbench: %s", memory.advice(None, error))
+            sys.exit(1)
+        if "no locator available" in str(error):  # numba's
+            logs.log.error(
+                "nisbench: no place to keep compiled code. Set NUMBA_CACHE_DIR to a folder you may write to."
+            )
             sys.exit(1)
         raise
 
@@ -410,13 +417,13 @@ def tables(study: StudyName, log: Log = None) -> None:
 
     Example: nisbench tables demo
     """
-    from nisbench.execution import delete_leftovers, locked
+    from nisbench.execution import at_work, delete_leftovers
     from nisbench.report import build
     from nisbench.report.outputs import is_current
 
     logs.set_up(log, f"tables {study}")
     plan = current_plan().study(study)
-    with locked(Path(), f"tables-{study}") as waited:
+    with at_work(plan.folder, plan.steps.values()) as waited:
         if waited and is_current(plan):
             logs.log.info("already finished by another process")
             return
