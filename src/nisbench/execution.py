@@ -5,13 +5,11 @@ it has saved to resume from stays until the record is written.
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from nisbench import memory, records
+from nisbench import locks, memory, records
 from nisbench.errors import NisbenchError
 from nisbench.logs import log
 from nisbench.steps import Step
@@ -23,7 +21,7 @@ def run_step(step: Step, threads: int = 1) -> None:
 
     Raises `NisbenchError` if a file that it reads is missing or damaged; then nothing is lost of what it made before.
     """
-    with locked(step.root, step.id) as waited:
+    with at_work(step.folder, step.needs.values()) as waited:
         if waited and records.done(step):
             log.info("already finished by another process")
             return
@@ -53,21 +51,25 @@ def run_with_inputs(step: Step, threads: int = 1) -> None:
 
 
 @contextmanager
-def locked(root: Path, name: str) -> Iterator[bool]:
-    """Keep other processes from a step's or a report's files. Yields whether another process had to be waited for."""
-    path = root / "logs" / "locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, waited = FileLock(path), False
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+def at_work(folder: Path, reads: Iterable[Step]) -> Iterator[bool]:
+    """Keep other processes from a step's or a report's folder while it is made from other steps' files.
+
+    Yields whether another process had to be waited for.
+    """
+    lock = locks.take(locks.beside(folder))
+    waited = lock is None
+    if lock is None:
         log.info("another process is at this step; waiting for it to end")
-        lock.acquire()
-        waited = True
+        lock = locks.take(locks.beside(folder), wait=True)
     try:
+        reads = tuple(reads)
+        records.date_back(reads)
         yield waited
+        with suppress(NisbenchError):
+            records.date_back(reads)  # the clock may have been set back meanwhile
     finally:
-        lock.release()
+        if lock:
+            lock.release()
 
 
 def delete_leftovers(folder: Path) -> None:

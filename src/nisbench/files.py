@@ -48,7 +48,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_WRITTEN = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EISDIR)
+NOT_WRITTEN = (*NO_ROOM, *NOT_ALLOWED)
+
+
+def problem(error: OSError, path: Path | None = None) -> str:
+    """What is wrong with a file or folder, and what to do about it: the text of a `NisbenchError`."""
+    name = error.filename if isinstance(error.filename, str | os.PathLike) else path
+    what = (
+        f"{name}: {os.strerror(error.errno).lower()}." if error.errno and name else f"{type(error).__name__}: {error}."
+    )
+    if error.errno in NO_ROOM:
+        return f"{what} Free some room, or lift the limit, and run the same command again."
+    if error.errno in NOT_ALLOWED:
+        return f"{what} Give yourself the right to it, and run the same command again; `nisbench doctor` checks the folders."
+    if error.errno in NO_FOLDER:
+        return f"{what} It is gone, or a file stands where a folder should, or none can be made there; see `nisbench doctor`."
+    return what
 
 
 def _number(error: BaseException) -> int | None:

@@ -5,9 +5,12 @@ it is used.
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,6 +115,32 @@ def sums_of(file: Path) -> FileSum:
 def _sums_of_state(path: Path, size: int, _time: int) -> FileSum:
     with path.open("rb") as file:
         return FileSum(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=size)
+
+
+def date_back(steps: Iterable[Step]) -> None:
+    """Date the files of steps that are dated in the future to now.
+
+    When a job ends, Snakemake takes it for failed if a file that it read is younger than what it made, even one whose time it was told to
+    ignore. Raises `NisbenchError` if a date may not be changed.
+    """
+    for step in steps:
+        for path in map(Path, step.paths()):
+            for follow in (True, False):  # DVC may have put a link there
+                with suppress(FileNotFoundError):
+                    if path.stat(follow_symlinks=follow).st_mtime > time.time():
+                        _date_to_now(path, follow)
+
+
+def _date_to_now(path: Path, follow_symlinks: bool) -> None:
+    try:
+        os.utime(path, follow_symlinks=follow_symlinks)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise NisbenchError(
+            f"{path} is dated in the future, and its date may not be changed. Snakemake would take for outdated what is made from it. "
+            f"Set the clock right, or have its owner run: touch {path}"
+        ) from error
 
 
 def _remedy(step: Step) -> str:
