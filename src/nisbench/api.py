@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from nisbench import execution, records
+from nisbench.checkout import check as check_code
 from nisbench.errors import NisbenchError
 from nisbench.identity import PACKAGE, kind_file
 from nisbench.params import datasets, methods, models, tasks
@@ -67,6 +68,7 @@ def _checkout() -> Path | None:
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "Snakefile").is_file() and (folder / "params" / "datasets.yaml").is_file():
+            check_code(folder)
             return folder
     return None
 

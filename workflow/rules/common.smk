@@ -16,7 +16,7 @@ if (SOURCE / "nisbench").is_dir():
 
 from nisbench import checkout
 from nisbench.errors import NisbenchError
-from nisbench.files import problem
+from nisbench.files import check_writable, problem
 from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
 from nisbench.params.loading import OVERLAYS_VARIABLE
 from nisbench.records import done
@@ -32,6 +32,7 @@ if config:
 
 try:
     checkout.check(Path())
+    check_writable(Path(".snakemake"))
     PLAN = plan(Path())
 except NisbenchError as error:
     sys.exit(f"nisbench: {error}")
@@ -68,6 +69,8 @@ def read_by(name, need, *files):
     def paths(wildcards):
         check_settings()
         step = PLAN.step(wildcards.id, name)
+        if not done(step):
+            will_write(step.folder)
         if need not in step.needs or (done(step) and not planned_anew()):
             return []
         return made_by(step.needs[need], *files)
@@ -110,6 +113,17 @@ def check_settings():
             f"nisbench: With these settings ({wrong}) Snakemake would delete finished searches and train them again. Nothing was changed.\n"
             f"Put these lines into your profile's config.yaml, or leave out --workflow-profile and --rerun-triggers:{lines}"
         )
+
+
+def will_write(*folders):
+    """Stop, before any job begins, if a folder may not be written to. A dry run writes nothing."""
+    if workflow.execution_settings is None or workflow.dryrun:
+        return
+    try:
+        for folder in folders:
+            check_writable(folder)
+    except NisbenchError as error:
+        sys.exit(f"nisbench: {error}")
 
 
 def planned_anew():

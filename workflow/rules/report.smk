@@ -1,6 +1,6 @@
 """Each study's tables, figures and page, and what Snakemake's HTML report shows of them."""
 
-from nisbench.report.outputs import curves, outputs
+from nisbench.report.outputs import curves, is_current, outputs
 
 
 def shown(study):
@@ -37,13 +37,29 @@ def of_study(caption, what):
     }
 
 
+def pruned(study):
+    """What prunings have made for a study's report, as a function for a rule's input."""
+
+    def paths(wildcards):
+        check_settings()
+        if not is_current(study):
+            will_write(study.folder, Path("logs"))
+        return [
+            path
+            for cell in study.cells
+            for path in made_by(cell.prune, *cell.prune.files)
+        ]
+
+    return paths
+
+
 for _study in PLAN.studies.values():
 
     rule:
         name:
             f"tables_{_study.name}"
         input:
-            prunings=[made_by(cell.prune, *cell.prune.files) for cell in _study.cells],
+            prunings=pruned(_study),
             searches=[made_by(cell.search, *cell.search.files) for cell in _study.cells],
             features=[made_by(block, "features") for block in _study.blocks.values()],
             splits=[
