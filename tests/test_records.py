@@ -1,7 +1,10 @@
 """What steps leave beside their results: each says what computed it from what, and damage is found on use and made again."""
 
+import errno
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -227,3 +230,35 @@ def test_results_of_older_code_are_not_taken_for_today_s(done_search, package):
         shutil.copytree(done_search.folder, search.folder)  # by hand
         with pytest.raises(NisbenchError, match="is of another step"):
             records.check(search)
+
+
+# --- dates in the future ------------------------------------------------------------------------------------------
+
+
+def test_what_a_step_reads_is_not_dated_in_the_future_when_it_ends(project):
+    """Snakemake would take the step for failed. A link, as DVC makes them, has a date of its own."""
+    block = step_of("block planted_ratings")
+    train, vocabulary = block.needs["split"].path("train"), block.needs["prepare"].path("vocabulary")
+    target = vocabulary.rename(vocabulary.absolute().parents[1] / "cached")
+    vocabulary.symlink_to(target)
+    later = time.time() + 7200
+    for path in (train, target, vocabulary):
+        os.utime(path, (later, later), follow_symlinks=False)
+    project("block", block.id)
+    assert all(path.lstat().st_mtime <= block.record.stat().st_mtime for path in (train, target, vocabulary))
+
+
+@pytest.mark.usefixtures("project")
+def test_a_date_in_the_future_that_may_not_be_changed_is_told_before_any_work(monkeypatch):
+    block = step_of("block planted_ratings")
+    train = block.needs["split"].path("train")
+    os.utime(train, (time.time() + 7200,) * 2)
+    before = block.record.read_bytes()
+
+    def refuse(path, **_more):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    with pytest.raises(NisbenchError, match=rf"{train} is dated in the future.*touch {train}"):
+        run_step(block)
+    assert block.record.read_bytes() == before

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nisbench.errors import NisbenchError
-from nisbench.files import problem
+from nisbench.files import check_writable, problem
 from nisbench.logs import log
 
 SNAKEMAKE = Path("results", "runs", ".snakemake.lock")
@@ -39,6 +39,8 @@ def take(path: Path, *, wait: bool = False) -> FileLock | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
+        if not path.exists():
+            check_writable(path.parent)  # on some file systems, a file that cannot be made is said to be missing
         return None
     except OSError as error:
         if error.errno not in NO_LOCKS:
