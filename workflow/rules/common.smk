@@ -10,8 +10,9 @@ from shlex import quote
 SOURCE = Path("src").resolve()
 if (SOURCE / "nisbench").is_dir():
     sys.path.insert(0, str(SOURCE))
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])
+    CODE_PATH = "PYTHONPATH"  # of jobs
+    os.environ[CODE_PATH] = os.pathsep.join(
+        filter(None, [str(SOURCE), os.environ.get(CODE_PATH)])
     )
 
 from nisbench import checkout
