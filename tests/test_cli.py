@@ -804,7 +804,7 @@ def test_an_error_is_one_message_without_traceback(monkeypatch, capsys):
     ("error", "says"),
     [
         (PermissionError(errno.EACCES, "", "results/x"), "nisbench: results/x: permission denied. Give yourself the right to it"),
-        (NotADirectoryError(errno.ENOTDIR, "", "results/x"), "nisbench: results/x: not a directory. It is gone, or a file stands"),
+        (NotADirectoryError(errno.ENOTDIR, "", "results/x"), "nisbench: results/x: not a directory. It is gone, or is no folder"),
         (OSError(errno.ENOSPC, "", "results/x"), "nisbench: results/x: no space left on device. Free some room"),
         (RuntimeError("cannot cache function 'f': no locator available for file 'x.py'"), "nisbench: no place to keep compiled code. Set NUMBA_CACHE_DIR"),
     ],

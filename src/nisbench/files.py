@@ -54,7 +54,7 @@ NOT_WRITTEN = (*NO_ROOM, *NOT_ALLOWED)
 
 
 def problem(error: OSError, path: Path | None = None) -> str:
-    """What is wrong with a file or folder, and what to do about it: the text of a `NisbenchError`. `path` names it better than the error."""
+    """What is wrong with a file or folder, and what to do about it. `path` names it, if the error does not, or does worse."""
     name = path or error.filename
     what = (
         f"{name}: {os.strerror(error.errno).lower()}." if error.errno and name else f"{type(error).__name__}: {error}."
@@ -62,14 +62,14 @@ def problem(error: OSError, path: Path | None = None) -> str:
     if error.errno in NO_ROOM:
         return f"{what} Free some room, or lift the limit, and run the same command again."
     if error.errno in NOT_ALLOWED:
-        return f"{what} Give yourself the right to it, and run the same command again. `nisbench doctor` checks all folders."
+        return f"{what} Give yourself the right to it, and run the same command again. See `nisbench doctor`."
     if error.errno in NO_FOLDER:
-        return f"{what} It is gone, or a file stands where a folder should, or no folder can be made there. See `nisbench doctor`."
+        return f"{what} It is gone, or is no folder, or none can be made there. See `nisbench doctor`."
     return what
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `NisbenchError` if no file can be made in `folder`, or the folder itself cannot be made. Leaves nothing behind."""
+    """Raise `NisbenchError` if no file can be made in `folder`, or it cannot be made itself. Leaves nothing behind."""
     there = folder
     try:
         while not there.exists() and there != there.parent:

@@ -1,7 +1,7 @@
 """Locks that keep processes from each other's files. The kernel frees them, however their holder ends.
 
-A lock's file lies beside what it guards, so that it guards it in every checkout that shares the folder, through a link or a network. It is
-empty, stays when the lock is free, and is hidden from git and DVC by its name.
+A lock's file lies beside what it guards. So it also holds between checkouts that share a folder through a link or a
+network. It is empty, stays when the lock is free, and is hidden from git and DVC by its name.
 """
 
 import errno
@@ -31,8 +31,8 @@ def beside(folder: Path) -> Path:
 def take(path: Path, *, wait: bool = False) -> FileLock | None:
     """The lock at `path`, once it is ours; None if another process has it and we do not `wait`.
 
-    Where the file system has no locks, there is one warning, and the work goes on without. Raises `NisbenchError` where the file cannot be
-    made.
+    Where the file system has no locks, there is one warning, and the work goes on without. Raises `NisbenchError` where
+    the file cannot be made.
     """
     lock = FileLock(path, fallback_to_soft=False)  # a lock file that was left behind would be waited for without end
     try:

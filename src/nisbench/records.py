@@ -120,8 +120,8 @@ def _sums_of_state(path: Path, size: int, _time: int) -> FileSum:
 def date_back(steps: Iterable[Step]) -> None:
     """Date the files of steps that are dated in the future to now.
 
-    When a job ends, Snakemake takes it for failed if a file that it read is younger than what it made, even one whose time it was told to
-    ignore. Raises `NisbenchError` if a date may not be changed.
+    When a job ends, Snakemake calls it failed if a file that it read is younger than what it made, even a file whose time
+    it was told to ignore. Raises `NisbenchError` if a date may not be changed.
     """
     for step in steps:
         for path in map(Path, step.paths()):
@@ -138,8 +138,8 @@ def _date_to_now(path: Path, follow_symlinks: bool) -> None:
         raise
     except OSError as error:
         raise NisbenchError(
-            f"{path} is dated in the future, and its date may not be changed. Snakemake would take for outdated what is made from it. "
-            f"Set the clock right, or have its owner run: touch {path}"
+            f"{path} is dated in the future, and its date may not be changed. Snakemake would call each job that reads it "
+            f"failed. Set the clock right, or have its owner run: touch {path}"
         ) from error
 
 

@@ -9,8 +9,8 @@ Left out, and nothing else:
 * the sentences below a table about cost;
 * on the page, the time of all training and the date in the sentence at its head.
 
-Locks are left out too: they are empty, and stay. All other files (Parquet, weights, schemes, pictures, metrics.json) are compared byte by byte, and no file may be there
-in one run only: nothing that a killed process left.
+Locks are left out too: they are empty, and stay. All other files (Parquet, weights, schemes, pictures, metrics.json) are
+compared byte by byte, and no file may be there in one run only: nothing that a killed process left.
 """
 
 import hashlib

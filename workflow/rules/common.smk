@@ -6,7 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
 
-# The code beside the parameters is what runs, whichever is installed: in a git worktree, a second clone, a queued experiment of DVC's.
+# The code beside the parameters is what runs, whichever is installed: in a git worktree, in a second clone, and in the
+# copy that DVC makes for a queued experiment.
 SOURCE = Path("src").resolve()
 if (SOURCE / "nisbench").is_dir():
     sys.path.insert(0, str(SOURCE))
@@ -85,14 +86,14 @@ NEEDED = {
     "ignore-incomplete": "true",
     "keep-incomplete": "true",
 }
-"""What profiles/default says and every other profile must say. By Snakemake's own rules, a finished search is deleted and done again if its
-list of inputs is another than last time, or if its Snakemake was killed, or if a clock is wrong."""
+"""What profiles/default says and every other profile must say. By Snakemake's own rules, a finished search is deleted
+and done again if its list of inputs is another than last time, or its Snakemake was killed, or a clock is wrong."""
 
 
 def check_settings():
     """Stop before anything is deleted if a profile or an option replaces what keeps finished runs.
 
-    Snakemake knows its settings only once it has read the Snakefile, so this is called from input functions, and when jobs start.
+    Snakemake knows its settings only once it has read the Snakefile: this is called from input functions, and at the start.
     """
     run = workflow.execution_settings
     if run is None or not workflow.is_main_process:
@@ -111,8 +112,9 @@ def check_settings():
         )
         lines = "".join(f"\n    {key}: {value}" for key, value in NEEDED.items())
         sys.exit(
-            f"nisbench: With these settings ({wrong}) Snakemake would delete finished searches and train them again. Nothing was changed.\n"
-            f"Put these lines into your profile's config.yaml, or leave out --workflow-profile and --rerun-triggers:{lines}"
+            f"nisbench: With these settings ({wrong}) Snakemake would delete finished searches and train them again. "
+            "Nothing was changed.\nPut these lines into your profile's config.yaml, or leave out --workflow-profile and "
+            f"--rerun-triggers:{lines}"
         )
 
 

@@ -1,9 +1,10 @@
 """One Snakemake at a time on a folder of runs, and what is said when it ends.
 
 The lock is of the kind that the kernel frees when its holder dies, however it dies. Snakemake's own is not, and so is
-turned off (`nolock`, in the profile). It lies in results/runs/, so clones that share that folder take turns: Snakemake deletes what it
-finds of a step that was missing when it made its plan. Hooks run in the main process only, when there are jobs to run: dry runs and the
-jobs that a cluster runs here take no lock. A job that outlives its Snakemake keeps a lock of its own on its step.
+turned off (`nolock`, in the profile). It lies in results/runs/, so clones that share that folder take turns: before a
+job, Snakemake deletes its outputs, even those that another has made since the plan. Hooks run in the main process only,
+when there are jobs to run: dry runs and the jobs that a cluster runs here take no lock. A job that outlives its
+Snakemake keeps a lock of its own on its step.
 """
 
 import shlex
@@ -26,8 +27,8 @@ def hold_the_lock(wait):
             at_work = f"nisbench: another snakemake is at work here: {holder}"
             if not wait:
                 sys.exit(
-                    f"{at_work}\nWait until it has ended, or end it (Ctrl-C where it runs; kill and its process's number lets jobs at work "
-                    "end first). Then give the same command again. Nothing was changed."
+                    f"{at_work}\nWait until it has ended, or end it (Ctrl-C where it runs; kill and its process's number "
+                    "lets jobs at work end first). Then give the same command again. Nothing was changed."
                 )
             print(f"{at_work}\nWaiting for it to end.", file=sys.stderr, flush=True)
             HELD = locks.take(locks.SNAKEMAKE, wait=True)
@@ -40,7 +41,8 @@ def hold_the_lock(wait):
         sys.exit(f"nisbench: {error}")
 
 
-# A Snakemake that DVC started goes on when DVC alone is killed. The next one that DVC starts waits for it, and plans only then.
+# A Snakemake that DVC started goes on when DVC alone is killed. The next one that DVC starts waits for it, and only then
+# makes its plan.
 if "DVC_STAGE" in os.environ and workflow.is_main_process:
     hold_the_lock(wait=True)
 

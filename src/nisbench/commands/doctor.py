@@ -101,8 +101,9 @@ def _code(found: Findings) -> None:
     elif installed and not installed.samefile(Path()):
         found.note(
             "code",
-            f"{checkout.RUNNING}, this folder's: snakemake, dvc and nisbench run it here, but unless PYTHONPATH says so, `python` imports that of {installed}, "
-            "which is installed. In Python, set PYTHONPATH=$PWD/src, or install this folder: make .venv/ready && source .venv/bin/activate",
+            f"{checkout.RUNNING}, this folder's, is what snakemake, dvc and nisbench run here. But {installed} is "
+            "installed, so Python and notebooks import that. For these, set PYTHONPATH=$PWD/src, or install this folder: "
+            "make .venv/ready && source .venv/bin/activate",
         )
     else:
         found.ok("code", f"{checkout.RUNNING}, beside params/")
@@ -198,19 +199,13 @@ def _folders(found: Findings) -> None:
         check_writable(Path(tempfile.gettempdir()))
     except (NisbenchError, FileNotFoundError) as error:
         found.wrong("folders", f"{error} Set TMPDIR to a folder that you may write to")
-    cache = os.environ.get("NUMBA_CACHE_DIR")
-    places = (
-        [Path(cache)]
-        if cache
-        else [
-            checkout.RUNNING / "training" / "__pycache__",
-            Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "numba").expanduser(),
-        ]
-    )
-    if all(_unwritable(place) for place in places):
-        where = " or ".join(map(str, places))
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    caches = [Path(chosen)] if chosen else [checkout.RUNNING / "training" / "__pycache__", user_cache / "numba"]
+    if all(_unwritable(cache) for cache in caches):
+        where = " or ".join(map(str, caches))
         found.wrong(
-            "folders", f"compiled code cannot be kept in {where}. Set NUMBA_CACHE_DIR to a folder that you may write to"
+            "folders", f"no compiled code can be kept in {where}. Set NUMBA_CACHE_DIR to a folder you may write to"
         )
     if not any(each.what == "folders" for each in found):
         found.ok("folders", "results/, logs/ and data/ may be written to")

@@ -1,7 +1,7 @@
-"""`nisbench gc`: what takes room below data/ and results/runs/ and is asked for by no study, and what killed processes left.
+"""`nisbench gc`: what takes room below data/ and results/runs/ and is asked for by no study, and what was left by kills.
 
-Nothing else is looked at, links are not followed, and a folder that another process is at is left alone. A study that needs an overlay
-is known only while NISBENCH_PARAMS names it.
+Nothing else is looked at, links are not followed, and a folder that another process is at is left alone. A study that
+needs an overlay is known only while NISBENCH_PARAMS names it.
 """
 
 import os
@@ -69,7 +69,7 @@ def run(plan: Plan, remove: bool, json: bool) -> None:
 def unasked(plan: Plan) -> Iterator[Found]:
     """Folders of steps that are not in the plan, and leftovers in the folders of those that are and of reports."""
     asked = {step.folder for step in plan.steps.values()}
-    steps = list(_folders())
+    steps = dict.fromkeys(_folders())
     for folder in [*steps, *(folder for folder in _inside(Path("results")) if folder.name != "runs")]:
         in_use = _is_held(locks.beside(folder))
         if folder in steps and folder not in asked:
