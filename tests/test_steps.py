@@ -304,10 +304,11 @@ def test_what_a_settings_class_adds_to_params_is_in_the_id(small, monkeypatch):
 
 def test_what_a_step_s_files_are_called_is_in_the_id(small, monkeypatch):
     dataset = small.params.datasets["planted_ratings"]
-    before = block_step(dataset)
+    task = small.params.task_of("planted_ratings")
+    before = block_step(dataset, task)
     swapped = {"train": "test.parquet", "validation": "validation.parquet", "test": "train.parquet"}
     monkeypatch.setitem(steps.FILES, "split", swapped)
-    after = block_step(dataset)
+    after = block_step(dataset, task)
     assert before.needs["prepare"].id == after.needs["prepare"].id
     assert before.needs["split"].id != after.needs["split"].id
     assert before.id != after.id
@@ -387,7 +388,7 @@ def package(tmp_path_factory):
 
 def all_steps(config):
     """What `plan` would find, without its checks."""
-    blocks = [block_step(dataset) for dataset in config.params.datasets.values()]
+    blocks = [block_step(dataset, config.params.task_of(name)) for name, dataset in config.params.datasets.items()]
     steps_of_blocks = [step for block in blocks for step in block.upstream()]
     return steps_of_blocks + [step for name in config.by_study for step in plan_study(name, config).steps.values()]
 

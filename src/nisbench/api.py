@@ -29,7 +29,7 @@ from nisbench.params.kinds import OWN, kinds
 from nisbench.params.loading import OVERLAYS_VARIABLE, Config, checked_url, load
 from nisbench.params.training import Training as TrainingSettings
 from nisbench.params.tree import Tree, dotted, nearest
-from nisbench.run_files import PruneRun, SearchRun, read_pruning, read_search
+from nisbench.run_files import PruneRun, SearchRun
 from nisbench.steps import Step, block_step, prune_step, search_step
 from nisbench.studies import plan_study
 
@@ -231,7 +231,7 @@ class PreparedDataset:
     @cached_property
     def step(self) -> Step:
         """The last of its steps in the pipeline: blocking."""
-        return block_step(self.settings, self.root)
+        return block_step(self.settings, self.task_settings, self.root)
 
     @property
     def train(self) -> "pd.DataFrame":
@@ -322,8 +322,7 @@ class SearchResult:
     @cached_property
     def run(self) -> SearchRun:
         """All that was recorded, as in ``run.json``."""
-        records.check(self.step)
-        return read_search(self.step.path("run"))
+        return records.search_result(self.step)
 
     @property
     def failed(self) -> str | None:
@@ -394,8 +393,7 @@ class PruneResult:
     @cached_property
     def run(self) -> PruneRun:
         """All that was recorded, as in ``run.json``."""
-        records.check(self.step)
-        return read_pruning(self.step.path("run"))
+        return records.pruning_result(self.step)
 
     @property
     def failed(self) -> str | None:

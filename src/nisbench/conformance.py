@@ -87,7 +87,7 @@ class Case:
     training: Training
 
     def search(self, seed: int = 1, root: Path | None = None) -> Step:
-        block = block_step(self.dataset, root or self.root)
+        block = block_step(self.dataset, self.task, root or self.root)
         return search_step(block, self.task, self.model, self.method, self.training, seed)
 
     @cached_property
@@ -384,7 +384,7 @@ def prepares(case: Case) -> None:
 def prepares_the_same(case: Case) -> None:
     """Prepared twice, the data set is the same, to the byte."""
     prepare, again = (
-        block_step(case.dataset, root).needs["prepare"] for root in (case.root, case.root / "prepared-again")
+        block_step(case.dataset, case.task, root).needs["prepare"] for root in (case.root, case.root / "prepared-again")
     )
     for step in (prepare, again):
         run_with_inputs(step)

@@ -25,10 +25,6 @@ def run_step(step: Step, threads: int = 1) -> None:
         if waited and records.done(step):
             log.info("already finished by another process")
             return
-        if not step.record.exists() and all(step.path(file).exists() for file in step.files):
-            log.info("outputs are complete; writing the missing step.json")  # files are only ever placed whole
-            _finish(step)
-            return
         for needed in step.needs.values():
             records.check(needed)
         records.delete_outputs(step)
@@ -78,9 +74,9 @@ def delete_leftovers(folder: Path) -> None:
 
 
 def _finish(step: Step) -> None:
-    """Remove what was saved to resume from, and then record that the step is done."""
-    _delete(*(left for left in step.folder.iterdir() if left.name not in step.files.values()))
+    """Record that the step is done, and then remove what was saved to resume from."""
     records.write(step)
+    _delete(*(left for left in step.folder.iterdir() if str(left) not in step.paths()))
 
 
 def _delete(*paths: Path) -> None:

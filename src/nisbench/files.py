@@ -97,6 +97,22 @@ def _not_written(path: Path, number: int | None) -> str:
     return f"{problem} {left:,.0f} MiB are free there. Free some, or lift the limit, and run the same command: it goes on from what is done."
 
 
+DELETE = ". Delete it and run again."
+"""The remedy for any file that is not what it should be: a step of which a file is missing is done again."""
+
+
+def bad_file(path: Path, problem: str) -> NisbenchError:
+    """The error of a file that is not what it should be."""
+    return NisbenchError(f"{path}: {problem}{DELETE}")
+
+
+def check_regular(path: Path) -> Path:
+    """`path`. Raises `NisbenchError` if something else than a file is there: a pipe, which would be waited for, or a folder."""
+    if path.exists() and not path.is_file():
+        raise bad_file(path, "is not a file")
+    return path
+
+
 def md5_sum(path: Path) -> str:
     """The MD5 sum that publishers give to check a file by, in hexadecimal."""
     with path.open("rb") as file:
@@ -116,9 +132,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises `NisbenchError` if the file is no JSON, or holds what no file of ours does: NaN, infinity."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+        text = check_regular(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise NisbenchError(f"{path}: not readable as JSON: {error}. Delete it and run again.") from error
+        raise bad_file(path, f"not readable as JSON: {error}") from error
 
 
 def _finite(text: str) -> float:

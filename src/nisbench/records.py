@@ -17,10 +17,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from nisbench.errors import NisbenchError
-from nisbench.files import write_json
-from nisbench.identity import PACKAGE
-from nisbench.run_files import RunFile, read_as
+from nisbench.errors import NisbenchError, shortened
+from nisbench.files import DELETE, bad_file, write_json
+from nisbench.identity import PACKAGE, canonical_json
+from nisbench.params.step_settings import PruneSettings
+from nisbench.run_files import Count, PruneRun, RunFile, SearchRun, read_as, read_pruning, read_search
 from nisbench.steps import Step, hashed_form
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -28,7 +29,7 @@ Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 class FileSum(RunFile):
     sha256: Hash
-    bytes: int
+    bytes: Count
 
 
 class Record(RunFile):
@@ -51,17 +52,24 @@ def write(step: Step) -> None:
     """Record that a step is done, now that all its files exist."""
     record = Record(
         id=step.id,
-        step=step.name,
-        dataset=step.dataset,
-        label=step.label,
-        settings=hashed_form(step),
-        needs={name: needed.id for name, needed in step.needs.items()},
-        code=step.code,
+        **_identity(step),
         commit=commit(),
         time=now(),
         files={name: sums_of(step.path(key)) for key, name in step.files.items()},
     )
     write_json(step.record, record.model_dump(mode="json"))
+
+
+def _identity(step: Step) -> dict[str, Any]:
+    """What a record says of a step that its id is made of."""
+    return {
+        "step": step.name,
+        "dataset": step.dataset,
+        "label": step.label,
+        "settings": hashed_form(step),
+        "needs": {name: needed.id for name, needed in step.needs.items()},
+        "code": step.code,
+    }
 
 
 def read(path: Path) -> Record:
@@ -75,19 +83,45 @@ def check(step: Step) -> Record:
         record = read(step.record)
     except FileNotFoundError:
         raise NisbenchError(f"{step.record} is missing. Make it with: nisbench {step.name} {step.id}") from None
+    except NisbenchError as error:
+        raise NisbenchError(f"{str(error).removesuffix(DELETE)}. {_remedy(step)}") from error
     if record.id != step.id or set(record.files) != set(step.files.values()):
-        raise NisbenchError(f"{step.record} is of another step ({record.id}). {_remedy(step)}")
+        raise NisbenchError(f"{step.record} is of another step ({shortened(record.id)}). {_remedy(step)}")
+    for key, value in _identity(step).items():
+        if canonical_json(getattr(record, key)) != canonical_json(value):
+            raise NisbenchError(
+                f"{step.record} is damaged or was changed: its {key} are not the step's. {_remedy(step)}"
+            )
     for name, written in record.files.items():
         file = step.folder / name
-        try:
-            found = sums_of(file)
-        except FileNotFoundError:
-            raise NisbenchError(f"{file} is missing, but it was written. {_remedy(step)}") from None
+        if not file.is_file():
+            what = "is not a file" if file.exists() else "is missing"
+            raise NisbenchError(f"{file} {what}, but it was written. {_remedy(step)}")
+        found = sums_of(file)
         if found != written:
             resized = found.bytes != written.bytes
             what = f"{found.bytes} bytes, not {written.bytes}" if resized else "another SHA-256 sum"
             raise NisbenchError(f"{file} is damaged or was changed: it has {what}. {_remedy(step)}")
     return record
+
+
+def search_result(step: Step) -> SearchRun:
+    """A search's result, once its files are seen to be what was written."""
+    check(step)
+    return read_search(step.path("run"))
+
+
+def pruning_result(step: Step) -> PruneRun:
+    """A pruning's result, likewise. Raises `NisbenchError` if its metrics are not the task's."""
+    check(step)
+    run, settings = read_pruning(step.path("run")), step.settings
+    assert isinstance(settings, PruneSettings)
+    expected = {metric.name for metric in settings.task.metrics}
+    if not run.failed and run.metrics.keys() != expected:
+        raise bad_file(
+            step.path("run"), f"metrics: {shortened(', '.join(run.metrics))}, not {', '.join(sorted(expected))}"
+        )
+    return run
 
 
 def done(step: Step) -> bool:

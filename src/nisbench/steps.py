@@ -134,12 +134,12 @@ def hashed_form(step: Step) -> Any:
     return form
 
 
-def block_step(dataset: Dataset, root: Path = Path()) -> Step:
-    """The last of a data set's own steps, with download (if any), prepare and split below it."""
+def block_step(dataset: Dataset, task: Task, root: Path = Path()) -> Step:
+    """The last of a data set's own steps, with download (if any), prepare and split below it. `task` is the one it is for."""
     name = dataset.label
     needs = {"download": download_step(dataset, root)} if isinstance(dataset, Archive) else {}
     prepare = Step("prepare", name, "", PrepareSettings(dataset=dataset), needs, (type(dataset),), root)
-    split = Step("split", name, "", SplitSettings(split=dataset.split), {"prepare": prepare}, root=root)
+    split = Step("split", name, "", SplitSettings(split=dataset.split, task=task), {"prepare": prepare}, root=root)
     return Step("block", name, "", dataset.blocks, {"prepare": prepare, "split": split}, root=root)
 
 

@@ -41,13 +41,13 @@ def prepare(step: Step, _threads: int) -> None:
 
 
 def split(step: Step, _threads: int) -> None:
-    """Divide instances into train, validation and test."""
+    """Divide instances into train, validation and test, on each of which the task must be defined."""
     from nisbench.data import split as splitting  # noqa: PLC0415
+    from nisbench.tasks import task as tasks  # noqa: PLC0415
 
-    settings = cast(SplitSettings, step.settings)
-    splitting.run(
-        settings.split, step.needs["prepare"].path("instances"), {name: step.path(name) for name in step.files}
-    )
+    settings, files = cast(SplitSettings, step.settings), {name: step.path(name) for name in step.files}
+    splitting.run(settings.split, step.needs["prepare"].path("instances"), files)
+    tasks.check_splits(settings.task, files)
 
 
 def block(step: Step, _threads: int) -> None:

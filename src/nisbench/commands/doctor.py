@@ -244,7 +244,7 @@ def _identity(found: Findings) -> None:
 
 def _data(config: Config, found: Findings) -> None:
     for name, dataset in config.params.datasets.items():
-        if block_step(dataset).path("features").exists():
+        if block_step(dataset, config.params.task_of(name)).path("features").exists():
             found.ok("data", f"{name}: ready")
         elif not isinstance(dataset, Archive):
             found.ok("data", f"{name}: will be generated")

@@ -18,7 +18,8 @@ from nisbench.errors import NisbenchError, printable
 from nisbench.params.step_settings import PruneSettings
 from nisbench.params.tasks import Task
 from nisbench.params.tree import nearest
-from nisbench.report.results import pruning_result, summary
+from nisbench.records import pruning_result
+from nisbench.report.results import summary
 from nisbench.report.significance import LEVEL, paired
 from nisbench.report.significance import shown as p_value
 from nisbench.steps import Step, rate_name

@@ -26,6 +26,8 @@ class PrepareSettings(Settings):
 
 class SplitSettings(Settings):
     split: AnySplit
+    task: AnyTask
+    """What the splits must serve: a metric that is undefined on one of them is an error."""
 
 
 class SearchSettings(Settings):

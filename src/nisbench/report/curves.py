@@ -1,8 +1,8 @@
 """How searches trained: the validation loss of every trial by epoch, which shows whether the baselines converged."""
 
+from nisbench.records import search_result
 from nisbench.report import style
 from nisbench.report.outputs import curves
-from nisbench.report.results import search_result
 from nisbench.studies import StudyPlan
 
 

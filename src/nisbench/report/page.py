@@ -12,22 +12,14 @@ from markdown_it import MarkdownIt
 from nisbench import records
 from nisbench.logs import duration
 from nisbench.params.studies import Figure
+from nisbench.records import pruning_result, search_result
 from nisbench.report import claims
 from nisbench.report.claims import Finding
 from nisbench.report.figures import TITLES
 from nisbench.report.formatting import (
-    CUT_OFF,
-    FAILED,
-    NONE,
-    NOT_ALONE,
-    PAPER,
-    Sheet,
-    how_to_read,
-    literal,
-    markdown,
-    terms,
+    CUT_OFF, FAILED, NONE, NOT_ALONE, PAPER, Sheet, how_to_read, literal, markdown, terms,
 )  # fmt: skip
-from nisbench.report.results import code_of, pruning_result, search_result
+from nisbench.report.results import code_of
 from nisbench.report.significance import LEVEL
 from nisbench.run_files import SearchRun
 from nisbench.steps import Step, rate_name

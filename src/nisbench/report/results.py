@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from nisbench import records
-from nisbench.records import Record
-from nisbench.run_files import PruneRun, SearchRun, read_pruning, read_search
+from nisbench.records import Record, pruning_result, search_result
 from nisbench.steps import Step, rate_name
 from nisbench.studies import StudyPlan
 
@@ -18,18 +17,6 @@ COLUMNS = [
 
 MEASURED_COSTS = ["core_seconds", "peak_memory_mib"]
 """What differs from one run of the same step to the next. It is kept out of files that are versioned."""
-
-
-def search_result(step: Step) -> SearchRun:
-    """A search's result, once its files are seen to be what was written."""
-    records.check(step)
-    return read_search(step.path("run"))
-
-
-def pruning_result(step: Step) -> PruneRun:
-    """A pruning's result, once its files are seen to be what was written."""
-    records.check(step)
-    return read_pruning(step.path("run"))
 
 
 def summary(plan: StudyPlan) -> pd.DataFrame:

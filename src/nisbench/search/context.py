@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nisbench import memory
 from nisbench.data import instances
-from nisbench.data.parquet import field_sizes, read_table
+from nisbench.data.parquet import open_instances, read_features, same_fields
 from nisbench.models import recommender as recommenders
 from nisbench.models.recommender import Recommender
 from nisbench.params.step_settings import SearchSettings
@@ -34,9 +34,9 @@ class SearchContext:
     def read(
         cls, settings: SearchSettings, splits: Mapping[str, Path], features_file: Path, device: torch.device
     ) -> "SearchContext":
-        """Load the files of train and validation, and of the features."""
-        features = read_table(features_file)
-        sizes = field_sizes(splits["train"])
+        """Load the files of train and validation, and of the features. Raises `NisbenchError` if they do not fit together."""
+        train = open_instances(splits["train"])
+        features, sizes = read_features(features_file, train), same_fields(splits)
         planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
         block, frequency = features["block"].to_numpy(), features["frequency"].to_numpy()
         task = tasks.build(settings.task, splits, device)

@@ -5,7 +5,6 @@ A compression rate of 1 prunes nothing: this step is where every method's chosen
 
 import io
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from nisbench.data import instances, parquet
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError
+from nisbench.files import bad_file
 from nisbench.logs import log
 from nisbench.machine import OtherLoad, provenance
 from nisbench.models.pruned import PrunedModel, non_embedding_state
@@ -42,12 +42,12 @@ def run(
 
     `splits` are the files of train, validation and test. Train and validation are read to train what is left, and by
     tasks that must know all. If there is nothing to measure, because the search failed or training diverged, the first
-    two files are empty and ``run.json`` says why.
+    two files are empty and ``run.json`` says why. Rounds that were trained stay in ``rounds/``, as a search's trials do.
     """
     started = time.perf_counter()
     searched = read_search(search_file)
     try:
-        result = _prune_and_measure(settings, searched, weights_file, splits, folder, device)
+        result = _prune_and_measure(settings, searched, search_file, weights_file, splits, folder, device)
     except DivergenceError as error:
         log.warning("there is nothing to measure: %s", error)
         DimensionScheme.from_dense(np.zeros((0, 1), dtype=np.float32)).save(folder / "scheme.safetensors")
@@ -55,12 +55,12 @@ def run(
         seconds = time.perf_counter() - started
         result = PruneRun(seconds=seconds, machine=provenance(device), failed=str(error))
     write_run(folder / "run.json", result)
-    shutil.rmtree(folder / "rounds", ignore_errors=True)
 
 
 def _prune_and_measure(
     settings: PruneSettings,
     searched: SearchRun,
+    search_file: Path,
     weights_file: Path,
     splits: Mapping[str, Path],
     folder: Path,
@@ -69,11 +69,11 @@ def _prune_and_measure(
     """`run`, up to ``run.json``. Raises `DivergenceError` if there is nothing to measure."""
     if searched.failed:
         raise DivergenceError(searched.failed)
-    tensors, about = load_tensors(weights_file)
+    model, raw = PrunedModel.load_search(weights_file, settings.model, parquet.same_fields(splits))
+    if searched.weights > raw.size:
+        raise bad_file(search_file, f"weights: {searched.weights}, but {weights_file.name} holds {raw.size}")
     started = time.perf_counter()
     task = tasks.build(settings.task, splits, device)
-    model = PrunedModel.of_search(tensors, about, settings.model, parquet.field_sizes(splits["test"]))
-    raw = tensors["embedding.weight"].numpy()
     rounds: list[Round] = []
     if settings.rounds:
         known = {name: splits[name] for name in ("train", "validation")}

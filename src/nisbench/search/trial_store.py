@@ -20,7 +20,7 @@ _RESULTS = TypeAdapter(dict[int, Trial | None])
 
 
 class TrialStore:
-    """A folder of trials, by their indices. It is deleted when the search is done."""
+    """A folder of trials, by their indices. It is deleted once the search is recorded as done."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder, self.device = folder, device

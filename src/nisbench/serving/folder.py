@@ -23,7 +23,7 @@ from nisbench.files import atomic_write, write_json, write_text
 from nisbench.params.models import Model
 from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.tasks import Metric
-from nisbench.run_files import PruneRun, RunFile, read_pruning
+from nisbench.run_files import PruneRun, RunFile
 from nisbench.steps import Step
 
 SCHEME, WEIGHTS, VOCABULARY, DESCRIPTION = (
@@ -67,8 +67,7 @@ def stored_bytes(run: PruneRun, scheme: DimensionScheme) -> int:
 
 def export(step: Step, folder: Path) -> Path:
     """Write the result of a pruning that is done into `folder`, over what an earlier export left there. Returns the folder."""
-    records.check(step)
-    run = read_pruning(step.path("run"))
+    run = records.pruning_result(step)
     if run.failed:
         raise NisbenchError(f"there is no model to export: {run.failed}")
     if folder.exists() and not folder.is_dir():

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nisbench.data.instances import Instances
+from nisbench.data.parquet import open_instances
 from nisbench.errors import NisbenchError
 from nisbench.models.recommender import Recommender
 from nisbench.params.tasks import CTR
@@ -29,6 +30,20 @@ class ClickThroughRate(Task):
     def evaluate(self, recommender: Recommender, data: Instances) -> dict[str, float]:
         logits = recommender.predict(data)
         return {"auc": auc(logits, data.labels), "logloss": logloss(logits, data.labels)}
+
+
+def check(_settings: CTR, splits: Mapping[str, Path]) -> None:
+    """Raise `NisbenchError` if labels are not those of clicks, or AUC is undefined: without a click, or with nothing else."""
+    for name, path in splits.items():
+        labels = open_instances(path).column("label")
+        clicks, others = int((labels == 1).sum()), int((labels == 0).sum())
+        if clicks + others < len(labels):
+            raise NisbenchError(f"{path}: some labels are neither 0 nor 1, which is what clicks are labelled with")
+        if not clicks or not others:
+            raise NisbenchError(
+                f"{path}: none of the {len(labels):,} instances of {name} is {'a click' if others else 'without a click'}, so AUC "
+                "is not defined on them. Change the data set's `split`: another seed, other proportions; or use more instances"
+            )
 
 
 def build(_settings: CTR, _splits: Mapping[str, Path], _device: torch.device) -> Task:
