@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nisbench import cli, logs, records
+from nisbench import cli, execution, logs, records
 from nisbench.errors import NisbenchError
 from nisbench.execution import run_step, run_with_inputs
+from nisbench.search import trials
 from nisbench.studies import plan
 from tests.helpers.code import PackageCopy, forget
 from tests.helpers.paths import SMALL
@@ -156,16 +157,89 @@ def test_a_step_whose_input_is_not_what_was_written_does_not_run(harm):
     assert not any(Path(path).exists() for path in user.paths())
 
 
-@pytest.mark.usefixtures("project")
-def test_a_record_that_was_lost_is_written_again_and_nothing_else():
+class Killed(BaseException):
+    """No handler of errors holds it up."""
+
+
+def killed(monkeypatch, module, name):
+    """Run the DNIS search anew, and kill it when it calls a function. What it left in its folder."""
     step = step_of("search planted_ratings mf-dnis")
-    before = {file: step.path(file).read_bytes() for file in step.files}
-    (step.folder / "trials").mkdir()  # what was left to resume from
-    step.record.unlink()
-    run_step(step)
-    assert records.check(step).id == step.id
-    assert {file: step.path(file).read_bytes() for file in step.files} == before
+    records.remove(step)
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, name, kill)
+        run_step(step)
+    return step, {path.name for path in step.folder.iterdir()}
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("module", "name"), [(trials, "write_run"), (records, "write"), (records, "write_json")])
+def test_a_search_that_is_killed_before_its_record_ends_from_its_saved_trials(module, name, monkeypatch):
+    """And what was placed before the kill is not trusted: it may be damaged since."""
+    whole = step_of("search planted_ratings mf-dnis").path("weights").read_bytes()
+    step, left = killed(monkeypatch, module, name)
+    assert {"trials", "weights.safetensors"} <= left
+    assert not records.done(step)
+    step.path("weights").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "train", None)  # nothing is trained again
+        run_step(step)
+    records.check(step)
+    assert step.path("weights").read_bytes() == whole
     assert {path.name for path in step.folder.iterdir()} == {*step.files.values(), "step.json"}
+
+
+@pytest.mark.usefixtures("project")
+def test_a_search_that_is_killed_after_its_record_is_done(monkeypatch):
+    step, left = killed(monkeypatch, execution, "_delete_others")
+    assert left >= {*step.files.values(), "step.json"}
+    records.check(step)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_record_is_no_way_to_a_new_checksum_for_damaged_files(project, content):
+    step, user = step_of("search planted_ratings mf-dnis"), step_of("prune planted_ratings mf-dnis")
+    whole = step.path("weights").read_bytes()
+    step.path("weights").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    step.record.write_text(content)
+    records.remove(user)
+    with pytest.raises(
+        NisbenchError, match=rf"step\.json: .*nisbench verify --remove {step.id}, and run the same command"
+    ):
+        run_step(user)
+    project("verify", "--remove", step.id)
+    run_with_inputs(user)
+    assert step.path("weights").read_bytes() == whole
+
+
+@pytest.mark.parametrize("key", ["step", "dataset", "label", "settings", "needs", "code"])
+@pytest.mark.usefixtures("project")
+def test_a_record_that_says_another_thing_than_the_step_s_is_damaged(key):
+    step = step_of("search planted_ratings mf-dnis")
+    record = json.loads(step.record.read_text())
+    record[key] = {**record[key], "seed": "2"} if isinstance(record[key], dict) else "other"
+    step.record.write_text(json.dumps(record))
+    with pytest.raises(
+        NisbenchError, match=rf"step\.json is damaged or was changed: its {key} .*verify --remove {step.id}"
+    ):
+        records.check(step)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("file", ["weights.safetensors", "step.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_folder_in_place_of_a_file_is_told(file, make):
+    step = step_of("search planted_ratings mf-dnis")
+    (step.folder / file).unlink()
+    make(step.folder / file)
+    with pytest.raises(NisbenchError, match=rf"{file}:? is not a file.*verify --remove {step.id}"):
+        records.check(step)
+    records.remove(step)
+    assert not step.folder.exists()
 
 
 @pytest.mark.usefixtures("project")

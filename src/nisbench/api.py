@@ -344,12 +344,11 @@ class SearchResult:
     @cached_property
     def selection(self) -> "np.ndarray":
         """The chosen selection (L, columns) float32, a row per block of features: 1 = the dimension exists, 0 = not."""
-        from nisbench.tensor_files import load_tensors
+        from nisbench.models.pruned import selection_in
 
         if self.failed:
             raise NisbenchError(f"the search has no result: {self.failed}")
-        selection: np.ndarray = load_tensors(self.step.path("weights"))[0]["embedding.selection"].numpy()
-        return selection
+        return selection_in(self.step.path("weights"))
 
     def prune(
         self,

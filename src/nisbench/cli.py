@@ -410,10 +410,17 @@ def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
 
 
 @app.command(rich_help_panel=STEPS)
-def tables(study: StudyName, log: Log = None) -> None:
+def tables(
+    study: StudyName,
+    log: Log = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Of what is done: the rest is marked as failed, with the reason.")
+    ] = False,
+) -> None:
     """Assemble a study's tables, figures and page from its runs, into results/STUDY/. It takes a study, not an id.
 
-    Names each file as it is made, on stderr.
+    Names each file as it is made, on stderr. Where some runs cannot be made,
+    --partial makes the tables of the others. Snakemake does so at its end.
 
     Example: nisbench tables demo
     """
@@ -429,7 +436,7 @@ def tables(study: StudyName, log: Log = None) -> None:
             return
         delete_leftovers(plan.folder)
         delete_leftovers(plan.folder / "curves")
-        build.run(plan)
+        build.run(plan, partial)
 
 
 def _run(name: StepName, step_id: str, log: Path | None, threads: int = 1) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nisbench import locks, memory, records
 from nisbench.errors import NisbenchError
+from nisbench.files import write_text
 from nisbench.logs import log
 from nisbench.steps import Step
 from nisbench.wiring import WORK
@@ -19,22 +20,27 @@ from nisbench.wiring import WORK
 def run_step(step: Step, threads: int = 1) -> None:
     """Do a step's work, anew if it is done, unless another process has just done it.
 
-    Raises `NisbenchError` if a file that it reads is missing or damaged; then nothing is lost of what it made before.
+    Raises `NisbenchError` if a file that it reads is missing or damaged; then nothing is lost of what it made before. Why a step
+    failed is kept beside its files until it is done, for reports (`records.why_not_done`).
     """
     with at_work(step.folder, step.needs.values()) as waited:
         if waited and records.done(step):
             log.info("already finished by another process")
             return
-        for needed in step.needs.values():
-            records.check(needed)
-        records.delete_outputs(step)
-        delete_leftovers(step.folder)
         try:
+            for needed in step.needs.values():
+                records.check(needed)
+            records.delete_outputs(step)
+            delete_leftovers(step.folder)
             WORK[step.name](step, threads)
         except Exception as error:
-            if not memory.has_run_out(error):
+            told = NisbenchError(memory.advice(step.name, error)) if memory.has_run_out(error) else error
+            text = str(told) if isinstance(told, NisbenchError) else f"{type(error).__name__}: {error}"
+            with suppress(NisbenchError):  # the disk may be full
+                write_text(records.failure(step), f"{text}\n")
+            if told is error:
                 raise
-            raise NisbenchError(memory.advice(step.name, error)) from error
+            raise told from error
         _finish(step)
 
 
@@ -76,6 +82,10 @@ def delete_leftovers(folder: Path) -> None:
 def _finish(step: Step) -> None:
     """Record that the step is done, and then remove what was saved to resume from."""
     records.write(step)
+    _delete_others(step)
+
+
+def _delete_others(step: Step) -> None:
     _delete(*(left for left in step.folder.iterdir() if str(left) not in step.paths()))
 
 

@@ -128,10 +128,24 @@ def done(step: Step) -> bool:
     return all(Path(path).exists() for path in step.paths())
 
 
+def failure(step: Step) -> Path:
+    """Where `nisbench.execution` says why a step failed, until it is done."""
+    return step.folder / "failed.txt"
+
+
+def why_not_done(step: Step) -> str | None:
+    """What keeps a step from being done: the first of those below it that failed, or that is not done; None if it is done."""
+    missing = [] if done(step) else [each for each in step.upstream() if not done(each)]
+    for each in missing:
+        if failure(each).is_file():
+            return f"{each.title()} failed: {failure(each).read_text(encoding='utf-8').strip()}"
+    return f"{missing[0].title()} is not done" if missing else None
+
+
 def delete_outputs(step: Step) -> None:
     """Delete a step's files, and then its record: if this is cut short, damaged files are still known to be damaged."""
-    for path in step.paths():
-        Path(path).unlink(missing_ok=True)
+    for path in map(Path, step.paths()):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def remove(step: Step) -> None:

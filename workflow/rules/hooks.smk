@@ -9,10 +9,12 @@ Snakemake keeps a lock of its own on its step.
 
 import shlex
 import socket
+import subprocess
 import time
 
 from nisbench import locks
 from nisbench.files import write_text
+from nisbench.records import failure
 
 HOLDER = locks.SNAKEMAKE.with_suffix(".holder")
 
@@ -64,6 +66,17 @@ onsuccess:
 
 
 onerror:
+    for study in PLAN.studies.values():
+        asked = study.name in (workflow.dag_settings.targets or ["paper"])
+        if asked and any(failure(step).exists() for step in study.steps.values()):
+            subprocess.run(
+                [
+                    Path(sys.executable).parent / "nisbench",
+                    "tables",
+                    study.name,
+                    "--partial",
+                ]
+            )
     print(
         "nisbench: Some jobs failed. Finished jobs are kept; rerun the same command to continue. A failed job says why in its log, "
         "named above. A job that was killed without a message usually ran out of memory: ask for fewer --cores.",

@@ -12,8 +12,8 @@ from nisbench.errors import NisbenchError, printable
 from nisbench.logs import duration
 from nisbench.params.datasets import Dataset
 from nisbench.params.step_settings import PrepareSettings, PruneSettings, SearchSettings, SplitSettings
+from nisbench.records import pruning_result, search_result
 from nisbench.report.outputs import is_current
-from nisbench.report.results import pruning_result, search_result
 from nisbench.run_files import ALONE, Machine, PruneRun, Round, SearchRun, Trial
 from nisbench.steps import Step, hashed_form
 from nisbench.studies import Cell, Plan, StudyPlan

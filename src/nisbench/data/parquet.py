@@ -282,7 +282,7 @@ def read_features(path: Path, instances: InstancesFile | None = None) -> pa.Tabl
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _check_columns(table: pa.Table, kinds: Mapping[str, Callable[[pa.DataType], bool]], path: Path) -> None:

@@ -121,6 +121,14 @@ class PrunedModel:
         return model
 
 
+def selection_in(weights_file: Path) -> np.ndarray:
+    """The selection (L, columns) float32 in a search's ``weights.safetensors``, a row per block of features."""
+    tensors, _ = load_tensors(weights_file)
+    _check_table(tensors, len(tensors.get(TABLE + "block", ())), weights_file)
+    selection: np.ndarray = tensors[TABLE + "selection"].numpy()
+    return selection
+
+
 def _check_table(tensors: Mapping[str, Tensor], features: int, path: Path) -> None:
     """Raise `NisbenchError` if a search's tensors hold no selected table of so many features."""
     table = {name: tensors.get(name) for name in sorted(TABLE + part for part in ("block", "selection", "weight"))}

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
-from safetensors import safe_open
 
-from nisbench.data.parquet import read_table
 from nisbench.embedding.scheme import DimensionScheme
+from nisbench.models.pruned import selection_in
 from nisbench.report import style
 from nisbench.report.panels import Panel, at, dnis_cells, panel_of
+from nisbench.report.results import features_and_sizes
 from nisbench.report.style import Drawn
 from nisbench.steps import rate_name
 from nisbench.studies import Cell, StudyPlan
@@ -67,9 +67,7 @@ def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
 
 def selection_of(cell: Cell) -> np.ndarray:
     """The selection (L, width) that a search ended with."""
-    with safe_open(cell.search.path("weights"), framework="np") as file:
-        selection: np.ndarray = file.get_tensor("embedding.selection")
-    return selection
+    return selection_in(cell.search.path("weights"))
 
 
 def distribution(values: np.ndarray) -> dict[str, float]:
@@ -137,6 +135,6 @@ def dnis_pruned(plan: StudyPlan) -> list[Cell]:
 
 def frequency_and_size(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     """Of each feature that occurs in train, how often it does, and the dimensions that pruning left it."""
-    frequency = read_table(cell.search.needs["block"].path("features"), ["frequency"])["frequency"].to_numpy()
-    size = DimensionScheme.load(cell.prune.path("scheme")).sizes()
+    features, size = features_and_sizes(cell)
+    frequency = features["frequency"].to_numpy()
     return frequency[frequency > 0], size[frequency > 0]

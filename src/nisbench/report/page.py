@@ -159,9 +159,7 @@ def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step],
             step = searches[step_id]
             count = f"{len(of_search)} of {len(run.trials)} trials failed: {'; '.join(of_search)}"
             lines.append(f"{step.dataset} {step.label}: {count}")
-    about = (
-        "**Failed runs.** The loss was no longer a number. Tables mark these runs; claims and figures leave them out:"
-    )
+    about = "**Failed runs.** Tables mark them; claims and figures leave them out:"
     return "\n".join([about, "", *(f"* {literal(line)}" for line in lines)]) if lines else ""
 
 
