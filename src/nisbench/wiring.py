@@ -4,10 +4,12 @@ A search is handed train and validation, never test. Only a pruning is handed al
 what a user has taken already.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from nisbench import memory
+from nisbench.errors import NisbenchError
 from nisbench.params.datasets import BlockSettings
 from nisbench.params.step_settings import (
     DownloadSettings,
@@ -16,6 +18,7 @@ from nisbench.params.step_settings import (
     SearchSettings,
     SplitSettings,
 )
+from nisbench.params.tasks import Task
 from nisbench.steps import Step, StepName
 
 # Modules are imported where they are used: most commands need no torch, which takes over a second to import.
@@ -41,13 +44,15 @@ def prepare(step: Step, _threads: int) -> None:
 
 
 def split(step: Step, _threads: int) -> None:
-    """Divide instances into train, validation and test, on each of which the task must be defined."""
+    """Divide instances into train, validation and test."""
     from nisbench.data import split as splitting  # noqa: PLC0415
-    from nisbench.tasks import task as tasks  # noqa: PLC0415
 
-    settings, files = cast(SplitSettings, step.settings), {name: step.path(name) for name in step.files}
-    splitting.run(settings.split, step.needs["prepare"].path("instances"), files)
-    tasks.check_splits(settings.task, files)
+    settings = cast(SplitSettings, step.settings)
+    with _naming_dataset(step):
+        splitting.run(
+            settings.split, step.needs["prepare"].path("instances"), {name: step.path(name) for name in step.files}
+        )
+    _check_splits(step, settings.task)
 
 
 def block(step: Step, _threads: int) -> None:
@@ -65,6 +70,7 @@ def search(step: Step, threads: int) -> None:
     from nisbench.search import trials  # noqa: PLC0415
 
     settings = cast(SearchSettings, step.settings)
+    _check_splits(step.needs["split"], settings.task)  # which may have been made for another task
     splits = {name: step.needs["split"].path(name) for name in ("train", "validation")}
     features = step.needs["block"].path("features")
     with machine.device(settings.training.device, threads, settings.training.deterministic) as device:
@@ -81,6 +87,23 @@ def prune(step: Step, threads: int) -> None:
     searched = step.needs["search"]
     with machine.device(settings.device, threads, settings.deterministic) as device:
         pruning.run(settings, searched.path("run"), searched.path("weights"), splits, step.folder, device)
+
+
+def _check_splits(split: Step, task: Task) -> None:
+    """Raise `NisbenchError` if a task is not defined on a data set's splits. The test instances go no further than that."""
+    from nisbench.tasks import task as tasks  # noqa: PLC0415
+
+    with _naming_dataset(split):
+        tasks.check_splits(task, {name: split.path(name) for name in ("train", "validation", "test")})
+
+
+@contextmanager
+def _naming_dataset(split: Step) -> Iterator[None]:
+    try:
+        yield
+    except NisbenchError as error:
+        title = cast(PrepareSettings, split.needs["prepare"].settings).dataset.title
+        raise NisbenchError(f"{title}: {error}") from error
 
 
 WORK: dict[StepName, Callable[[Step, int], None]] = {

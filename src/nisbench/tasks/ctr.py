@@ -34,16 +34,19 @@ class ClickThroughRate(Task):
 
 def check(_settings: CTR, splits: Mapping[str, Path]) -> None:
     """Raise `NisbenchError` if labels are not those of clicks, or AUC is undefined: without a click, or with nothing else."""
+    of_one_kind = []
     for name, path in splits.items():
         labels = open_instances(path).column("label")
         clicks, others = int((labels == 1).sum()), int((labels == 0).sum())
         if clicks + others < len(labels):
-            raise NisbenchError(f"{path}: some labels are neither 0 nor 1, which is what clicks are labelled with")
+            raise NisbenchError(f"{path}: some labels are neither 0 nor 1, which is how clicks are labelled")
         if not clicks or not others:
-            raise NisbenchError(
-                f"{path}: none of the {len(labels):,} instances of {name} is {'a click' if others else 'without a click'}, so AUC "
-                "is not defined on them. Change the data set's `split`: another seed, other proportions; or use more instances"
-            )
+            of_one_kind.append(f"{name} ({len(labels):,} instances, {'none' if others else 'all'} of them clicks)")
+    if of_one_kind:
+        raise NisbenchError(
+            f"AUC is not defined on {' and '.join(of_one_kind)}. Give the data set's `split` another seed or other proportions, or "
+            "use more instances"
+        )
 
 
 def build(_settings: CTR, _splits: Mapping[str, Path], _device: torch.device) -> Task:
