@@ -31,14 +31,20 @@ from nisbench.data import click_log, criteo, criteo_x1, instances, movielens
 from nisbench.data.archives import open_member
 from nisbench.data.click_log import COLUMNS
 from nisbench.errors import NisbenchError
+from nisbench.execution import run_step, run_with_inputs
+from nisbench.models.pruned import PrunedModel
 from nisbench.params import loading
 from nisbench.params.datasets import Member
-from nisbench.report import page
+from nisbench.params.studies import task_tables
+from nisbench.report import claims, dnis_figures, page, recovery, tables
+from nisbench.report.results import complete, provenance, summary
+from nisbench.report.results import metrics as metrics_of
 from nisbench.run_files import read_pruning, read_search
-from nisbench.studies import plan
+from nisbench.studies import plan, plan_study
 from nisbench.tensor_files import load_tensors, save_tensors
 from tests.helpers.archives import zipped
 from tests.helpers.hypothesis import THOROUGH
+from tests.helpers.mutations import mutate
 from tests.helpers.paths import SMALL
 
 SLOWEST = 20_000  # milliseconds for one input, on a busy machine
@@ -118,7 +124,7 @@ def mutated(draw, data, most=3):
 
 
 @st.composite
-def tables(draw, rows, separator, header=None):
+def lines_of(draw, rows, separator, header=None):
     """Lines of which most are well-formed, and in a few of which a value is odd, missing or one too many."""
     lines = [
         list(row) for row in draw(st.lists(st.sampled_from(rows), min_size=1, max_size=6, unique=not draw(rarely)))
@@ -178,15 +184,15 @@ def ml_1m(small):
 
 
 @inputs(400)
-@given(data=tables(RATINGS, b"::") | st.binary(max_size=300))
+@given(data=lines_of(RATINGS, b"::") | st.binary(max_size=300))
 def test_any_ratings_dat(folder, ml_1m, data):
     prepared(movielens, ml_1m, folder, {ml_1m.ratings: data})
 
 
 @inputs(400)
 @given(
-    ratings=tables(RATINGS, b",", header=[name.encode() for name in movielens.HEADER]) | st.binary(max_size=300),
-    movies=st.none() | st.just(b"\n".join(map(b",".join, MOVIES))) | tables(MOVIES, b",", (b"movieId", b"t", b"g")) | st.binary(max_size=300),
+    ratings=lines_of(RATINGS, b",", header=[name.encode() for name in movielens.HEADER]) | st.binary(max_size=300),
+    movies=st.none() | st.just(b"\n".join(map(b",".join, MOVIES))) | lines_of(MOVIES, b",", (b"movieId", b"t", b"g")) | st.binary(max_size=300),
 )  # fmt: skip
 def test_any_ratings_csv_and_movies_csv(folder, ml_1m, ratings, movies):
     names = {"ratings": "r.csv", "movies": None if movies is None else "m.csv"}
@@ -208,7 +214,7 @@ CLICKS_X1 = clicks([b"0.05", b"0.004983", b"-0.001", b"1"], [b"1", b"2", b"20395
 
 
 @inputs(150)
-@given(data=tables(CLICKS, b"\t") | st.binary(max_size=300), min_count=st.integers(1, 3))
+@given(data=lines_of(CLICKS, b"\t") | st.binary(max_size=300), min_count=st.integers(1, 3))
 def test_any_criteo_train_txt(folder, small, data, min_count):
     settings = small.params.datasets["criteo"].model_copy(update={"min_count": min_count})
     prepared(criteo, settings, folder, {settings.member: data})
@@ -217,7 +223,7 @@ def test_any_criteo_train_txt(folder, small, data, min_count):
 @inputs(80)
 @given(
     damaged=st.integers(0, 2),
-    data=tables(CLICKS_X1, b",", [c.encode() for c in COLUMNS]) | st.binary(max_size=300),
+    data=lines_of(CLICKS_X1, b",", [c.encode() for c in COLUMNS]) | st.binary(max_size=300),
 )
 def test_any_csv_of_criteo_x1(folder, small, damaged, data):
     good = b"".join(b",".join(row) + b"\n" for row in [[c.encode() for c in COLUMNS], *CLICKS_X1[:2]])
@@ -589,3 +595,123 @@ def test_any_run_file_and_record(folder, read, data):
     if found is not None and read is read_search:  # what the report then does with it
         page.trials_of(found)
         page.machine_of(found)
+
+
+# --- readable, with the right checksum, and wrong -------------------------------------------------------------
+
+ATTACKED = """
+datasets:
+  planted_ratings: {users: 12, items: 8, instances: 200, rank: 2, levels: 2, blocks: {count: 3}}
+  planted_ctr: {instances: 200, scalar_fields: 1, categorical_fields: [6, 4], rank: 2, levels: 2, blocks: {count: 3}}
+  planted_topk: {users: 12, items: 16, instances: 60, rank: 2, levels: 2, blocks: {count: 3}}
+tasks:
+  topk: {candidates: 3, negatives: 1}
+studies:
+  attacked:
+    title: Attacked
+    grids:
+      rating: {datasets: [planted_ratings], models: [mf], methods: {dnis: [1, 2], mde_projected: [1], oracle: [1]}}
+      ctr: {datasets: [planted_ctr], models: [deepfm], methods: {dnis: [2]}}
+      topk: {datasets: [planted_topk], models: [neumf_topk], methods: {dnis: [1]}}
+    seeds: [1]
+    tables: [table1, table2, table3, table4, recovery]
+    overrides:
+      training: {base_dimension: 4, batch_size: 64, max_epochs: 1, device: cpu}
+      methods: {mde_projected: {settings: [{base_dimension: 4, temperature: 0.3, budget: null}]}}
+"""
+
+ATTACKS = 1000 if settings.get_current_profile_name() == THOROUGH else 60
+"""On each kind of file."""
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """A project of a tiny study, all of whose steps are done; its plan."""
+    root = tmp_path_factory.mktemp("attacked")
+    shutil.copytree(SMALL / "params", root / "params", ignore=lambda *_: ["studies"])
+    (root / "params" / "studies").mkdir()
+    (root / "over.yaml").write_text(ATTACKED)
+    config = loading.load(root, [root / "over.yaml"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        found = plan_study("attacked", config)
+        for step in found.steps.values():
+            run_with_inputs(step)
+        yield found
+
+
+READERS = {
+    "prepare": ("split", "block"),
+    "split": ("block", "search", "prune"),
+    "block": ("search",),
+    "search": ("prune",),
+}
+"""The steps that read each step's files."""
+
+
+def readers_of(found, step):
+    return [
+        user for user in found.steps.values() if user.name in READERS.get(step.name, ()) and step in user.needs.values()
+    ]
+
+
+def read_by_reports(found):
+    """All that tables, figures and the page read, without drawing."""
+    results = summary(found)
+    compared = complete(found, results)
+    sheets = {"table1": tables.table1(found, results)}
+    for name, task in task_tables().items():
+        if name in found.study.tables:
+            sheets[name] = tables.comparison(found, results, task)
+    for cell in found.cells:
+        recovery.measured(cell)
+        dnis_figures.frequency_and_size(cell)
+        dnis_figures.selection_of(cell)
+        PrunedModel.load(cell.prune.path("scheme"), cell.prune.path("model"), cell.settings.model)
+    page.text(found, results, claims.findings(*compared), sheets, {})
+    metrics_of(results)
+    provenance(found)
+
+
+KINDS = {
+    "instances": ("prepare", "instances"), "vocabulary": ("prepare", "vocabulary"), "train": ("split", "train"),
+    "validation": ("split", "validation"), "test": ("split", "test"), "features": ("block", "features"),
+    "search": ("search", "run"), "weights": ("search", "weights"), "pruning": ("prune", "run"), "scheme": ("prune", "scheme"),
+    "model": ("prune", "model"), "record of a search": ("search", "record"), "record of a pruning": ("prune", "record"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_readable_and_wrong_is_refused_or_harmless(attacked, kind, tmp_path):
+    """With the right checksum: what is read next ends, or raises the one error that users are shown."""
+    name, file = KINDS[kind]
+    steps = [step for step in attacked.steps.values() if step.name == name]
+    refused = 0
+    for number in range(ATTACKS):
+        rng = random.Random(f"{kind} {number}")  # noqa: S311
+        step = rng.choice(steps)
+        path = step.record if file == "record" else step.path(file)
+        readers = readers_of(attacked, step)
+        folders = [step.folder, *(reader.folder for reader in readers)]
+        for at, folder in enumerate(folders):
+            shutil.copytree(folder, tmp_path / str(at))
+        done, said = mutate(path, rng), ""
+        try:
+            if file != "record" and path.is_file():
+                records.write(step)
+            for reader in readers:
+                run_step(reader)
+            if name in {"block", "search", "prune"}:
+                read_by_reports(attacked)
+        except NisbenchError as error:
+            said = str(error)
+        except Exception as error:
+            raise AssertionError(f"{kind} {number}: {step.title()}: {done}: {type(error).__name__}") from error
+        finally:
+            for at, folder in enumerate(folders):
+                shutil.rmtree(folder)
+                shutil.move(tmp_path / str(at), folder)
+        refused += bool(said)
+        assert len(said.encode()) < LONGEST_MESSAGE
+    assert refused > ATTACKS / 4
+    print(f"{kind}: {refused} of {ATTACKS} refused")
