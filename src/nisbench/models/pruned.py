@@ -160,8 +160,8 @@ def _check_about(
     Nothing of it may be large: a model is made of it.
     """
     (features, columns), widths, projection = table, about.get("widths"), about.get("projection")
-    if not _are_counts(widths) or len(widths) != len(settings.embedding_multiples):
-        raise bad_file(path, f"its widths are {shortened(str(widths))}")
+    if not _are_counts(widths) or len(widths) != len(settings.embedding_multiples) or "projection" not in about:
+        raise bad_file(path, f"what it says of its model is {shortened(str(dict(about)))}")
     if projection is None:
         if sum(widths) != columns:
             raise bad_file(path, f"its widths {widths} are not those of a table of {columns} columns")
