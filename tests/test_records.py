@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from nisbench import cli, execution, logs, records
 from nisbench.errors import NisbenchError
 from nisbench.execution import run_step, run_with_inputs
+from nisbench.files import md5_sum
 from nisbench.search import trials
+from nisbench.steps import download_step
 from nisbench.studies import plan
 from tests.helpers.code import PackageCopy, forget
 from tests.helpers.paths import SMALL
@@ -336,3 +338,20 @@ def test_a_date_in_the_future_that_may_not_be_changed_is_told_before_any_work(mo
     with pytest.raises(NisbenchError, match=rf"{train} is dated in the future.*touch {train}"):
         run_step(block)
     assert block.record.read_bytes() == before
+
+
+def test_an_archive_that_lost_its_record_is_told_by_its_md5_sum_and_not_fetched_again(small, tmp_path):
+    source = tmp_path / "source.zip"
+    source.write_bytes(b"archive")
+    about = {"url": str(source), "md5": md5_sum(source)}
+    step = download_step(small.params.datasets["movielens_1m"].model_copy(update=about), tmp_path)
+    run_step(step)
+    step.record.unlink()
+    source.unlink()
+    run_step(step)
+    records.check(step)
+    step.record.unlink()
+    step.path("archive").write_bytes(b"damaged")
+    with pytest.raises(NisbenchError):
+        run_step(step)
+    assert not records.done(step)

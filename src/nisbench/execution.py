@@ -14,7 +14,7 @@ from nisbench.errors import NisbenchError
 from nisbench.files import write_text
 from nisbench.logs import log
 from nisbench.steps import Step
-from nisbench.wiring import WORK
+from nisbench.wiring import WORK, is_whole
 
 
 def run_step(step: Step, threads: int = 1) -> None:
@@ -30,9 +30,12 @@ def run_step(step: Step, threads: int = 1) -> None:
         try:
             for needed in step.needs.values():
                 records.check(needed)
-            records.delete_outputs(step)
-            delete_leftovers(step.folder)
-            WORK[step.name](step, threads)
+            if is_whole(step):
+                log.info("the files are there already, and are the right ones")
+            else:
+                records.delete_outputs(step)
+                delete_leftovers(step.folder)
+                WORK[step.name](step, threads)
         except Exception as error:
             told = NisbenchError(memory.advice(step.name, error)) if memory.has_run_out(error) else error
             text = str(told) if isinstance(told, NisbenchError) else f"{type(error).__name__}: {error}"

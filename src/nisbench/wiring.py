@@ -10,6 +10,7 @@ from typing import cast
 
 from nisbench import memory
 from nisbench.errors import NisbenchError
+from nisbench.files import md5_sum
 from nisbench.params.datasets import BlockSettings
 from nisbench.params.step_settings import (
     DownloadSettings,
@@ -83,6 +84,7 @@ def prune(step: Step, threads: int) -> None:
     from nisbench.search import pruning  # noqa: PLC0415
 
     settings = cast(PruneSettings, step.settings)
+    _check_splits(step.needs["split"], settings.task)
     splits = {name: step.needs["split"].path(name) for name in ("train", "validation", "test")}
     searched = step.needs["search"]
     with machine.device(settings.device, threads, settings.deterministic) as device:
@@ -104,6 +106,15 @@ def _naming_dataset(split: Step) -> Iterator[None]:
     except NisbenchError as error:
         title = cast(PrepareSettings, split.needs["prepare"].settings).dataset.title
         raise NisbenchError(f"{title}: {error}") from error
+
+
+def is_whole(step: Step) -> bool:
+    """Whether a step's files are seen to be right without its record: an archive, by its MD5 sum. It is not fetched again."""
+    settings = step.settings
+    if not isinstance(settings, DownloadSettings) or settings.md5 is None:
+        return False
+    archive = step.path("archive")
+    return archive.is_file() and md5_sum(archive) == settings.md5
 
 
 WORK: dict[StepName, Callable[[Step, int], None]] = {

@@ -344,3 +344,22 @@ def test_a_killed_search_goes_on_to_the_same_result(done):
     resumed = json.loads((finished / "run.json").read_text())
     assert [trial["losses"] for trial in resumed["trials"]] == [trial["losses"] for trial in expected["trials"]]
     assert (finished / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_data_set_that_fails_leaves_the_others_their_tables(done):
+    (done.root / "rare.yaml").write_text("datasets: {planted_ctr: {click_rate: 1.0e-9}}")
+    found = done.run("snakemake", "--cores", "2", "demo", overlays="rare.yaml")
+    output = found.stdout + found.stderr
+    assert found.returncode == 1
+    assert "Planted clicks: AUC is not defined on train (2,400 instances, none of them clicks)" in output
+    assert "search deepfm" not in output  # nothing trains in vain
+    results = done.root / "results" / "demo"
+    summary = pd.read_csv(results / "summary.csv")
+    missing = summary["failed"].notna()
+    assert set(summary[missing]["dataset"]) == {"planted_ctr"}
+    assert summary[~missing]["value"].notna().all()
+    assert set(summary[~missing]["dataset"]) == {"planted_ratings", "planted_topk"}
+    assert "failed" in (results / "table3.md").read_text()
+    assert "split planted_ctr failed: Planted clicks: AUC is not defined" in (results / "README.md").read_text()
+    assert done.snakemake("demo") == {"tables_demo": 1}  # mended: the whole report is made
+    assert "failed" not in (results / "table3.md").read_text()

@@ -17,7 +17,16 @@ from nisbench.report import claims
 from nisbench.report.claims import Finding
 from nisbench.report.figures import TITLES
 from nisbench.report.formatting import (
-    CUT_OFF, FAILED, NONE, NOT_ALONE, PAPER, Sheet, how_to_read, literal, markdown, terms,
+    CUT_OFF,
+    FAILED,
+    NONE,
+    NOT_ALONE,
+    PAPER,
+    Sheet,
+    how_to_read,
+    literal,
+    markdown,
+    terms,
 )  # fmt: skip
 from nisbench.report.results import code_of
 from nisbench.report.significance import LEVEL

@@ -8,7 +8,17 @@ from scipy.stats import spearmanr
 from nisbench.files import bad_file, write_text
 from nisbench.report import style
 from nisbench.report.formatting import (
-    CUT_OFF, KEYS, NONE, Sheet, SubTable, cells, grouped, legend, quantity, row_names, terms,
+    CUT_OFF,
+    KEYS,
+    NONE,
+    Sheet,
+    SubTable,
+    cells,
+    grouped,
+    legend,
+    quantity,
+    row_names,
+    terms,
 )  # fmt: skip
 from nisbench.report.results import features_and_sizes
 from nisbench.steps import rate_name

@@ -33,7 +33,7 @@ def table1(plan: StudyPlan, _results: pd.DataFrame) -> Sheet:
             {"dataset": heading, **counts, **sizes, **{f"{key}_paper": getattr(paper, key, None) for key in counts}}
         )
     table = pd.DataFrame(rows).astype({f"{key}_paper": "Int64" for key in ("instances", "fields", "features")})
-    lines = []
+    lines: list[list[str]] = []
     for row in rows:
         title, *ours = list(row.values())
         lines.append([title, *(f"{value:,}" for value in ours[:6])])

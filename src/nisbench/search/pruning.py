@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from nisbench.data import instances, parquet
 from nisbench.embedding.scheme import DimensionScheme
@@ -23,10 +23,10 @@ from nisbench.logs import log
 from nisbench.machine import OtherLoad, provenance
 from nisbench.models.pruned import PrunedModel, non_embedding_state
 from nisbench.params.step_settings import PruneSettings
-from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, read_search, write_run
+from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, checked, read_search, write_run
 from nisbench.seeds import derived
 from nisbench.tasks import task as tasks
-from nisbench.tensor_files import load_tensors, save_tensors
+from nisbench.tensor_files import check_tensors, load_tensors, save_tensors
 from nisbench.training.trainer import Data, DivergenceError, snapshot, train
 
 
@@ -164,7 +164,8 @@ def in_rounds(
         file, rate = folder / f"{number}.safetensors", settings.compression_rate ** (number / settings.rounds)
         if file.exists():
             tensors, about = load_tensors(file)
-            done = _rounds_in(about, file)
+            check_tensors(tensors, model.with_mask().state_dict(), file)
+            done = _rounds_in(about, number, file)
         else:
             values = importance(settings, model.embeddings, raw if number == 1 else model.embeddings)
             pruned, threshold = prune(model.embeddings, values, weights, rate)
@@ -204,12 +205,12 @@ def in_rounds(
     return model, done
 
 
-def _rounds_in(about: Mapping[str, object], file: Path) -> list[Round]:
-    found = about.get("done")
-    try:
-        return [Round.model_validate(one) for one in found] if isinstance(found, list) else []
-    except ValidationError as error:
-        raise NisbenchError(f"{file}: not a pruning's round: {error}. Delete it and run again.") from error
+def _rounds_in(about: Mapping[str, object], number: int, file: Path) -> list[Round]:
+    """What was recorded of the rounds up to this one."""
+    found: list[Round] = checked(TypeAdapter(list[Round]), about.get("done"), file)
+    if len(found) != number:
+        raise bad_file(file, f"it says of {len(found)} rounds that they are done, not of {number}")
+    return found
 
 
 # --- what is left ---------------------------------------------------------------------------------------------
