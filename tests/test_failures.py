@@ -379,6 +379,10 @@ WEIGHT = "embedding.weight"
         (put(WEIGHT, lambda weight: weight.fill_(torch.nan)), "embedding.weight: some values are not finite"),
         (put("embedding.block", lambda block: block - 1), "embedding.block: numbers from -1"),
         (put("embedding.block", lambda block: block + 1), "embedding.block: numbers from 1 to"),
+        (
+            put("embedding.selection", lambda selection: 2 + selection),
+            "embedding.selection: some values are not between",
+        ),
         (put("embedding.selection", torch.Tensor.flatten), "embedding.selection is .* not .blocks, columns"),
         (put("first_order", lambda bias: bias[1:]), "first_order is"),
         (put("first_order", lambda bias: bias / 0), "first_order: some values are not finite"),
@@ -397,6 +401,24 @@ def test_weights_of_another_model_are_refused_by_pruning(searched, data, tmp_pat
     save_tensors(path, tensors, about)
     with pytest.raises(NisbenchError, match=rf"weights\.safetensors: {says}.* Delete it and run again"):
         run_pruning(prune_settings(settings, 2.0), tmp_path / "search", data, tmp_path / "prune")
+
+
+@pytest.mark.parametrize("weights", [5, 10**6])
+def test_a_run_file_that_does_not_fit_its_weights_is_refused_by_pruning(searched, data, tmp_path, weights):
+    settings, folder = searched
+    shutil.copytree(folder, tmp_path / "search")
+    run = read_json(folder / "run.json")
+    trial = run["trials"][0] | {"weights": weights}
+    write_json(tmp_path / "search" / "run.json", run | {"weights": weights, "trials": [trial]})
+    with pytest.raises(NisbenchError, match=rf"run\.json: weights: {weights}, but weights.safetensors holds 800"):
+        run_pruning(prune_settings(settings, 1.0), tmp_path / "search", data, tmp_path / "prune")
+
+
+def test_a_file_whose_column_names_are_no_text_is_refused(data, tmp_path):
+    whole = data["train"].read_bytes()
+    (tmp_path / "train").write_bytes(whole.replace(b"user", b"\xaeser"))
+    with pytest.raises(NisbenchError, match=r"train: .* Delete it and run again"):
+        parquet.open_instances(tmp_path / "train")
 
 
 def changed(name, values, kind=None):

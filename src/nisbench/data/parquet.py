@@ -178,7 +178,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what Arrow raises where a file is damaged into `NisbenchError`."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise bad_file(path, f"not a readable Parquet file: {error}") from error
 
 
@@ -224,7 +224,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     with reading(check_regular(path)):
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
+        _ = file.schema_arrow.names  # that they are no text shows only here
+        return file
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

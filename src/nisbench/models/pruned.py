@@ -144,6 +144,8 @@ def _check_table(tensors: Mapping[str, Tensor], features: int, path: Path) -> No
     }
     check_tensors({name: tensor for name, tensor in tensors.items() if name.startswith(TABLE)}, expected, path)
     _check_block(TABLE + "block", block, len(selection), path)
+    if selection.min() < 0 or selection.max() > 1:
+        raise bad_file(path, "embedding.selection: some values are not between 0 and 1")
 
 
 def _check_block(name: str, block: Tensor, blocks: int, path: Path) -> None:

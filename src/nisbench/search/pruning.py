@@ -70,8 +70,11 @@ def _prune_and_measure(
     if searched.failed:
         raise DivergenceError(searched.failed)
     model, raw = PrunedModel.load_search(weights_file, settings.model, parquet.same_fields(splits))
-    if searched.weights > raw.size:
-        raise bad_file(search_file, f"weights: {searched.weights}, but {weights_file.name} holds {raw.size}")
+    held = np.count_nonzero(model.embeddings)
+    if not held <= searched.weights <= raw.size:
+        raise bad_file(
+            search_file, f"weights: {searched.weights}, but {weights_file.name} holds {held}, with room for {raw.size}"
+        )
     started = time.perf_counter()
     task = tasks.build(settings.task, splits, device)
     rounds: list[Round] = []
