@@ -36,7 +36,7 @@ def table1(plan: StudyPlan, _results: pd.DataFrame) -> Sheet:
     lines: list[list[str]] = []
     for row in rows:
         title, *ours = list(row.values())
-        lines.append([title, *(f"{value:,}" for value in ours[:6])])
+        lines.append([str(title), *(f"{value:,}" for value in ours[:6])])
         if row["instances_paper"]:
             lines.append(["*paper*", *(f"{value:,}" for value in ours[6:]), NONE, NONE, NONE])
     note = f"*paper*: as printed in {PAPER}. Train, validation and test are numbers of instances."
