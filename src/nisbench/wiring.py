@@ -4,7 +4,7 @@ A search is handed train and validation, never test. Only a pruning is handed al
 what a user has taken already.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -19,7 +19,6 @@ from nisbench.params.step_settings import (
     SearchSettings,
     SplitSettings,
 )
-from nisbench.params.tasks import Task
 from nisbench.steps import Step, StepName
 
 # Modules are imported where they are used: most commands need no torch, which takes over a second to import.
@@ -53,7 +52,7 @@ def split(step: Step, _threads: int) -> None:
         splitting.run(
             settings.split, step.needs["prepare"].path("instances"), {name: step.path(name) for name in step.files}
         )
-    _check_splits(step, settings.task)
+    _check_splits(step, settings, step.files)
 
 
 def block(step: Step, _threads: int) -> None:
@@ -71,8 +70,8 @@ def search(step: Step, threads: int) -> None:
     from nisbench.search import trials  # noqa: PLC0415
 
     settings = cast(SearchSettings, step.settings)
-    _check_splits(step.needs["split"], settings.task)  # which may have been made for another task
     splits = {name: step.needs["split"].path(name) for name in ("train", "validation")}
+    _check_splits(step.needs["split"], settings, splits)  # which may have been made for another task
     features = step.needs["block"].path("features")
     with machine.device(settings.training.device, threads, settings.training.deterministic) as device:
         trials.run(settings, splits, features, step.folder, device)
@@ -84,19 +83,19 @@ def prune(step: Step, threads: int) -> None:
     from nisbench.search import pruning  # noqa: PLC0415
 
     settings = cast(PruneSettings, step.settings)
-    _check_splits(step.needs["split"], settings.task)
     splits = {name: step.needs["split"].path(name) for name in ("train", "validation", "test")}
+    _check_splits(step.needs["split"], settings, splits)
     searched = step.needs["search"]
     with machine.device(settings.device, threads, settings.deterministic) as device:
         pruning.run(settings, searched.path("run"), searched.path("weights"), splits, step.folder, device)
 
 
-def _check_splits(split: Step, task: Task) -> None:
-    """Raise `NisbenchError` if a task is not defined on a data set's splits. The test instances go no further than that."""
+def _check_splits(split: Step, settings: SplitSettings | SearchSettings | PruneSettings, names: Iterable[str]) -> None:
+    """Raise `NisbenchError` if a step's task is not defined on those splits of a data set."""
     from nisbench.tasks import task as tasks  # noqa: PLC0415
 
     with _naming_dataset(split):
-        tasks.check_splits(task, {name: split.path(name) for name in ("train", "validation", "test")})
+        tasks.check_splits(settings.task, {name: split.path(name) for name in names})
 
 
 @contextmanager
