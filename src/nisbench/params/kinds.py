@@ -132,7 +132,9 @@ def _kinds_of(module: ModuleType, origin: str) -> list[type[Kind]]:
 
 def _kinds_in(module: ModuleType) -> list[type[Kind]]:
     values = [
-        value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and f"{value.__module__}.".startswith(f"{module.__name__}.")
     ]
     return [value for value in values if issubclass(value, Kind) and value.kind_name()]
 

@@ -1,75 +1,12 @@
-"""Search methods: which trials they propose, and how their results are pruned."""
+"""The search methods and baselines that the DNIS paper compares."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from nisbench.params.base import UNHASHED, Count, KeyPath, Kind, Problem, Settings, Title, Width
-from nisbench.params.kinds import chosen_by_tag
-from nisbench.params.models import FirstOrder, Model
-
-Importance = Literal["effective", "raw", "random"]
-"""Pruning criterion: magnitude of weight x selection (Eq. 9), magnitude of the weight alone, or random."""
-
-Role = Literal["method", "baseline", "reference", "control"]
-"""A search method; a baseline, which searches by trying out; the tuned baseline that every result is held against; or a control,
-which bounds what a search can bring."""
-
-PaperName = Literal["DNIS", "Grid Search", "Random Search", "MDE", "NIS-SE", "NIS-ME", "Network pruning"]
-
-
-class Method(Kind):
-    """What all methods have. How they are pruned is no part of a search's id: it is of the pruning's."""
-
-    section: ClassVar[str] = "methods"
-    package: ClassVar[str] = "nisbench.search"
-
-    title: Annotated[Title, UNHASHED]
-    """The name that tables show."""
-    importance: Annotated[Importance, UNHASHED]
-    """Pruning criterion: weights of the least importance go first."""
-    rounds: Annotated[int, Field(ge=0), UNHASHED]
-    """Number of pruning rounds, each followed by training; rates rise geometrically. 0 = prune once, without training."""
-
-    role: ClassVar[Role] = "method"
-    learns_selection: ClassVar[bool] = False
-    """Whether the search trains its selection on validation instances, so that its validation loss is lower than its test loss."""
-    needs_planted: ClassVar[bool] = False
-    """Whether it must be told the planted dimensions of generated data."""
-    colour: ClassVar[int | str | None] = None
-    """In figures: a place in the colour-blind palette, or a colour's name. None = a free one."""
-    marker: ClassVar[str | None] = None
-    """In figures. None = a free one."""
-
-    @property
-    def kind_in_paper(self) -> PaperName | None:
-        """What the paper compares under this name; None if it has no such method."""
-        return None
-
-    @property
-    def in_paper(self) -> PaperName | None:
-        """`kind_in_paper`, unless the result is pruned differently from the paper."""
-        return self.kind_in_paper if self.importance == "effective" and not self.rounds else None
-
-    @property
-    def own_model(self) -> Model | None:
-        """The model that it trains in the place of any other. Its result has no embeddings to prune."""
-        return None
-
-    def tried(self) -> dict[KeyPath, Sequence[Any]]:
-        """What it tries one by one, by key: a repeated value would be a wasted trial."""
-        return {}
-
-    def columns(self) -> dict[str, int]:
-        """The keys that ask for columns of the table, and the most that they ask for."""
-        return {}
-
-    def problems(self, base_dimension: int) -> Iterator[Problem]:
-        """What does not fit together, in a table of so many columns."""
-        for key, most in self.columns().items():
-            if most > base_dimension:
-                yield (key,), f"{most} exceeds training.base_dimension = {base_dimension}"
+from nisbench.params.base import Count, KeyPath, Problem, Settings, Width
+from nisbench.params.methods.base import Method, PaperName, Role
 
 
 class GridSearch(Method):
@@ -300,61 +237,3 @@ class FullTable(Method):
     @property
     def kind_in_paper(self) -> PaperName | None:
         return "Network pruning"
-
-
-class NoEmbeddings(Method):
-    """A control without embeddings, in the place of any model."""
-
-    kind: Literal["no_embeddings"]
-    biases: bool
-    """Add first-order weights to what is predicted for all alike."""
-
-    role: ClassVar[Role] = "control"
-    colour: ClassVar[int | str | None] = 6
-    marker: ClassVar[str | None] = "p"
-
-    @property
-    def own_model(self) -> Model | None:
-        return FirstOrder(kind="first_order", title="", biases=self.biases)
-
-
-class Oracle(Method):
-    """A control that is told the planted dimensions."""
-
-    kind: Literal["oracle"]
-
-    role: ClassVar[Role] = "control"
-    needs_planted: ClassVar[bool] = True
-    colour: ClassVar[int | str | None] = 9
-    marker: ClassVar[str | None] = "h"
-
-
-class UniformTuned(Method):
-    """A baseline that the paper lacks: one dimension for all features, tuned together with its L2 penalty."""
-
-    kind: Literal["uniform_tuned"]
-    dimensions: Annotated[list[PositiveInt], Field(min_length=1)]
-    """Candidates for the dimension of all features."""
-    l2: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
-    """One trial for each pair of a dimension and one of these, which stands in for training.l2."""
-
-    role: ClassVar[Role] = "reference"
-    colour: ClassVar[int | str | None] = "black"
-    marker: ClassVar[str | None] = "*"
-
-    def tried(self) -> dict[KeyPath, Sequence[Any]]:
-        return {("dimensions",): self.dimensions, ("l2",): self.l2}
-
-    def columns(self) -> dict[str, int]:
-        return {"dimensions": max(self.dimensions)}
-
-    def problems(self, base_dimension: int) -> Iterator[Problem]:
-        yield from super().problems(base_dimension)
-        if self.rounds:
-            yield ("rounds",), "must be 0: retraining would not use the tuned L2 penalty"
-
-    def small(self) -> Self:
-        return self.model_copy(update={"dimensions": [4, 8], "l2": [0.0, 1e-4]})
-
-
-AnyMethod = Annotated[SerializeAsAny[Method], chosen_by_tag(Method)]

@@ -1,0 +1,19 @@
+"""Search methods: which trials they propose, and how their results are pruned. One settings class per kind."""
+
+from typing import Annotated
+
+from pydantic import SerializeAsAny
+
+from nisbench.params.kinds import chosen_by_tag
+from nisbench.params.methods.base import Importance, Method, PaperName, Role
+from nisbench.params.methods.controls import NoEmbeddings, Oracle, UniformTuned
+from nisbench.params.methods.paper import (
+    DNIS, MDE, NIS, FullTable, GridSearch, MDEPair, MDEProjected, ProjectedSetting, RandomSearch,
+)  # fmt: skip
+
+AnyMethod = Annotated[SerializeAsAny[Method], chosen_by_tag(Method)]
+
+__all__ = [
+    "DNIS", "MDE", "NIS", "AnyMethod", "FullTable", "GridSearch", "Importance", "MDEPair", "MDEProjected", "Method",
+    "NoEmbeddings", "Oracle", "PaperName", "ProjectedSetting", "RandomSearch", "Role", "UniformTuned",
+]  # fmt: skip

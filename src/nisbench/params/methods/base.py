@@ -1,0 +1,71 @@
+"""What all search methods have: how their results are pruned, and how they are shown."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from nisbench.params.base import UNHASHED, KeyPath, Kind, Problem, Settings, Title
+from nisbench.params.models import Model
+
+Importance = Literal["effective", "raw", "random"]
+"""Pruning criterion: magnitude of weight x selection (Eq. 9), magnitude of the weight alone, or random."""
+
+Role = Literal["method", "baseline", "reference", "control"]
+"""A search method; a baseline, which searches by trying out; the tuned baseline that every result is held against; or a control,
+which bounds what a search can bring."""
+
+PaperName = Literal["DNIS", "Grid Search", "Random Search", "MDE", "NIS-SE", "NIS-ME", "Network pruning"]
+
+
+class Method(Kind):
+    """What all methods have. How they are pruned is no part of a search's id: it is of the pruning's."""
+
+    section: ClassVar[str] = "methods"
+    package: ClassVar[str] = "nisbench.search"
+
+    title: Annotated[Title, UNHASHED]
+    """The name that tables show."""
+    importance: Annotated[Importance, UNHASHED]
+    """Pruning criterion: weights of the least importance go first."""
+    rounds: Annotated[int, Field(ge=0), UNHASHED]
+    """Number of pruning rounds, each followed by training; rates rise geometrically. 0 = prune once, without training."""
+
+    role: ClassVar[Role] = "method"
+    learns_selection: ClassVar[bool] = False
+    """Whether the search trains its selection on validation instances, so that its validation loss is lower than its test loss."""
+    needs_planted: ClassVar[bool] = False
+    """Whether it must be told the planted dimensions of generated data."""
+    colour: ClassVar[int | str | None] = None
+    """In figures: a place in the colour-blind palette, or a colour's name. None = a free one."""
+    marker: ClassVar[str | None] = None
+    """In figures. None = a free one."""
+
+    @property
+    def kind_in_paper(self) -> PaperName | None:
+        """What the paper compares under this name; None if it has no such method."""
+        return None
+
+    @property
+    def in_paper(self) -> PaperName | None:
+        """`kind_in_paper`, unless the result is pruned differently from the paper."""
+        return self.kind_in_paper if self.importance == "effective" and not self.rounds else None
+
+    @property
+    def own_model(self) -> Model | None:
+        """The model that it trains in the place of any other. Its result has no embeddings to prune."""
+        return None
+
+    def tried(self) -> dict[KeyPath, Sequence[Any]]:
+        """What it tries one by one, by key: a repeated value would be a wasted trial."""
+        return {}
+
+    def columns(self) -> dict[str, int]:
+        """The keys that ask for columns of the table, and the most that they ask for."""
+        return {}
+
+    def problems(self, base_dimension: int) -> Iterator[Problem]:
+        """What does not fit together, in a table of so many columns."""
+        for key, most in self.columns().items():
+            if most > base_dimension:
+                yield (key,), f"{most} exceeds training.base_dimension = {base_dimension}"
