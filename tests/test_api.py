@@ -219,7 +219,7 @@ def test_a_run_that_is_done_is_found_again(found, data, monkeypatch):
 
 
 def test_pruning_may_differ_from_the_method_s_own(found):
-    retrained = found.prune(2, rounds=1)
+    retrained = found.prune(2, rounds=1, rewind="pruned")
     assert len(retrained.run.rounds) == 1
     assert found.prune(2, importance="raw").step.id != found.prune(2).step.id
     with pytest.raises(nb.NisbenchError, match=r"importance: .* did you mean 'random'"):

@@ -1,6 +1,8 @@
 """Pruning against numpy, sizes against scipy's own files, and the derived scheme against the pruned model."""
 
 import itertools
+import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,9 +16,13 @@ from nisbench.models import recommender as recommenders
 from nisbench.models.pruned import PrunedModel
 from nisbench.params.step_settings import PruneSettings
 from nisbench.search import pruning
+from nisbench.search.context import SearchContext
+from nisbench.search.trial_spec import TrialSpec
 from nisbench.tasks.rating import RatingPrediction
 from nisbench.tensor_files import load_tensors, save_tensors
+from nisbench.training.trainer import train
 from tests.helpers.training import (
+    CPU,
     PARAMS,
     interrupted_after,
     prune_settings,
@@ -29,6 +35,12 @@ from tests.helpers.training import (
 )
 
 
+def prune(embeddings, importances, weights, rate):
+    """The pruned matrix and the threshold."""
+    kept, threshold = pruning.most_important(importances, weights, rate)
+    return np.where(kept, embeddings, np.float32(0)), threshold
+
+
 @pytest.fixture
 def effective():
     return np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
@@ -36,7 +48,7 @@ def effective():
 
 @pytest.mark.parametrize("rate", [1, 1.5, 2, 2.5, 20, 800])
 def test_the_largest_weights_stay(effective, rate):
-    pruned, threshold = pruning.prune(effective, np.abs(effective), effective.size, rate)
+    pruned, threshold = prune(effective, np.abs(effective), effective.size, rate)
     keep = int(800 / rate)
     kept = np.sort(np.argsort(np.abs(effective).ravel())[800 - keep :])
     assert np.flatnonzero(pruned).tolist() == kept.tolist()
@@ -46,19 +58,19 @@ def test_the_largest_weights_stay(effective, rate):
 
 def test_the_rate_counts_weights_that_exist(effective):
     effective[:, 8:] = 0  # half the columns were not selected
-    pruned, _ = pruning.prune(effective, np.abs(effective), 400, 2)
+    pruned, _ = prune(effective, np.abs(effective), 400, 2)
     assert np.count_nonzero(pruned) == 200
 
 
 def test_what_is_already_sparser_is_left_alone(effective):
     effective[np.abs(effective) < 2] = 0
-    pruned, threshold = pruning.prune(effective, np.abs(effective), effective.size, 2)
+    pruned, threshold = prune(effective, np.abs(effective), effective.size, 2)
     assert np.array_equal(pruned, effective)
     assert threshold == 0
 
 
 def test_a_rate_beyond_all_weights_leaves_none(effective):
-    pruned, threshold = pruning.prune(effective, np.abs(effective), 800, 1000)
+    pruned, threshold = prune(effective, np.abs(effective), 800, 1000)
     assert np.count_nonzero(pruned) == 0
     assert np.abs(effective).max() < threshold < np.inf
 
@@ -66,13 +78,13 @@ def test_a_rate_beyond_all_weights_leaves_none(effective):
 def test_of_equal_weights_as_many_stay_as_there_is_room_for():
     equal = np.full((4, 5), 0.5, dtype=np.float32)
     equal[0, 0] = 1.0
-    pruned, threshold = pruning.prune(equal, equal, equal.size, 4)
+    pruned, threshold = prune(equal, equal, equal.size, 4)
     assert np.flatnonzero(pruned).tolist() == [0, 1, 2, 3, 4]
     assert threshold == 0.5
 
 
 def test_sizes_are_scipy_s(effective, tmp_path):
-    pruned, _ = pruning.prune(effective, np.abs(effective), effective.size, 2)
+    pruned, _ = prune(effective, np.abs(effective), effective.size, 2)
     found = pruning.StoredSizes.of(pruned)
     scipy.sparse.save_npz(tmp_path / "coo.npz", scipy.sparse.coo_matrix(pruned), compressed=True)
     assert found.size_mib == (tmp_path / "coo.npz").stat().st_size / 2**20
@@ -89,7 +101,7 @@ def test_the_scheme_predicts_like_the_pruned_model(mf, ratings, tmp_path, rate):
     )
     original.first_order.data.normal_()
     weights = original.embedding.weight.detach() * selection[block]
-    pruned, _ = pruning.prune(weights.numpy(), weights.abs().numpy(), 180, rate)
+    pruned, _ = prune(weights.numpy(), weights.abs().numpy(), 180, rate)
     others = {name: tensor for name, tensor in original.state_dict().items() if not name.startswith("embedding.")}
     PrunedModel(pruned, others, mf, (6,), (15, 15)).save(tmp_path / "scheme", tmp_path / "model")
     served = PrunedModel.load(tmp_path / "scheme", tmp_path / "model", mf).to_recommender()
@@ -105,7 +117,7 @@ def test_the_scheme_predicts_like_the_pruned_model(mf, ratings, tmp_path, rate):
 def settings(config, mf):
     def build(**update):
         plain = {
-            "task": config.params.tasks["rating"], "model": mf, "importance": "effective", "rounds": 0,
+            "task": config.params.tasks["rating"], "model": mf, "importance": "effective", "rounds": 0, "rewind": None,
             "compression_rate": 2.0, "seed": 1, "training": None, "deterministic": False, "device": "cpu",
         }  # fmt: skip
         return PruneSettings(**plain | update)
@@ -115,12 +127,12 @@ def settings(config, mf):
 
 def test_what_goes_first(settings):
     embeddings = np.array([[0.1, -0.4], [0.0, 0.3]], dtype=np.float32)
-    raw = np.array([[1.0, -0.4], [9.0, 0.6]], dtype=np.float32)
-    assert pruning.importance(settings(), embeddings, raw).tolist() == np.abs(embeddings).tolist()
+    found = pruning.Found(np.array([[1.0, -0.4], [9.0, 0.6]], dtype=np.float32), None, [])
+    assert pruning.importance(settings(), embeddings, found).tolist() == np.abs(embeddings).tolist()
     # what the selection took away does not exist, whatever its weight
-    by_raw = pruning.importance(settings(importance="raw"), embeddings, raw)
+    by_raw = pruning.importance(settings(importance="raw"), embeddings, found)
     np.testing.assert_array_equal(by_raw, np.array([[1.0, 0.4], [0.0, 0.6]], dtype=np.float32))
-    at_random = [pruning.importance(settings(importance="random", seed=s), embeddings, raw) for s in (1, 1, 2)]
+    at_random = [pruning.importance(settings(importance="random", seed=s), embeddings, found) for s in (1, 1, 2)]
     assert (at_random[0] == at_random[1]).all()
     assert (at_random[0] != at_random[2]).any()
     assert (at_random[0] > 0).tolist() == [[True, True], [False, True]]
@@ -128,8 +140,8 @@ def test_what_goes_first(settings):
 
 def test_a_random_mask_at_a_higher_rate_is_within_one_at_a_lower(settings, effective):
     at_random = settings(importance="random")
-    order = pruning.importance(at_random, effective, effective)
-    few, many = (pruning.prune(effective, order, effective.size, rate)[0] != 0 for rate in (4, 2))
+    order = pruning.importance(at_random, effective, pruning.Found(effective, None, []))
+    few, many = (prune(effective, order, effective.size, rate)[0] != 0 for rate in (4, 2))
     assert (few.sum(), many.sum()) == (200, 400)
     assert (few <= many).all()
     assert abs(np.abs(effective[few]).mean() - np.abs(effective).mean()) < 0.1  # no regard to magnitude
@@ -151,7 +163,7 @@ def pruned(settings, trained, folder):
 
 def test_iterative_pruning_keeps_what_is_pruned_at_zero_and_is_better_than_one_shot(settings, trained, tmp_path):
     once, _ = pruned(settings(compression_rate=8.0), trained, tmp_path / "once")
-    iterative = settings(compression_rate=8.0, rounds=3, training=trained[2])
+    iterative = settings(compression_rate=8.0, rounds=3, rewind="pruned", training=trained[2])
     found, scheme = pruned(iterative, trained, tmp_path / "rounds")
     assert [round(one.compression_rate, 6) for one in found.rounds] == [2, 4, 8]
     assert found.nonzeros == once.nonzeros == 800 // 8 == np.count_nonzero(scheme.to_dense())
@@ -159,6 +171,46 @@ def test_iterative_pruning_keeps_what_is_pruned_at_zero_and_is_better_than_one_s
     assert found.seconds == pytest.approx(sum(one.seconds for one in found.rounds))
     files = sorted(path.name for path in (tmp_path / "rounds").iterdir())
     assert files == ["model.safetensors", "run.json", "scheme.safetensors"]
+
+
+@pytest.mark.parametrize("rewind", ["initial", "fresh"])
+def test_a_rewound_round_starts_at_the_initial_weights_without_those_that_were_pruned(
+    settings, trained, tmp_path, rewind, monkeypatch
+):
+    _, data, training = trained
+    starts = []
+
+    def recorded(recommender, *arguments, **others):
+        starts.append({name: tensor.clone() for name, tensor in recommender.state_dict().items()})
+        return train(recommender, *arguments, **others)
+
+    monkeypatch.setattr(pruning, "train", recorded)
+    found, scheme = pruned(
+        settings(compression_rate=8.0, rounds=3, rewind=rewind, training=training), trained, tmp_path / "p"
+    )
+    searched = search_settings("rating", "mf", "network_pruning", base_dimension=8)
+    initial = SearchContext.read(searched, data, data["features"], CPU).recommender(
+        TrialSpec("all", torch.ones(1, 8), block=torch.zeros(100, dtype=torch.int32))
+    )
+    masks = [start["embedding.selection"] for start in starts]
+    assert [int(mask.sum()) for mask in masks] == [400, 200, 100]
+    assert all((later <= earlier).all() for earlier, later in pairwise(masks))
+    for start, mask in zip(starts, masks, strict=True):
+        assert torch.equal(start["embedding.weight"], initial.selected.weight * mask) == (rewind == "initial")
+        assert not start["first_order"].any()  # the network is rewound, too
+        assert torch.equal(start["embedding.weight"], starts[0]["embedding.weight"] * mask)
+    assert found.nonzeros == 100
+    assert ((scheme.to_dense() != 0) == masks[-1].bool().numpy()).all()
+    assert all(one.validation_loss < math.inf for one in found.rounds)
+
+
+def test_weights_that_a_search_ranks_are_pruned_by_their_ranks_and_equal_ones_together():
+    ranks = np.array([[0, 1, 2], [3, 3, 4]], dtype=np.float32)
+    kept, threshold = pruning.most_important(ranks, 6, 3, "search")
+    assert kept.tolist() == [[False, False, False], [False, False, True]]
+    assert threshold == 3
+    kept, _ = pruning.most_important(ranks, 6, 2, "search")
+    assert kept.tolist() == [[False, False, False], [True, True, True]]
 
 
 def test_rounds_by_raw_weights_are_by_raw_weights(settings, trained, tmp_path):
@@ -169,14 +221,16 @@ def test_rounds_by_raw_weights_are_by_raw_weights(settings, trained, tmp_path):
     )
     save_tensors(search / "weights.safetensors", tensors, about)
     found = {
-        by: pruned(settings(importance=by, rounds=1, training=training), trained, tmp_path / by)[0].threshold
+        by: pruned(settings(importance=by, rounds=1, rewind="pruned", training=training), trained, tmp_path / by)[
+            0
+        ].threshold
         for by in ("effective", "raw")
     }
     assert found["raw"] > 1.2 * found["effective"]
 
 
 def test_pruning_in_rounds_that_is_killed_goes_on_to_the_same_result(settings, trained, tmp_path, monkeypatch):
-    iterative = settings(compression_rate=8.0, rounds=2, training=trained[2])
+    iterative = settings(compression_rate=8.0, rounds=2, rewind="pruned", training=trained[2])
     undisturbed, scheme = pruned(iterative, trained, tmp_path / "a")
     with interrupted_after(undisturbed.rounds[0].epochs + 2, RatingPrediction, monkeypatch):
         pruned(iterative, trained, tmp_path / "b")
@@ -190,7 +244,7 @@ def test_pruning_in_rounds_that_is_killed_goes_on_to_the_same_result(settings, t
 
 def test_a_pruning_without_a_result_leaves_files_that_say_so(settings, trained, tmp_path):
     found, scheme = pruned(
-        settings(compression_rate=2.0, rounds=1, training=divergent(trained)), trained, tmp_path / "p"
+        settings(compression_rate=2.0, rounds=1, rewind="pruned", training=divergent(trained)), trained, tmp_path / "p"
     )
     assert "loss is" in found.failed
     assert (found.metrics, found.nonzeros, len(scheme.values)) == ({}, 0, 0)

@@ -356,13 +356,22 @@ class SearchResult:
         *,
         importance: methods.Importance | None = None,
         rounds: int | None = None,
+        rewind: methods.Rewind | None = None,
     ) -> "PruneResult":
         """Keep ``1 / compression_rate`` of the embedding weights, and measure what is left on the test instances.
 
-        A rate of 1 prunes nothing. `importance` and `rounds` are the method's own by default.
+        A rate of 1 prunes nothing. `importance`, `rounds` and `rewind` are the method's own by default; rounds of training start
+        at the pruned weights, if nothing else is said.
         """
+        if self.method.budgeted and compression_rate != 1:
+            raise NisbenchError(
+                f"prune: the result of {type(self.method).__name__} is within its budget already, and is not pruned; search with "
+                f"budget={1 / compression_rate:g}, and prune at 1"
+            )
         given = {"importance": importance, "rounds": rounds}
-        changes = {name: value for name, value in given.items() if value is not None}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if "rounds" in changes or rewind:
+            changes["rewind"] = (rewind or self.method.rewind or "pruned") if changes.get("rounds", 1) else None
         method = _changed(type(self.method), dict(self.method), changes, "prune")
         if not isinstance(compression_rate, int | float) or not 1 <= compression_rate < float("inf"):
             raise NisbenchError(f"prune: compression_rate must be a number from 1 on, not {compression_rate!r}")

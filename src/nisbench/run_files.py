@@ -52,8 +52,9 @@ class Machine(RunFile):
         return self.threads if self.device.startswith("CPU") else 1
 
 
-Stopped = Literal["patience", "max_epochs", "diverged"]
-"""Why a training stopped: the loss had not fallen for long enough; it was cut off; or the loss ceased to be a number."""
+Stopped = Literal["patience", "max_epochs", "planned", "diverged"]
+"""Why a training stopped: the loss had not fallen for long enough; it was cut off; the method had planned so many epochs; or the
+loss ceased to be a number."""
 
 ALONE = 0.05
 """Where other processes keep less than this share of the machine's cores busy, a time counts as measured alone."""

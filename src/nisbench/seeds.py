@@ -16,6 +16,7 @@ Stream = Literal[
     "controller",
     "split",
     "candidates",
+    "retraining",
 ]
 _NUMBERS = {name: number for number, name in enumerate(get_args(Stream))}  # a new one goes last
 

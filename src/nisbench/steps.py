@@ -181,12 +181,14 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
     """The pruning of a search's result at one compression rate, which also measures it on test."""
     searched = search.settings
     assert isinstance(searched, SearchSettings)
+    rate = 1.0 if method.budgeted else rate  # the search has kept within the budget already
     rounds = method.rounds if rate > 1 else 0
     settings = PruneSettings(
         task=searched.task,
         model=searched.model,
         importance=method.importance,
         rounds=rounds,
+        rewind=method.rewind if rounds else None,
         compression_rate=rate,
         seed=searched.seed,
         training=searched.training if rounds else None,
@@ -194,7 +196,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
         device=searched.training.device,
     )
     special = "" if method.importance == "effective" else f"-{method.importance}"
-    special += f"-rounds{rounds}" if rounds else ""
+    special += f"-rounds{rounds}-{method.rewind}" if rounds else ""
     return Step(
         "prune",
         search.dataset,

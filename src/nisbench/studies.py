@@ -247,8 +247,9 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
         for dataset, model, entry, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
             method, task = params.methods[entry], params.task_of(dataset)
             task = task.redrawn(seed) if study.split_per_seed else task
-            search = search_step(block_of[dataset, seed], task, params.models[model], method, params.training, seed)
+            block, network = block_of[dataset, seed], params.models[model]
             for rate in grid.methods[entry]:
+                search = search_step(block, task, network, method.at(rate), params.training, seed)
                 cell = Cell(apart, dataset, model, entry, rate, seed, prune_step(search, method, rate))
                 cells[cell.key] = cell  # grids may overlap
     return StudyPlan(name, config.by_study[name], tuple(cells.values()), blocks, dataset_names, grids)

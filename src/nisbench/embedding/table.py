@@ -4,12 +4,23 @@ A *selection* is an (L, K) matrix over feature blocks: 1 = the dimension exists,
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nisbench.embedding.autograd import rows_of
 from nisbench.embedding.batch import Embeddings
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How a parameter is trained that does not follow the trial's learning rate and L2 penalty: by an Adam of its own."""
+
+    learning_rate: float
+    decay: float = 0.0
+    """This times the parameter is added to its gradient."""
 
 
 class Table(nn.Module, ABC):
@@ -22,6 +33,12 @@ class Table(nn.Module, ABC):
     row_parameters: tuple[str, ...] = ()
     """Parameters (N, ...) with one row per feature, of which a batch reads the rows of its ids only. Large selected
     tables are trained by such rows; other kinds of table are always trained as a whole."""
+    own_rates: Mapping[str, Rate] = {}
+    """Parameters with learning rates of their own."""
+    stored_weights: int | None = None
+    """What is stored, where the embeddings are composed of fewer weights; None = each weight that is selected."""
+    importance: Tensor | None = None
+    """(N, width): how the search ranked the weights for pruning, the least first; None = it did not."""
 
     @property
     @abstractmethod

@@ -14,9 +14,23 @@ from nisbench.embedding.table import SelectedTable
 from nisbench.errors import NisbenchError, shortened
 from nisbench.files import bad_file
 from nisbench.models.projection import Projection
-from nisbench.models.recommender import TABLE, Recommender, Shape, build_model
+from nisbench.models.recommender import IMPORTANCE, TABLE, Recommender, Shape, build_model
 from nisbench.params.models import Model
 from nisbench.tensor_files import check_tensors, load_tensors, save_tensors
+
+MOST_COLUMNS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Found:
+    """What pruning may need of a search's result beside the model."""
+
+    raw: np.ndarray
+    """The weights without the selection, (N, width)."""
+    ranks: np.ndarray | None
+    """How the search ranked them, (N, width): the least goes first, and 0 does not exist. None = it did not."""
+    columns: list[list[int]]
+    """Which of the columns drawn for each embedding it kept."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +47,14 @@ class PrunedModel:
     field_sizes: tuple[int, ...]
     projection: tuple[list[list[int]], list[int]] | None = None
     """Per embedding of the model, the dimensions of the blocks, and the common dimension that they are projected to."""
+    stored_weights: int | None = None
+    """What is stored, where the embeddings are composed of fewer weights."""
 
     @classmethod
     def load_search(
         cls, weights_file: Path, settings: Model, field_sizes: tuple[int, ...]
-    ) -> "tuple[PrunedModel, np.ndarray]":
-        """From a search's ``weights.safetensors``; nothing is pruned yet. With it, the weights without their selection.
+    ) -> "tuple[PrunedModel, Found]":
+        """From a search's ``weights.safetensors``; nothing is pruned yet. With it, what else pruning may need.
 
         Raises `NisbenchError` if the file holds another model, or numbers that no training leaves.
         """
@@ -47,7 +63,8 @@ class PrunedModel:
         _check_about(about, tensors["embedding.weight"].shape, tensors, settings, weights_file)
         model = cls.of_search(tensors, about, settings, field_sizes)
         model.check(weights_file)
-        return model, tensors["embedding.weight"].numpy()
+        ranks = tensors[IMPORTANCE].numpy() if IMPORTANCE in tensors else None
+        return model, Found(tensors["embedding.weight"].numpy(), ranks, _columns_in(about, weights_file))
 
     @classmethod
     def of_search(
@@ -57,21 +74,25 @@ class PrunedModel:
         block, selection, weight = (tensors[TABLE + name] for name in ("block", "selection", "weight"))
         table = SelectedTable(block, selection, weight)
         embeddings = table.effective_weight().detach().numpy()
-        return cls(
-            embeddings, non_embedding_state(tensors), settings, tuple(about["widths"]), field_sizes, about["projection"]
-        )
+        widths, others = tuple(about["widths"]), non_embedding_state(tensors)
+        return cls(embeddings, others, settings, widths, field_sizes, about["projection"], about["stored_weights"])
 
     def with_embeddings(self, embeddings: np.ndarray, others: Mapping[str, Tensor] | None = None) -> "PrunedModel":
         return replace(self, embeddings=embeddings, others=self.others if others is None else others)
+
+    @property
+    def nonzeros(self) -> int:
+        """The embedding weights that are stored."""
+        return int(np.count_nonzero(self.embeddings)) if self.stored_weights is None else self.stored_weights
 
     def to_recommender(self) -> Recommender:
         """The recommender that is measured and served."""
         return self._recommender(self._table())
 
-    def with_mask(self) -> Recommender:
-        """A recommender to train on, in which weights that are 0 stay 0: each feature is a block of its own."""
-        weight = torch.from_numpy(self.embeddings).clone()
-        return self._recommender(SelectedTable(torch.arange(len(weight)), weight.ne(0).float(), weight))
+    def with_mask(self, mask: np.ndarray) -> Recommender:
+        """A recommender to train on, without the weights where `mask` (N, width) is false: each feature is a block of its own."""
+        weight, kept = torch.from_numpy(self.embeddings).clone(), torch.from_numpy(mask)
+        return self._recommender(SelectedTable(torch.arange(len(weight)), kept.float(), weight * kept))
 
     def check(self, path: Path) -> None:
         """Raise `NisbenchError` if what was read from `path` are not the weights of such a model."""
@@ -100,7 +121,12 @@ class PrunedModel:
     def save(self, scheme_file: Path, model_file: Path) -> None:
         """Write the embeddings as a `DimensionScheme`, and all else as safetensors."""
         DimensionScheme.from_dense(self.embeddings).save(scheme_file)
-        about = {"widths": self.widths, "field_sizes": self.field_sizes, "projection": self.projection}
+        about = {
+            "widths": self.widths,
+            "field_sizes": self.field_sizes,
+            "projection": self.projection,
+            "stored_weights": self.stored_weights,
+        }
         save_tensors(model_file, dict(self.others), about)
 
     @classmethod
@@ -116,7 +142,8 @@ class PrunedModel:
                 model_file, f"its fields have not the {len(scheme.sizes()):,} features of {scheme_file.name}"
             )
         _check_about(about, (len(scheme.sizes()), scheme.k), others, settings, model_file)
-        model = cls(scheme.to_dense(), others, settings, tuple(about["widths"]), tuple(sizes), about["projection"])
+        widths, stored = tuple(about["widths"]), about["stored_weights"]
+        model = cls(scheme.to_dense(), others, settings, widths, tuple(sizes), about["projection"], stored)
         model.check(model_file)
         return model
 
@@ -142,7 +169,12 @@ def _check_table(tensors: Mapping[str, Tensor], features: int, path: Path) -> No
         TABLE + "selection": torch.empty_like(selection, dtype=torch.float32),
         TABLE + "weight": torch.empty(features, selection.shape[1]),
     }
+    if (ranks := tensors.get(IMPORTANCE)) is not None:
+        kind = torch.float64 if ranks.dtype == torch.float64 else torch.float32  # more weights than float32 can rank
+        expected[IMPORTANCE] = torch.empty(features, selection.shape[1], dtype=kind)
     check_tensors({name: tensor for name, tensor in tensors.items() if name.startswith(TABLE)}, expected, path)
+    if ranks is not None and ranks.min() < 0:
+        raise bad_file(path, f"{IMPORTANCE}: some values are below 0")
     _check_block(TABLE + "block", block, len(selection), path)
     if selection.min() < 0 or selection.max() > 1:
         raise bad_file(path, "embedding.selection: some values are not between 0 and 1")
@@ -162,7 +194,13 @@ def _check_about(
     Nothing of it may be large: a model is made of it.
     """
     (features, columns), widths, projection = table, about.get("widths"), about.get("projection")
-    if not _are_counts(widths) or len(widths) != len(settings.embedding_multiples) or "projection" not in about:
+    stored = about.get("stored_weights", "missing")
+    if (
+        not _are_counts(widths)
+        or len(widths) != len(settings.embedding_multiples)
+        or "projection" not in about
+        or not (stored is None or _are_counts([stored]))
+    ):
         raise bad_file(path, f"what it says of its model is {shortened(str(dict(about)))}")
     if projection is None:
         if sum(widths) != columns:
@@ -185,6 +223,17 @@ def _check_about(
         raise bad_file(path, "its projection has not the weights that its dimensions ask for")
     check_tensors({"projection.block": block}, {"projection.block": torch.empty(features, dtype=torch.int32)}, path)
     _check_block("projection.block", block, len(dimensions[0]), path)
+
+
+def _columns_in(about: Mapping[str, Any], path: Path) -> list[list[int]]:
+    """Of the columns drawn for each embedding, those that the search kept: ascending numbers."""
+    found, widths = about.get("columns"), about["widths"]
+    if not isinstance(found, list) or len(found) != len(widths):
+        raise bad_file(path, f"its columns are {shortened(str(found))}")
+    for kept in found:
+        if not _are_counts(kept, least=0) or kept != sorted(set(kept)) or kept[-1] >= MOST_COLUMNS:
+            raise bad_file(path, f"its columns are {shortened(str(kept))}")
+    return found
 
 
 def _are_counts(value: Any, least: int = 1) -> TypeGuard[list[int]]:

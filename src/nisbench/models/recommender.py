@@ -20,6 +20,9 @@ PREDICTION_FLOATS = 1 << 24
 TABLE = "embedding."
 """Prefix of the names of the table's tensors."""
 
+IMPORTANCE = f"{TABLE}importance"
+"""In a search's file of weights: how the search ranked them for pruning, (N, width), if it did."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -47,13 +50,18 @@ class Recommender(nn.Module):
         model: nn.Module,
         widths: tuple[int, ...],
         projection: Projection | None = None,
+        columns: Sequence[Sequence[int]] = (),
     ) -> None:
-        """`widths` are of the embeddings that the model sees. A model with `first_order` gets a number per feature."""
+        """`widths` are of the embeddings that the model sees. A model with `first_order` gets a number per feature.
+
+        `columns` are those that were kept of the columns drawn for each embedding: what it takes to draw them again.
+        """
         super().__init__()
         self.embedding = embedding
         self.model = model
         self.widths = widths
         self.projection = projection
+        self.columns = [list(kept) for kept in columns]
         self.first_order = (
             nn.Parameter(torch.zeros(embedding.features)) if getattr(model, "first_order", False) else None
         )
@@ -150,7 +158,7 @@ def build(
     """
     generator = torch.Generator().manual_seed(derived(seed, "embedding"))
     n = len(block)
-    weights, selections = [], []
+    weights, selections, columns = [], [], []
     for multiple in settings.embedding_multiples:
         repeated = selection.repeat_interleave(multiple, dim=1)
         k = repeated.shape[1]
@@ -160,6 +168,7 @@ def build(
         weight = torch.empty(n, k).normal_(0.0, std, generator=generator)
         weights.append(weight if len(used) == k else weight[:, used])
         selections.append(repeated[:, used])
+        columns.append(used.tolist())
     widths = tuple(one.shape[1] for one in selections)
     weight = torch.cat(weights, 1) if len(weights) > 1 else weights[0]
     drawn = SelectedTable(block, torch.cat(selections, 1), weight, soft)
@@ -170,7 +179,7 @@ def build(
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
         model = build_model(settings, Shape(tuple(field_sizes), widths, prior))
-    return Recommender(table(drawn) if table else drawn, model, widths, projection)
+    return Recommender(table(drawn) if table else drawn, model, widths, projection, columns)
 
 
 def build_model(settings: Model, shape: Shape) -> nn.Module:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nisbench.params.base import Settings
 from nisbench.params.datasets import AnyDataset, AnySplit
-from nisbench.params.methods import AnyMethod, Importance
+from nisbench.params.methods import AnyMethod, Importance, Rewind
 from nisbench.params.models import AnyModel
 from nisbench.params.tasks import AnyTask
 from nisbench.params.training import Training
@@ -45,6 +45,7 @@ class PruneSettings(Settings):
     model: AnyModel
     importance: Importance
     rounds: int
+    rewind: Rewind | None
     compression_rate: float
     seed: int
     training: Training | None

@@ -72,13 +72,16 @@ class SearchContext:
 
     def training_of(self, spec: TrialSpec) -> Training:
         """The settings that a trial is trained with: the search's, and those that its spec sets itself."""
-        own = {"l2": spec.l2, "patience": spec.patience}
+        own = {"l2": spec.l2, "learning_rate": spec.learning_rate, "patience": spec.patience}
+        own |= {"max_epochs": spec.epochs, "patience": spec.epochs} if spec.epochs else {}
         return self.settings.training.model_copy(
             update={name: value for name, value in own.items() if value is not None}
         )
 
-    def weights_of(self, spec: TrialSpec) -> int:
-        """The number of embedding weights that a trial's selection leaves."""
+    def weights_of(self, spec: TrialSpec, recommender: Recommender) -> int:
+        """The number of embedding weights that a trial's selection leaves, or that its table stores."""
+        if recommender.embedding.stored_weights is not None:
+            return recommender.embedding.stored_weights
         dimensions = spec.selection.ne(0).sum(1) * sum(self.settings.model.embedding_multiples)
         return int(dimensions[self._block(spec).long()].sum())
 

@@ -7,7 +7,7 @@ import io
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ from nisbench.errors import NisbenchError
 from nisbench.files import bad_file
 from nisbench.logs import log
 from nisbench.machine import OtherLoad, provenance
-from nisbench.models.pruned import PrunedModel, non_embedding_state
+from nisbench.models import recommender as recommenders
+from nisbench.models.pruned import Found, PrunedModel, non_embedding_state
+from nisbench.params.methods import Importance
 from nisbench.params.step_settings import PruneSettings
 from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, checked, read_search, write_run
 from nisbench.seeds import derived
@@ -69,23 +71,25 @@ def _prune_and_measure(
     """`run`, up to ``run.json``. Raises `DivergenceError` if there is nothing to measure."""
     if searched.failed:
         raise DivergenceError(searched.failed)
-    model, raw = PrunedModel.load_search(weights_file, settings.model, parquet.same_fields(splits))
-    held = np.count_nonzero(model.embeddings)
-    if not held <= searched.weights <= raw.size:
+    model, found = PrunedModel.load_search(weights_file, settings.model, parquet.same_fields(splits))
+    held, room = model.nonzeros, found.raw.size
+    if not held <= searched.weights <= room:
         raise bad_file(
-            search_file, f"weights: {searched.weights}, but {weights_file.name} holds {held}, with room for {raw.size}"
+            search_file, f"weights: {searched.weights}, but {weights_file.name} holds {held}, with room for {room}"
         )
+    if settings.importance == "search" and found.ranks is None:
+        raise bad_file(weights_file, "the search did not rank its weights for pruning")
     started = time.perf_counter()
     task = tasks.build(settings.task, splits, device)
     rounds: list[Round] = []
     if settings.rounds:
         known = {name: splits[name] for name in ("train", "validation")}
-        model, rounds = in_rounds(settings, model, raw, searched.weights, known, folder / "rounds", device)
+        model, rounds = in_rounds(settings, model, found, searched.weights, known, folder / "rounds", device)
         threshold = rounds[-1].threshold
     else:
-        values = importance(settings, model.embeddings, raw)
-        pruned, threshold = prune(model.embeddings, values, searched.weights, settings.compression_rate)
-        model = model.with_embeddings(pruned)
+        values = importance(settings, model.embeddings, found)
+        kept, threshold = most_important(values, searched.weights, settings.compression_rate, settings.importance)
+        model = model.with_embeddings(np.where(kept, model.embeddings, np.float32(0)))
     test = instances.read(splits["test"], device)
     metrics = task.evaluate(model.to_recommender().to(device), test)
     if not all(map(math.isfinite, metrics.values())):
@@ -95,7 +99,7 @@ def _prune_and_measure(
     return PruneRun(
         metrics=metrics,
         weights=searched.weights,
-        nonzeros=int(dimensions.sum()),
+        nonzeros=model.nonzeros,
         projection_weights=model.projection_weights,
         threshold=threshold,
         **vars(StoredSizes.of(model.embeddings)),
@@ -110,43 +114,50 @@ def _prune_and_measure(
 # --- which weights go -----------------------------------------------------------------------------------------
 
 
-def importance(settings: PruneSettings, embeddings: np.ndarray, raw: np.ndarray) -> np.ndarray:
-    """How much each weight matters, (N, width): the least goes first; a weight that is 0 in E~ does not exist."""
+def importance(settings: PruneSettings, embeddings: np.ndarray, found: Found) -> np.ndarray:
+    """How much each weight matters, (N, width): the least goes first; a weight that is 0 in E~ does not exist.
+
+    Where the search ranks weights, one that is 0 now may exist again: training starts elsewhere.
+    """
+    if settings.importance == "search":
+        assert found.ranks is not None
+        return found.ranks
     if settings.importance == "random":
         generator = np.random.default_rng(derived(settings.seed, "pruning"))
         values = 1 - generator.random(embeddings.shape, dtype=np.float32)  # above 0
     else:
-        values = np.abs(embeddings if settings.importance == "effective" else raw)
+        values = np.abs(embeddings if settings.importance == "effective" else found.raw)
     return np.where(embeddings == 0, np.float32(0), values)
 
 
-def prune(
-    embeddings: np.ndarray, importances: np.ndarray, weights: int, compression_rate: float
+def most_important(
+    importances: np.ndarray, weights: int, compression_rate: float, by: Importance = "effective"
 ) -> tuple[np.ndarray, float]:
-    """Eq. 9 on the effective embeddings E~ (N, width): keep ``weights / compression_rate`` of them, the most important.
+    """Which weights to keep (Eq. 9): the most important ``weights / compression_rate``, given importances (N, width).
 
-    `weights` is the number of weights that exist before pruning. Returns the pruned matrix and the threshold epsilon:
-    weights of less importance became 0, and of equally important ones all but those that fit. (The paper's Eq. 9 prints
-    E in place of E~.)
+    `weights` is the number of weights that exist before pruning. Returns a mask (N, width) and the threshold epsilon: weights of
+    less importance go, and of equally important ones all but those that fit; but those that a search ranks equal go together.
+    (The paper's Eq. 9 prints E in place of E~.)
     """
     if compression_rate < 1:
         raise NisbenchError(f"a compression rate must be at least 1, not {compression_rate}")
     keep = int(weights / compression_rate)
-    if compression_rate == 1 or np.count_nonzero(embeddings) <= keep:
-        return embeddings, 0.0
+    if compression_rate == 1 or np.count_nonzero(importances) <= keep:
+        return importances > 0, 0.0
     if keep == 0:
-        return np.zeros_like(embeddings), float(np.nextafter(importances.max(), np.float32(np.inf)))
+        return np.zeros(importances.shape, dtype=bool), float(np.nextafter(importances.max(), np.float32(np.inf)))
     threshold = np.partition(importances, importances.size - keep, axis=None)[importances.size - keep]
     kept = importances > threshold
-    equal = np.flatnonzero(importances == threshold)  # the first of which are kept, as many as fit
-    kept.flat[equal[: keep - np.count_nonzero(kept)]] = True
-    return np.where(kept, embeddings, np.float32(0)), float(threshold)
+    equal, room = np.flatnonzero(importances == threshold), keep - np.count_nonzero(kept)
+    if by != "search" or len(equal) <= room:
+        kept.flat[equal[:room]] = True
+    return kept, float(threshold)
 
 
 def in_rounds(
     settings: PruneSettings,
     model: PrunedModel,
-    raw: np.ndarray,
+    found: Found,
     weights: int,
     splits: Mapping[str, Path],
     folder: Path,
@@ -154,9 +165,8 @@ def in_rounds(
 ) -> tuple[PrunedModel, list[Round]]:
     """Prune some weights, train the rest, and again (Han et al. 2015, arXiv 1506.02626), down to the compression rate.
 
-    Rates rise geometrically. Validation stops each training and chooses its epoch; the weights before the first epoch
-    take part in the choice. A round that was finished is not done again. `raw` are the weights without the selection,
-    for the first round.
+    Rates rise geometrically. Each training starts at the pruned weights, or where ``rewind`` says. Validation stops it and
+    chooses its epoch; pruned weights take part in the choice. A round that was finished is not done again.
     """
     assert settings.training is not None
     training, validation = (instances.read(splits[name], device) for name in ("train", "validation"))
@@ -167,13 +177,17 @@ def in_rounds(
         file, rate = folder / f"{number}.safetensors", settings.compression_rate ** (number / settings.rounds)
         if file.exists():
             tensors, about = load_tensors(file)
-            check_tensors(tensors, model.with_mask().state_dict(), file)
+            check_tensors(tensors, model.with_mask(model.embeddings != 0).state_dict(), file)
             done = _rounds_in(about, number, file)
         else:
-            values = importance(settings, model.embeddings, raw if number == 1 else model.embeddings)
-            pruned, threshold = prune(model.embeddings, values, weights, rate)
-            recommender = model.with_embeddings(pruned).with_mask().to(device)
-            loss, others = data.task.validation_loss(recommender, validation), OtherLoad()
+            of_model = found if number == 1 else replace(found, raw=model.embeddings)
+            values = importance(settings, model.embeddings, of_model)
+            kept, threshold = most_important(values, weights, rate, settings.importance)
+            start = model if settings.rewind == "pruned" else rewound(model, found, settings, data)
+            recommender = start.with_mask(kept).to(device)
+            others, loss = OtherLoad(), math.inf
+            if settings.rewind == "pruned":
+                loss = data.task.validation_loss(recommender, validation)
             progress = train(
                 recommender, data, settings.training, settings.seed, best_loss=loss,
                 checkpoint=folder / f"{number}.{device.type}-checkpoint.safetensors",
@@ -206,6 +220,25 @@ def in_rounds(
         model = model.with_embeddings(embeddings, non_embedding_state(tensors))
         log.info("round %d of %d: validation loss %.5f", number, settings.rounds, done[-1].validation_loss)
     return model, done
+
+
+def rewound(model: PrunedModel, found: Found, settings: PruneSettings, data: Data) -> PrunedModel:
+    """The model with the weights that the search began with, or with others drawn in the same way."""
+    assert settings.training is not None
+    multiple = settings.model.embedding_multiples[0]
+    selection = torch.zeros(1, settings.training.base_dimension)
+    selection[0, [column // multiple for column in found.columns[0]]] = 1
+    drawn = recommenders.build(
+        settings.model,
+        block=torch.zeros(len(model.embeddings), dtype=torch.long),
+        selection=selection,
+        embedding_std=settings.training.embedding_std,
+        field_sizes=model.field_sizes,
+        prior=data.task.prior(data.training),
+        seed=settings.seed if settings.rewind == "initial" else derived(settings.seed, "retraining"),
+    )
+    others = non_embedding_state(drawn.state_dict())
+    return model.with_embeddings(drawn.selected.weight.detach().numpy(), others)
 
 
 def _rounds_in(about: Mapping[str, object], number: int, file: Path) -> list[Round]:

@@ -11,6 +11,7 @@ from nisbench.embedding.table import SelectedTable, Table
 from nisbench.models.recommender import Recommender
 from nisbench.tasks.task import Task
 from nisbench.training.selection_optimizer import SelectionOptimizer
+from nisbench.training.trainer import Data
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,32 @@ class TrialSpec:
     """(N,) the row of the selection that each feature has, in place of the data set's blocks."""
     table: Callable[[SelectedTable], Table] | None = None
     """Makes the table to train from the selected table with its initial weights."""
+    finish: Callable[[Recommender, Data], None] | None = None
+    """Called once the trial is trained. It may set the table's selection, or rank its weights for pruning."""
+    next: "Callable[[float], Sequence[TrialSpec]] | None" = None
+    """Given this trial's validation loss (infinity if it failed), the trials to append."""
+    epochs: int | None = None
+    """Train for exactly so many epochs and keep the last: for what validation must not stop."""
     projected: int | None = None
     """Project embeddings to this common dimension, block by block."""
     l2: float | None = None
     """Replaces training.l2, if given."""
+    learning_rate: float | None = None
+    """Replaces training.learning_rate, if given."""
     patience: int | None = None
     """Replaces training.patience, if given."""
 
     @property
     def is_fixed(self) -> bool:
         """Whether weights alone are trained, under a selection of the data set's blocks that stays as it is."""
-        special = (self.selection_optimizer, self.then, self.block, self.table, self.projected)
+        special = (
+            self.selection_optimizer, self.then, self.finish, self.epochs, self.block, self.table, self.projected,
+        )  # fmt: skip
         return all(part is None for part in special)
 
     def has_terms_of(self, other: "TrialSpec") -> bool:
         """Whether both train with the same settings."""
-        return (self.l2, self.patience) == (other.l2, other.patience)
+        return (self.l2, self.learning_rate, self.patience) == (other.l2, other.learning_rate, other.patience)
 
     def same_as(self, other: "TrialSpec") -> bool:
         """Whether both trials train the same model."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json, write_json
 from nisbench.logs import log
-from nisbench.models.recommender import TABLE, Recommender
+from nisbench.models.recommender import IMPORTANCE, TABLE, Recommender
 from nisbench.run_files import Trial
 from nisbench.search.trial_spec import TrialSpec
 from nisbench.tensor_files import is_readable, load_tensors, save_tensors
@@ -57,9 +57,16 @@ class TrialStore:
     def save_weights(self, index: int, recommender: Recommender) -> None:
         """Save a trained recommender: its table as it is stored in the end, and all else."""
         state = {name: tensor for name, tensor in recommender.state_dict().items() if not name.startswith(TABLE)}
-        state |= {TABLE + name: tensor for name, tensor in recommender.embedding.stored().state_dict().items()}
-        projection = recommender.projection
-        about = {"widths": recommender.widths, "projection": projection and [projection.dimensions, projection.common]}
+        table, projection = recommender.embedding, recommender.projection
+        state |= {TABLE + name: tensor for name, tensor in table.stored().state_dict().items()}
+        if table.importance is not None:
+            state[IMPORTANCE] = table.importance
+        about = {
+            "widths": recommender.widths,
+            "projection": projection and [projection.dimensions, projection.common],
+            "columns": recommender.columns,
+            "stored_weights": table.stored_weights,
+        }
         save_tensors(self.weights_file(index), state, about)
 
     def load_weights(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

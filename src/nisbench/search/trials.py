@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nisbench.logs import duration, log
 from nisbench.machine import OtherLoad, peak_memory_mib, provenance
+from nisbench.models.recommender import Recommender
 from nisbench.params.step_settings import SearchSettings
 from nisbench.run_files import SearchRun, Trial, write_run
 from nisbench.search.context import SearchContext
@@ -94,6 +95,7 @@ def _run_all(context: SearchContext, store: TrialStore) -> tuple[list[Trial], in
                 number, trial.name, trial.loss, trial.best_epoch, trial.epochs, duration(trial.seconds),
             )  # fmt: skip
         trials.append(trial)
+        specs += spec.next(trial.loss) if spec.next else []
         if spec.then and not trial.failed:
             specs.append(spec.then(_final_selection(index, context, store)))
         elif not trial.failed and (best is None or trial.loss < trials[best].loss):
@@ -159,12 +161,15 @@ def _train_alone(index: int, spec: TrialSpec, context: SearchContext, store: Tri
         optimizer = spec.selection_optimizer(recommender, data.task) if spec.selection_optimizer else None
         progress = train(
             recommender, data, settings, seed,
-            selection_optimizer=optimizer, before=before, checkpoint=main, title=spec.name,
+            selection_optimizer=optimizer, before=before, keep_last=spec.epochs is not None, checkpoint=main,
+            title=spec.name,
         )  # fmt: skip
     except DivergenceError as error:
-        trial = _trial(spec, error.progress, context, others, failed=str(error))
+        trial = _trial(spec, recommender, error.progress, context, others, failed=str(error))
     else:
-        trial = _trial(spec, progress, context, others)
+        if spec.finish:
+            spec.finish(recommender, data)
+        trial = _trial(spec, recommender, progress, context, others)
         store.save_weights(index, recommender)
     store.save_results({index: trial})
     for checkpoint in (warm, main):
@@ -183,8 +188,8 @@ def _train_fused(group: list[int], specs: Sequence[TrialSpec], context: SearchCo
     checkpoint, settings, others = store.checkpoint(group[0], "fused"), context.training_of(chosen[0]), OtherLoad()
     progress = fused.train_fused(recommenders, titles, context.data, settings, context.settings.seed, checkpoint)
     results = {
-        i: _trial(spec, one, context, others, count=len(chosen)) if one else None
-        for i, spec, one in zip(group, chosen, progress, strict=True)
+        i: _trial(spec, recommender, one, context, others, count=len(chosen)) if one else None
+        for i, spec, recommender, one in zip(group, chosen, recommenders, progress, strict=True)
     }
     losses = {i: trial.loss for i, trial in results.items() if trial}
     if losses:
@@ -196,13 +201,14 @@ def _train_fused(group: list[int], specs: Sequence[TrialSpec], context: SearchCo
 
 def _trial(
     spec: TrialSpec,
+    recommender: Recommender,
     progress: Progress,
     context: SearchContext,
     others: OtherLoad,
     count: int = 1,
     failed: str | None = None,
 ) -> Trial:
-    stopped = progress.stopped(context.training_of(spec))
+    stopped = "planned" if spec.epochs else progress.stopped(context.training_of(spec))
     return Trial(
         name=spec.name,
         validation_loss=None if failed else progress.best_loss,
@@ -211,7 +217,7 @@ def _trial(
         warm_start_epochs=progress.first_epoch,
         stopped="diverged" if failed or stopped is None else stopped,
         learning_rate=progress.learning_rate,
-        weights=context.weights_of(spec),
+        weights=context.weights_of(spec, recommender),
         seconds=progress.seconds,
         peak_memory_mib=peak_memory_mib(context.device),
         other_load=others.share(),

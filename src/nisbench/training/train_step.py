@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nisbench.data.instances import Instances
 from nisbench.embedding.table import SelectedTable
-from nisbench.models.recommender import Recommender
+from nisbench.models.recommender import TABLE, Recommender
 from nisbench.params.training import Training
 from nisbench.tasks.task import Task
 from nisbench.training.adam import Adam
@@ -58,23 +58,32 @@ class DenseStep:
     def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
         self.recommender, self.task = recommender, task
         learned = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
-        self.adam = Adam(learned, settings.l2)
+        own = {TABLE + name: rate for name, rate in recommender.embedding.own_rates.items()}
+        self.adam = Adam({name: p for name, p in learned.items() if name not in own}, settings.l2)
+        self.own = [(Adam({name: learned[name]}, rate.decay), rate.learning_rate) for name, rate in own.items()]
 
     def step(self, batch: Instances, learning_rate: float) -> Tensor:
-        self.adam.zero_grad()
+        for adam in self._all():
+            adam.zero_grad()
         loss = self.task.loss(self.recommender(batch), batch.labels)
         torch.autograd.backward(loss.sum())
         self.adam.step(learning_rate)
+        for adam, rate in self.own:
+            adam.step(rate)
         return loss.detach()
 
     def sync(self, batch: Instances | None = None) -> None:
         """All weights are always up to date."""
 
     def state(self) -> dict[str, Tensor]:
-        return self.adam.state()
+        return {name: tensor for adam in self._all() for name, tensor in adam.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.adam.load_state(state)
+        for adam in self._all():
+            adam.load_state(state)
+
+    def _all(self) -> list[Adam]:
+        return [self.adam, *(adam for adam, _ in self.own)]
 
 
 class LazyStep:

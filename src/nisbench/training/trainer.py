@@ -71,10 +71,10 @@ class Progress:
         """Whether the trial needs another epoch."""
         return self.stopped(settings) is None
 
-    def add(self, loss: float, settings: Training) -> bool:
-        """Add one more epoch's validation loss. Returns whether it is the lowest so far."""
+    def add(self, loss: float, settings: Training, keep_last: bool = False) -> bool:
+        """Add one more epoch's validation loss. Returns whether it is the lowest so far, or the last is to be kept anyway."""
         self.losses.append(loss)
-        if loss < self.best_loss:
+        if loss < self.best_loss or keep_last:
             self.best_epoch, self.best_loss = self.epoch, loss
             return True
         self.learning_rate *= settings.learning_rate_drop
@@ -90,13 +90,15 @@ def train(
     selection_optimizer: SelectionOptimizer | None = None,
     before: Progress | None = None,
     best_loss: float = math.inf,
+    keep_last: bool = False,
     checkpoint: Path | None = None,
     title: str = "trial",
 ) -> Progress:
     """Train until the validation loss has not fallen for ``patience`` epochs, and keep the best epoch's weights.
 
     `before` is the progress of an earlier phase that this one continues: its epochs count, its losses do not.
-    `best_loss` is the validation loss of the initial weights, which are the result if no epoch lowers it. With a
+    `best_loss` is the validation loss of the initial weights, which are the result if no epoch lowers it. With
+    `keep_last`, validation only watches: the last of ``max_epochs`` epochs is the result. With a
     `checkpoint` path, the state is saved there from time to time and loaded from there if it exists: the result is the
     same as without the interruption. Raises `DivergenceError` if a loss is not finite.
     """
@@ -129,7 +131,7 @@ def train(
         except DivergenceError as error:
             error.progress = progress
             raise
-        if progress.add(loss, settings):
+        if progress.add(loss, settings, keep_last):
             best = snapshot(recommender, best)
         heartbeat.log(
             "%s: epoch %d of at most %d: validation loss %.5f; best %.5f at epoch %d, stops %d later; %s",

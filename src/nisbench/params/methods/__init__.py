@@ -5,15 +5,23 @@ from typing import Annotated
 from pydantic import SerializeAsAny
 
 from nisbench.params.kinds import chosen_by_tag
-from nisbench.params.methods.base import Importance, Method, PaperName, Role
+from nisbench.params.methods.base import Budgeted, Importance, Method, PaperName, Rewind, Role
 from nisbench.params.methods.controls import NoEmbeddings, Oracle, UniformTuned
 from nisbench.params.methods.paper import (
-    DNIS, MDE, NIS, FullTable, GridSearch, MDEPair, MDEProjected, ProjectedSetting, RandomSearch,
+    DNIS,
+    MDE,
+    NIS,
+    FullTable,
+    GridSearch,
+    MDEPair,
+    MDEProjected,
+    ProjectedSetting,
+    RandomSearch,
 )  # fmt: skip
 
 AnyMethod = Annotated[SerializeAsAny[Method], chosen_by_tag(Method)]
 
 __all__ = [
-    "DNIS", "MDE", "NIS", "AnyMethod", "FullTable", "GridSearch", "Importance", "MDEPair", "MDEProjected", "Method",
-    "NoEmbeddings", "Oracle", "PaperName", "ProjectedSetting", "RandomSearch", "Role", "UniformTuned",
+    "DNIS", "MDE", "NIS", "AnyMethod", "Budgeted", "FullTable", "GridSearch", "Importance", "MDEPair", "MDEProjected", "Method",
+    "NoEmbeddings", "Oracle", "PaperName", "ProjectedSetting", "RandomSearch", "Rewind", "Role", "UniformTuned",
 ]  # fmt: skip

@@ -1,15 +1,20 @@
 """What all search methods have: how their results are pruned, and how they are shown."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from nisbench.params.base import UNHASHED, KeyPath, Kind, Problem, Settings, Title
+from nisbench.params.base import UNHASHED, KeyPath, Kind, Problem, Title
 from nisbench.params.models import Model
 
-Importance = Literal["effective", "raw", "random"]
-"""Pruning criterion: magnitude of weight x selection (Eq. 9), magnitude of the weight alone, or random."""
+Importance = Literal["effective", "raw", "random", "search"]
+"""Pruning criterion: magnitude of weight x selection (Eq. 9), magnitude of the weight alone, random, or as the search ranked
+the weights."""
+
+Rewind = Literal["pruned", "initial", "fresh"]
+"""Where training after pruning starts: at the pruned model; at the initial weights of the search, network included (Frankle and
+Carbin 2019, arXiv 1803.03635); or at newly drawn ones."""
 
 Role = Literal["method", "baseline", "reference", "control"]
 """A search method; a baseline, which searches by trying out; the tuned baseline that every result is held against; or a control,
@@ -30,8 +35,14 @@ class Method(Kind):
     """Pruning criterion: weights of the least importance go first."""
     rounds: Annotated[int, Field(ge=0), UNHASHED]
     """Number of pruning rounds, each followed by training; rates rise geometrically. 0 = prune once, without training."""
+    rewind: Annotated[Rewind | None, UNHASHED] = None
+    """Where each round's training starts. It must be set if there are rounds."""
 
     role: ClassVar[Role] = "method"
+    ranks_weights: ClassVar[bool] = False
+    """Whether the search ranks the weights for pruning (`importance: search`)."""
+    budgeted: ClassVar[bool] = False
+    """Whether each compression rate has a search of its own, which keeps within that budget. Its result is not pruned."""
     learns_selection: ClassVar[bool] = False
     """Whether the search trains its selection on validation instances, so that its validation loss is lower than its test loss."""
     needs_planted: ClassVar[bool] = False
@@ -56,6 +67,10 @@ class Method(Kind):
         """The model that it trains in the place of any other. Its result has no embeddings to prune."""
         return None
 
+    def at(self, _compression_rate: float) -> Self:
+        """The settings of the search that serves a compression rate. One search serves all rates unless it is `budgeted`."""
+        return self
+
     def tried(self) -> dict[KeyPath, Sequence[Any]]:
         """What it tries one by one, by key: a repeated value would be a wasted trial."""
         return {}
@@ -69,3 +84,26 @@ class Method(Kind):
         for key, most in self.columns().items():
             if most > base_dimension:
                 yield (key,), f"{most} exceeds training.base_dimension = {base_dimension}"
+        if self.rounds and not self.rewind:
+            yield ("rewind",), "must be set, because there are rounds of training: pruned, initial or fresh"
+        if self.rewind and not self.rounds:
+            yield ("rewind",), "needs rounds of at least 1: without rounds nothing is trained after pruning"
+        if self.importance == "search" and not self.ranks_weights:
+            yield ("importance",), "cannot be search: this method does not rank weights"
+
+
+class Budgeted(Method):
+    """Base of methods that are given a budget: each compression rate has a search of its own."""
+
+    budget: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the full table's weights that the result may have at most. A study's compression rates set it."""
+
+    budgeted: ClassVar[bool] = True
+
+    def at(self, compression_rate: float) -> Self:
+        return self.model_copy(update={"budget": 1 / compression_rate})
+
+    def problems(self, base_dimension: int) -> Iterator[Problem]:
+        yield from super().problems(base_dimension)
+        if self.rounds:
+            yield ("rounds",), "must be 0: each compression rate has a search of its own, and nothing is pruned"

@@ -57,9 +57,10 @@ class UniformTuned(Method):
         return {"dimensions": max(self.dimensions)}
 
     def problems(self, base_dimension: int) -> Iterator[Problem]:
-        yield from super().problems(base_dimension)
         if self.rounds:
             yield ("rounds",), "must be 0: retraining would not use the tuned L2 penalty"
+        else:
+            yield from super().problems(base_dimension)
 
     def small(self) -> Self:
         return self.model_copy(update={"dimensions": [4, 8], "l2": [0.0, 1e-4]})

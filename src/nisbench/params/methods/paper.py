@@ -137,6 +137,8 @@ class MDEProjected(Method):
                 yield ("settings", i, "base_dimension"), "must be a power of two, because power_of_two is true"
             if one.budget and one.budget > one.base_dimension:
                 yield ("settings", i, "budget"), f"exceeds the base dimension, {one.base_dimension}"
+        if self.rewind in {"initial", "fresh"}:
+            yield ("rewind",), "must be pruned: projections cannot be drawn again"
 
     def small(self) -> Self:
         return self.model_copy(update={"settings": self.settings[::11], "blocks_per_field": 2})
