@@ -17,6 +17,7 @@ Stream = Literal[
     "split",
     "candidates",
     "retraining",
+    "held_out",
 ]
 _NUMBERS = {name: number for number, name in enumerate(get_args(Stream))}  # a new one goes last
 

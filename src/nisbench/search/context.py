@@ -1,9 +1,10 @@
 """What all trials of a search have in common."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +53,16 @@ class SearchContext:
         memory.require(4 * len(self.features) * k, what, "training.base_dimension or blocks.count")
         specs: list[TrialSpec] = settings.method.module().propose(settings.method, self.features, k, seed)
         return specs
+
+    def data_for(self, spec: TrialSpec) -> Data:
+        """What a trial is trained and validated on."""
+        if not spec.held_out:
+            return self.data
+        n = len(self.data.validation)
+        order = torch.from_numpy(np.random.default_rng(derived(self.settings.seed, "held_out")).permutation(n))
+        chosen_on, learned_from = order.to(self.device).tensor_split([round(spec.held_out * n)])
+        validation = self.data.validation
+        return replace(self.data, validation=validation[chosen_on], held_in=validation[learned_from])
 
     def recommender(self, spec: TrialSpec) -> Recommender:
         """A new recommender, as the trial begins with it. Raises `NisbenchError` if its table cannot fit into memory."""

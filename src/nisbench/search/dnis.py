@@ -29,7 +29,12 @@ def propose(settings: DNIS, features: FeatureStats, k: int, seed: int) -> list[T
         block = torch.from_numpy(np.random.default_rng(seed).permutation(features.block))
     ones = torch.ones(len(features), k)
     warm_start, patience = settings.warm_start_epochs, settings.patience
-    return [TrialSpec("soft selection", ones, optimizer, warm_start_epochs=warm_start, block=block, patience=patience)]
+    return [
+        TrialSpec(
+            "soft selection", ones, optimizer, warm_start_epochs=warm_start, block=block, patience=patience,
+            held_out=settings.held_out, train_further=settings.train_further,
+        )
+    ]  # fmt: skip
 
 
 class AlphaOptimizer:

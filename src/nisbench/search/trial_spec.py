@@ -54,6 +54,10 @@ class TrialSpec:
     selection_optimizer: Callable[[Recommender, Task], SelectionOptimizer] | None = None
     warm_start_epochs: int = 0
     """Epochs of training, at most, before the selection is optimized."""
+    held_out: float = 0.0
+    """Share of the validation instances that the selection does not learn from, and the epoch is chosen on; 0 = all serve both."""
+    train_further: bool = False
+    """Train the weights further once the selection is found."""
     then: "Callable[[Tensor], TrialSpec] | None" = None
     """Given the selection (L, K) that this trial ends with, a trial from scratch. Only that one can be the result."""
     block: Tensor | None = None

@@ -5,6 +5,7 @@ where it stopped. A trial that diverges is recorded as failed, and the others co
 instances.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from nisbench.search.trial_spec import TrialSpec
 from nisbench.search.trial_store import TrialStore
 from nisbench.tensor_files import is_readable, save_tensors
 from nisbench.training import fused
-from nisbench.training.trainer import DivergenceError, Progress, train
+from nisbench.training.trainer import Data, DivergenceError, Progress, train
 
 
 def run(
@@ -151,19 +152,11 @@ def trials_to_fuse(
 
 def _train_alone(index: int, spec: TrialSpec, context: SearchContext, store: TrialStore) -> Trial:
     """Train under one selection, save its weights and then its result."""
-    recommender, settings, others = context.recommender(spec), context.training_of(spec), OtherLoad()
-    warm, main = (store.checkpoint(index, phase) for phase in ("warm-start", "checkpoint"))
-    data, seed, before = context.data, context.settings.seed, None
+    recommender, others = context.recommender(spec), OtherLoad()
+    checkpoints = {phase: store.checkpoint(index, phase) for phase in ("warm-start", "checkpoint", "further")}
+    data = context.data_for(spec)
     try:
-        if spec.warm_start_epochs and not is_readable(main):
-            few = settings.model_copy(update={"max_epochs": spec.warm_start_epochs})
-            before = train(recommender, data, few, seed, checkpoint=warm, title=f"{spec.name}, warm start")
-        optimizer = spec.selection_optimizer(recommender, data.task) if spec.selection_optimizer else None
-        progress = train(
-            recommender, data, settings, seed,
-            selection_optimizer=optimizer, before=before, keep_last=spec.epochs is not None, checkpoint=main,
-            title=spec.name,
-        )  # fmt: skip
+        progress = _train_in_phases(recommender, spec, data, context, checkpoints)
     except DivergenceError as error:
         trial = _trial(spec, recommender, error.progress, context, others, failed=str(error))
     else:
@@ -172,9 +165,37 @@ def _train_alone(index: int, spec: TrialSpec, context: SearchContext, store: Tri
         trial = _trial(spec, recommender, progress, context, others)
         store.save_weights(index, recommender)
     store.save_results({index: trial})
-    for checkpoint in (warm, main):
+    for checkpoint in checkpoints.values():
         checkpoint.unlink(missing_ok=True)
     return trial
+
+
+def _train_in_phases(
+    recommender: Recommender, spec: TrialSpec, data: Data, context: SearchContext, checkpoints: Mapping[str, Path]
+) -> Progress:
+    """A warm start, the training, and a training under the selection that was found; the first and last only if asked for."""
+    settings, seed, before = context.training_of(spec), context.settings.seed, None
+    warm, main, further = checkpoints.values()
+    resumed_further = spec.train_further and is_readable(further)
+    if spec.warm_start_epochs and not is_readable(main) and not resumed_further:
+        few = settings.model_copy(update={"max_epochs": spec.warm_start_epochs})
+        before = train(recommender, data, few, seed, checkpoint=warm, title=f"{spec.name}, warm start")
+    optimizer = spec.selection_optimizer(recommender, data.task) if spec.selection_optimizer else None
+    if not resumed_further:
+        before = train(
+            recommender, data, settings, seed,
+            selection_optimizer=optimizer, before=before, keep_last=spec.epochs is not None, checkpoint=main,
+            title=spec.name,
+        )  # fmt: skip
+    if not spec.train_further:
+        assert before is not None
+        return before
+    recommender.model.requires_grad_()  # a search may have frozen it
+    least = math.inf if before is None else before.best_loss
+    return train(
+        recommender, data, settings, seed,
+        before=before, best_loss=least, checkpoint=further, title=f"{spec.name}, trained further",
+    )  # fmt: skip
 
 
 def _train_fused(group: list[int], specs: Sequence[TrialSpec], context: SearchContext, store: TrialStore) -> None:

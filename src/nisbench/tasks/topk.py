@@ -66,14 +66,20 @@ class TopKRecommendation(Task):
     # --- ranking ----------------------------------------------------------------------------------------------
 
     def _among_candidates(self, recommender: Recommender, data: Instances) -> dict[str, float]:
-        assert len(data) == len(self.candidates)
-        users, positive = torch.split(self._pairs(data), 1, 1)
+        pairs = self._pairs(data)
+        users, positive = torch.split(pairs, 1, 1)
         # Scored in one go: equal embeddings must come to equal scores.
-        items = torch.cat([positive, self.candidates], 1)
+        items = torch.cat([positive, self.candidates[self._rows(pairs)]], 1)
         positive, others = self._scores(recommender, users.expand_as(items), items).tensor_split([1], 1)
         if not (positive.isfinite().all() and others.isfinite().all()):
             return dict.fromkeys(RANKED, float("nan"))
         return metrics(*_standing(positive, others))
+
+    def _rows(self, pairs: Tensor) -> Tensor:
+        """The rows of `candidates` for some of the positives to evaluate: (n, 2) -> (n,)."""
+        keys, of_all = (each[:, 0] * self.items.count + each[:, 1] for each in (pairs, self.evaluated))
+        order = of_all.argsort(stable=True)
+        return order[torch.searchsorted(of_all[order], keys)]
 
     def _among_all(self, recommender: Recommender, data: Instances) -> dict[str, float]:
         better, equal = [], []

@@ -44,6 +44,8 @@ class Data:
     training: Instances
     validation: Instances
     task: Task
+    held_in: Instances | None = None
+    """What a selection learns from, where that is not all of validation."""
 
 
 @dataclass
@@ -187,7 +189,8 @@ def run_epoch(
     training = data.task.examples("train", data.training, derived(seed, "training_examples", number))
     order = shuffled(len(training), len(training), (seed, number), "training_batches", device)
     if selection_optimizer:
-        validation = data.task.examples("validation", data.validation, derived(seed, "validation_examples", number))
+        learned_from = data.validation if data.held_in is None else data.held_in
+        validation = data.task.examples("validation", learned_from, derived(seed, "validation_examples", number))
         selection_order = shuffled(len(validation), len(training), (seed, number), "validation_batches", device)
     losses = []
     for start in range(0, len(training), size):

@@ -170,6 +170,10 @@ class DNIS(Method):
     """Replaces training.patience: how long the search goes on decides what pruning costs."""
     freeze_network: bool
     """Train embeddings and first-order weights only, once the search begins."""
+    held_out: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the validation instances that alpha does not learn from, on which the epoch is chosen; 0 = both use all of them."""
+    train_further: bool
+    """Once the search has ended, train the weights further under its alpha."""
 
     learns_selection: ClassVar[bool] = True
     colour: ClassVar[int | str | None] = 0

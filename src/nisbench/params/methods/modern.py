@@ -1,0 +1,77 @@
+"""Search and pruning methods since DNIS."""
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from nisbench.params.base import Problem
+from nisbench.params.methods.base import Budgeted, Method
+
+
+class PEP(Method):
+    """Thresholds that are learned together with the weights, which fall below them."""
+
+    kind: Literal["pep"]
+    threshold_per: Literal["weight", "feature", "dimension", "block", "table"]
+    """What has a threshold of its own."""
+    threshold_start: float
+    """Of s; the threshold is sigmoid(s)."""
+    threshold_learning_rate: PositiveFloat
+    """Of Adam, for the thresholds."""
+    threshold_decay: Annotated[float, Field(ge=0)]
+    """This times s is added to its gradient. As s is negative, that makes thresholds rise: with Adam, by about the learning rate a
+    step, whatever the decay is. 0 = only the loss moves them."""
+    l2: Annotated[float, Field(ge=0)]
+    """Replaces training.l2 while thresholds are learned."""
+    epochs: PositiveInt
+    """Of learning thresholds. Validation does not stop it."""
+    observe_every: PositiveInt
+    """Steps between two looks at which weights are above their thresholds, by which they are ranked."""
+
+    ranks_weights: ClassVar[bool] = True
+
+    def problems(self, base_dimension: int) -> Iterator[Problem]:
+        yield from super().problems(base_dimension)
+        if self.rewind == "pruned":
+            yield ("rewind",), "must be initial or fresh: what thresholds took away has no weight to go on from"
+
+    def small(self) -> Self:
+        return self.model_copy(update={"epochs": 2, "threshold_start": -3.0, "observe_every": 2})
+
+
+class SSEDS(Method):
+    """The most salient dimensions of the trained full table, by one pass over the data, trained anew."""
+
+    kind: Literal["sseds"]
+    saliency_on: Literal["train", "validation"]
+    """The split that saliencies are computed on."""
+    absolute: bool
+    """Add up absolute values of batches. Otherwise gradients may cancel out: on train they do."""
+    per_weight: bool
+    """Divide a dimension's saliency by the number of its weights."""
+
+    ranks_weights: ClassVar[bool] = True
+
+
+class Gradual(Budgeted):
+    """Magnitude pruning while training, on a rising schedule."""
+
+    kind: Literal["gradual"]
+    schedule: Literal["deeplight", "cubic"]
+    """How the pruned share approaches its target: exponentially, or by a cubic in `ramp_steps`."""
+    half_life_steps: PositiveInt
+    """deeplight: steps after which half of the target is pruned."""
+    ramp_steps: PositiveInt
+    """cubic: steps after which all of it is."""
+    every: PositiveInt
+    """Steps between two prunings."""
+    warm_start_epochs: Annotated[int, Field(ge=0)]
+    """Epochs before the first pruning."""
+    keep_mask: bool
+    """What is pruned has no gradient until the next pruning. Otherwise it is set to 0 and may grow again."""
+    patience: PositiveInt
+    """Replaces training.patience. Validation sees the final share throughout."""
+
+    def small(self) -> Self:
+        return self.model_copy(update={"warm_start_epochs": 1, "half_life_steps": 4, "ramp_steps": 8, "every": 2})
