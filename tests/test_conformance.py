@@ -1,5 +1,7 @@
 """Every model under every method of params/, on a small data set, put to the claims of `nisbench.conformance`."""
 
+from itertools import product
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -29,20 +31,27 @@ TRAINING = short_training(PARAMS.training)
 TASKS = {task.kind_name(): task.small() for task in PARAMS.tasks.values()}
 FIRST_OF_KIND = {entry.kind_name(): name for name, entry in reversed((PARAMS.methods | PARAMS.models).items())}
 VARIANTS = PARAMS.methods.keys() - FIRST_OF_KIND.values()
-"""Methods that are another of the same kind with other settings: a model of each task is enough."""
+"""Methods that are another of the same kind with other settings."""
+MODEL_OF = {"rating": "mf", "ctr": "deepfm", "topk": "neumf_topk"}
+"""The model on which all kinds of method are tried."""
+METHODS_OF_ALL = {"dnis", "grid_search", "network_pruning"}
+"""The methods that are tried with all models: trials of soft and hard selections, and pruning."""
 
 
 def cases():
-    """All; every kind of method is on MF, and every kind of model under DNIS, in those that are not slow."""
+    """Each kind of method on a model of each task, each variant on MF, and each model under a few methods.
+
+    Every kind of method on MF, and every kind of model under DNIS, are not slow.
+    """
     for model, settings in PARAMS.models.items():
-        for method, of_method in PARAMS.methods.items():
-            if of_method.own_model or (method in VARIANTS and model not in {"mf", "deepfm", "neumf_topk"}):
+        for method, task in product(PARAMS.methods, settings.tasks):
+            usual = model == MODEL_OF[task] and (method not in VARIANTS or task == "rating")
+            if PARAMS.methods[method].own_model or not (usual or method in METHODS_OF_ALL):
                 continue
-            for task in settings.tasks:
-                chosen = (model, task) == ("mf", "rating") and method not in VARIANTS
-                chosen |= method == "dnis" and model in FIRST_OF_KIND.values() and task == settings.tasks[-1]
-                marks = [] if chosen else [pytest.mark.slow]
-                yield pytest.param((task, model, method), id=f"{model}-{method}-{task}", marks=marks)
+            chosen = (model, task) == ("mf", "rating") and method not in VARIANTS
+            chosen |= method == "dnis" and model in FIRST_OF_KIND.values() and task == settings.tasks[-1]
+            marks = [] if chosen else [pytest.mark.slow]
+            yield pytest.param((task, model, method), id=f"{model}-{method}-{task}", marks=marks)
 
 
 def data_for(task):
