@@ -210,7 +210,9 @@ def validation_chose(case: Case) -> None:
 def kept_what_it_measured(case: Case) -> None:
     """The weights that are kept have the validation loss that was measured."""
     assert case.run.best
-    loss, recorded = case.validation_loss(case.found.to_recommender()), case.run.best.loss
+    chosen_on = case.context.data_for(case.context.specs()[0]).validation  # a method may hold some of it out
+    loss = case.context.data.task.validation_loss(case.found.to_recommender(), chosen_on)
+    recorded = case.run.best.loss
     check(
         math.isclose(loss, recorded, rel_tol=1e-5),
         f"the loss of the weights on disk is {loss}, the one recorded {recorded}",
