@@ -73,7 +73,7 @@ class SelectedTable(Table):
     weight: nn.Parameter
     block: Tensor
     selection: Tensor
-    row_parameters = ("weight",)
+    row_parameters: tuple[str, ...] = ("weight",)
 
     def __init__(self, block: Tensor, selection: Tensor, weight: Tensor, soft: bool = False) -> None:
         super().__init__()

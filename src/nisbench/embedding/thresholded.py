@@ -52,7 +52,7 @@ class ThresholdedTable(Table):
 
     def limits(self, features: Tensor | None = None) -> Tensor:
         """The thresholds sigmoid(s) of some features, or all, as they broadcast to their weights."""
-        s = self.threshold
+        s: Tensor = self.threshold
         if self.by_block:
             s = rows_of(s, self.block if features is None else self.block[features])
         elif len(s) > 1 and features is not None:

@@ -67,7 +67,9 @@ class SearchContext:
     def recommender(self, spec: TrialSpec) -> Recommender:
         """A new recommender, as the trial begins with it. Raises `NisbenchError` if its table cannot fit into memory."""
         copies = 4 if self.device.type == "cpu" else 1  # weights, their gradients and Adam's two moments
-        memory.require(4 * copies * self.weights_of(spec), f"the table of {spec.name!r}", "training.base_dimension")
+        memory.require(
+            4 * copies * self.selected_weights(spec), f"the table of {spec.name!r}", "training.base_dimension"
+        )
         return recommenders.build(
             self.settings.model,
             block=self._block(spec),
@@ -91,8 +93,10 @@ class SearchContext:
 
     def weights_of(self, spec: TrialSpec, recommender: Recommender) -> int:
         """The number of embedding weights that a trial's selection leaves, or that its table stores."""
-        if recommender.embedding.stored_weights is not None:
-            return recommender.embedding.stored_weights
+        stored = recommender.embedding.stored_weights
+        return self.selected_weights(spec) if stored is None else stored
+
+    def selected_weights(self, spec: TrialSpec) -> int:
         dimensions = spec.selection.ne(0).sum(1) * sum(self.settings.model.embedding_multiples)
         return int(dimensions[self._block(spec).long()].sum())
 

@@ -84,7 +84,7 @@ def share(settings: Gradual, step: int) -> float:
     target = 1 - settings.budget
     if settings.schedule == "cubic":
         return target * (1 - (1 - min(1.0, step / settings.ramp_steps)) ** 3)
-    return target * (1 - 0.5 ** (step / settings.half_life_steps))
+    return float(target * (1 - 0.5 ** (step / settings.half_life_steps)))
 
 
 def largest(weights: Tensor, share_kept: float) -> Tensor:

@@ -28,7 +28,7 @@ def propose(settings: SSEDS, features: FeatureStats, k: int, seed: int) -> list[
         if settings.per_weight:
             values = values / torch.as_tensor(features.sizes, device=values.device)[:, None]
         # From 1, because 0 would not exist; the same for all weights of a dimension of a block, which go or stay together.
-        _, ranks = values.unique(return_inverse=True)
+        _, ranks = torch.unique(values, return_inverse=True)
         table.importance = (ranks + 1).float()[table.block.long()]
 
     return [TrialSpec("full table", torch.ones(len(features), k), finish=finish)]
