@@ -12,14 +12,22 @@ from nisbench.embedding.table import Rate, SelectedTable
 from nisbench.embedding.thresholded import ThresholdedTable, soft_threshold
 from nisbench.params.methods import Gradual
 from nisbench.search import gradual, pep, sseds
-from nisbench.search.context import SearchContext
 from nisbench.search.trial_spec import TrialSpec
 from nisbench.search.trial_store import TrialStore
 from nisbench.search.trials import _train_alone
 from nisbench.tensor_files import load_tensors
 from nisbench.training.adam import Adam
 from nisbench.training.trainer import Data, train
-from tests.helpers.training import CPU, PARAMS, prune_settings, run_pruning, run_search, search_settings, tiny_data
+from tests.helpers.training import (
+    CPU,
+    PARAMS,
+    context_of,
+    prune_settings,
+    run_pruning,
+    run_search,
+    search_settings,
+    tiny_data,
+)
 
 
 @pytest.fixture
@@ -27,12 +35,12 @@ def data(planted, tmp_path):
     return tiny_data("rating", tmp_path, planted)
 
 
-def context_of(data, method="network_pruning", method_update=None, **training):
+def context_for(data, method="network_pruning", method_update=None, **training):
     few = {"base_dimension": 8, "max_epochs": 2, "learning_rate": 0.02} | training
     settings = search_settings("rating", "mf", method, **few)
     if method_update:
         settings = settings.model_copy(update={"method": settings.method.model_copy(update=method_update)})
-    return SearchContext.read(settings, data, data["features"], CPU)
+    return context_of(settings, data)
 
 
 def trained(context, tmp_path, spec=None):
@@ -75,15 +83,15 @@ def test_pep_s_clock_is_weight_decay(start, steps, end):
 
 def test_pep_with_thresholds_that_do_not_move_trains_like_the_full_table(data, tmp_path):
     update = {"threshold_start": -150.0, "threshold_decay": 0.0, "l2": 0.0, "epochs": 2}
-    _, plain = trained(context_of(data), tmp_path / "plain")
-    _, found = trained(context_of(data, "pep", update), tmp_path / "pep")
+    _, plain = trained(context_for(data), tmp_path / "plain")
+    _, found = trained(context_for(data, "pep", update), tmp_path / "pep")
     assert torch.equal(found["embedding.weight"], plain["embedding.weight"])
     assert torch.equal(found["first_order"], plain["first_order"])
 
 
 @pytest.mark.parametrize("per", ["weight", "feature", "dimension", "block", "table"])
 def test_pep_s_rows_are_those_of_its_whole_table(data, per):
-    context = context_of(data, "pep", {"threshold_per": per})
+    context = context_for(data, "pep", {"threshold_per": per})
     table = context.recommender(context.specs()[0]).embedding
     with torch.no_grad():
         table.threshold.uniform_(-4, 0)
@@ -168,14 +176,14 @@ def test_the_result_has_exactly_the_budget_and_its_largest_weights(data, tmp_pat
 
 
 def test_pruning_nothing_while_training_is_plain_training(data, tmp_path):
-    _, plain = trained(context_of(data), tmp_path / "plain")
-    _, found = trained(context_of(data, "deeplight", {"budget": 1.0}), tmp_path / "pruned")
+    _, plain = trained(context_for(data), tmp_path / "plain")
+    _, found = trained(context_for(data, "deeplight", {"budget": 1.0}), tmp_path / "pruned")
     assert torch.equal(found["embedding.weight"], plain["embedding.weight"])
 
 
 @pytest.mark.parametrize(("keep_mask", "back"), [(True, False), (False, True)])
 def test_only_without_a_mask_do_pruned_weights_grow_between_prunings(data, keep_mask, back):
-    context = context_of(data)
+    context = context_for(data)
     settings = schedule(keep_mask=keep_mask, half_life_steps=1, every=1000, budget=0.5)
     recommender = context.recommender(TrialSpec("", torch.ones(100, 8), lambda *_: None, block=torch.arange(100)))
     pruner = gradual.Pruner(settings)
@@ -193,7 +201,7 @@ def test_only_without_a_mask_do_pruned_weights_grow_between_prunings(data, keep_
 
 
 def test_saliency_is_the_gradient_by_a_factor_of_each_dimension_of_a_block(data):
-    context = context_of(data)
+    context = context_for(data)
     spec = TrialSpec("", torch.ones(4, 8), lambda *_: None)  # soft, so that there is a selection to differentiate by
     recommender = context.recommender(spec)
     found = sseds.saliency(recommender, context.data, "validation", seed=1, absolute=False)
@@ -204,7 +212,7 @@ def test_saliency_is_the_gradient_by_a_factor_of_each_dimension_of_a_block(data)
 
 
 def test_saliency_goes_through_a_split_once(data, monkeypatch):
-    context = context_of(data)
+    context = context_for(data)
     recommender, seen = context.recommender(context.specs()[0]), []
     monkeypatch.setattr(sseds, "BATCH", 100)
     forward = recommender.forward
@@ -237,7 +245,7 @@ def test_sseds_keeps_whole_dimensions_of_blocks_within_the_budget(data, tmp_path
 
 
 def test_what_is_held_out_chooses_the_epoch_and_teaches_the_selection_nothing(data):
-    context = context_of(data, "dnis_held_out")
+    context = context_for(data, "dnis_held_out")
     (spec,) = context.specs()
     parts = context.data_for(spec)
     n = len(context.data.validation)
@@ -259,8 +267,8 @@ def test_what_is_held_out_chooses_the_epoch_and_teaches_the_selection_nothing(da
 
 
 def test_training_further_leaves_alpha_as_the_search_ended(data, tmp_path):
-    first, searched = trained(context_of(data, "dnis_released"), tmp_path / "a")
-    second, further = trained(context_of(data, "autosrh_dense"), tmp_path / "b")
+    first, searched = trained(context_for(data, "dnis_released"), tmp_path / "a")
+    second, further = trained(context_for(data, "autosrh_dense"), tmp_path / "b")
     assert torch.equal(further["embedding.selection"], searched["embedding.selection"])
     assert not torch.equal(further["embedding.weight"], searched["embedding.weight"])
     assert second.losses[: len(first.losses)] == first.losses
@@ -271,8 +279,7 @@ def test_training_further_leaves_alpha_as_the_search_ended(data, tmp_path):
 def test_candidates_of_some_positives_are_those_of_all(planted, tmp_path):
     paths = tiny_data("topk", tmp_path, planted)
     settings = search_settings("topk", "mf", "dnis_held_out", base_dimension=4)
-    splits = {name: paths[name] for name in ("train", "validation")}
-    context = SearchContext.read(settings, splits, paths["features"], CPU)
+    context = context_of(settings, paths)
     task, whole = context.data.task, context.data.validation
     some = torch.randperm(len(whole), generator=torch.Generator().manual_seed(1))[:20]
     pairs = task._pairs(whole)

@@ -16,14 +16,13 @@ from nisbench.models import recommender as recommenders
 from nisbench.models.pruned import PrunedModel
 from nisbench.params.step_settings import PruneSettings
 from nisbench.search import pruning
-from nisbench.search.context import SearchContext
 from nisbench.search.trial_spec import TrialSpec
 from nisbench.tasks.rating import RatingPrediction
 from nisbench.tensor_files import load_tensors, save_tensors
 from nisbench.training.trainer import train
 from tests.helpers.training import (
-    CPU,
     PARAMS,
+    context_of,
     interrupted_after,
     prune_settings,
     recomputed_metrics,
@@ -189,7 +188,7 @@ def test_a_rewound_round_starts_at_the_initial_weights_without_those_that_were_p
         settings(compression_rate=8.0, rounds=3, rewind=rewind, training=training), trained, tmp_path / "p"
     )
     searched = search_settings("rating", "mf", "network_pruning", base_dimension=8)
-    initial = SearchContext.read(searched, data, data["features"], CPU).recommender(
+    initial = context_of(searched, data).recommender(
         TrialSpec("all", torch.ones(1, 8), block=torch.zeros(100, dtype=torch.int32))
     )
     masks = [start["embedding.selection"] for start in starts]

@@ -16,6 +16,7 @@ from nisbench.params.loading import load
 from nisbench.params.step_settings import PruneSettings, SearchSettings
 from nisbench.run_files import PruneRun, SearchRun, read_pruning, read_search
 from nisbench.search import pruning, trials
+from nisbench.search.context import SearchContext
 from nisbench.tasks import task as tasks
 from nisbench.tasks.ctr import ClickThroughRate
 from nisbench.tasks.rating import RatingPrediction
@@ -82,6 +83,11 @@ def prune_settings(settings: SearchSettings, rate: float) -> PruneSettings:
         rewind=settings.method.rewind if rounds else None, compression_rate=rate, seed=settings.seed, training=settings.training if rounds else None, deterministic=False,
         device="cpu",
     )  # fmt: skip
+
+
+def context_of(settings: SearchSettings, data: Paths) -> SearchContext:
+    splits = {name: data[name] for name in ("train", "validation")}
+    return SearchContext.read(settings, splits, data["features"], CPU)
 
 
 def run_search(settings: SearchSettings, data: Paths, folder: Path, device: torch.device = CPU) -> SearchRun:
