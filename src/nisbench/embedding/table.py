@@ -6,6 +6,7 @@ A *selection* is an (L, K) matrix over feature blocks: 1 = the dimension exists,
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,12 @@ from nisbench.embedding.batch import Embeddings
 
 @dataclass(frozen=True)
 class Rate:
-    """How a parameter is trained that does not follow the trial's learning rate and L2 penalty: by an Adam of its own."""
+    """How a parameter is trained that does not follow the trial's learning rate and L2 penalty: by an optimizer of its own."""
 
     learning_rate: float
     decay: float = 0.0
     """This times the parameter is added to its gradient."""
+    optimizer: Literal["adam", "sgd"] = "adam"
 
 
 class Table(nn.Module, ABC):
@@ -58,6 +60,10 @@ class Table(nn.Module, ABC):
     def rows(self, features: Tensor) -> Tensor:
         """The embeddings of distinct features: (n,) -> (n, width)."""
 
+    def penalty(self) -> Tensor | None:
+        """What training lowers besides the loss of its batches: (), or None if there is nothing."""
+        return None
+
     @abstractmethod
     def stored(self) -> "SelectedTable":
         """The selected table with the same embeddings, which is stored and pruned in the end."""
@@ -67,7 +73,8 @@ class SelectedTable(Table):
     """Embeddings e~_i = e_i * selection[block(i)] (paper, Eq. 4). A scalar field's row is multiplied by its value.
 
     `weight` (N, width) is learned. `block` (N,) int32 and `selection` (L, width) are not, by this module. `soft` says
-    that something else changes the selection during training.
+    that something else changes the selection during training. `widths` are those of the model's embeddings, which stand
+    side by side in the columns.
     """
 
     weight: nn.Parameter
@@ -75,8 +82,16 @@ class SelectedTable(Table):
     selection: Tensor
     row_parameters: tuple[str, ...] = ("weight",)
 
-    def __init__(self, block: Tensor, selection: Tensor, weight: Tensor, soft: bool = False) -> None:
+    def __init__(
+        self,
+        block: Tensor,
+        selection: Tensor,
+        weight: Tensor,
+        soft: bool = False,
+        widths: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
+        self.widths = widths or (weight.shape[1],)
         self.weight = nn.Parameter(weight)
         self.register_buffer("block", block.to(torch.int32))
         self.register_buffer("selection", selection)

@@ -113,10 +113,14 @@ class Recommender(nn.Module):
 
     @torch.no_grad()
     def predict(self, data: Instances) -> Tensor:
-        """Predictions (n,) for any number of instances, a batch at a time."""
+        """Predictions (n,) for any number of instances, a batch at a time, in the evaluation mode of torch's modules."""
         width = max(self.embedding.width, sum(self.widths))
         batch = max(1, PREDICTION_FLOATS // (data.ids.shape[1] * width))
-        return torch.cat([self(data[start : start + batch]) for start in range(0, len(data), batch)])
+        was_training = self.training
+        self.eval()
+        predictions = torch.cat([self(data[start : start + batch]) for start in range(0, len(data), batch)])
+        self.train(was_training)
+        return predictions
 
 
 def first_order(weights: Tensor | None, ids: Tensor, values: Tensor | None) -> Tensor | None:
@@ -171,7 +175,7 @@ def build(
         columns.append(used.tolist())
     widths = tuple(one.shape[1] for one in selections)
     weight = torch.cat(weights, 1) if len(weights) > 1 else weights[0]
-    drawn = SelectedTable(block, torch.cat(selections, 1), weight, soft)
+    drawn = SelectedTable(block, torch.cat(selections, 1), weight, soft, widths)
     projection = None
     if projected:
         widths = tuple(projected * multiple for multiple in settings.embedding_multiples)

@@ -6,6 +6,7 @@ instances.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -161,7 +162,9 @@ def _train_alone(index: int, spec: TrialSpec, context: SearchContext, store: Tri
         trial = _trial(spec, recommender, error.progress, context, others, failed=str(error))
     else:
         if spec.finish:
+            started = time.perf_counter()
             spec.finish(recommender, data)
+            progress.seconds += time.perf_counter() - started
         trial = _trial(spec, recommender, progress, context, others)
         store.save_weights(index, recommender)
     store.save_results({index: trial})

@@ -1,4 +1,4 @@
-"""torch's Adam on named parameters."""
+"""torch's Adam, and plain gradient descent, on named parameters."""
 
 from collections.abc import Mapping
 
@@ -56,3 +56,27 @@ class Adam:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
+
+
+class SGD:
+    """Gradient descent without momentum, used like `Adam`. It has no state."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], l2: float = 0.0) -> None:
+        self.parameters, self.l2 = dict(parameters), l2
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """The next step, for the parameters that have a gradient."""
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad + self.l2 * parameter, alpha=learning_rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """There is nothing to load."""

@@ -10,7 +10,7 @@ from nisbench.embedding.table import SelectedTable
 from nisbench.models.recommender import TABLE, Recommender
 from nisbench.params.training import Training
 from nisbench.tasks.task import Task
-from nisbench.training.adam import Adam
+from nisbench.training.adam import SGD, Adam
 from nisbench.training.lazy_adam import LazyAdam
 
 LARGE = 1 << 22
@@ -60,30 +60,34 @@ class DenseStep:
         learned = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
         own = {TABLE + name: rate for name, rate in recommender.embedding.own_rates.items()}
         self.adam = Adam({name: p for name, p in learned.items() if name not in own}, settings.l2)
-        self.own = [(Adam({name: learned[name]}, rate.decay), rate.learning_rate) for name, rate in own.items()]
+        kinds = {"adam": Adam, "sgd": SGD}
+        self.own = [
+            (kinds[rate.optimizer]({name: learned[name]}, rate.decay), rate.learning_rate) for name, rate in own.items()
+        ]
 
     def step(self, batch: Instances, learning_rate: float) -> Tensor:
-        for adam in self._all():
-            adam.zero_grad()
+        for optimizer in self._all():
+            optimizer.zero_grad()
         loss = self.task.loss(self.recommender(batch), batch.labels)
-        torch.autograd.backward(loss.sum())
+        penalty = self.recommender.embedding.penalty()
+        torch.autograd.backward(loss.sum() if penalty is None else loss.sum() + penalty)
         self.adam.step(learning_rate)
-        for adam, rate in self.own:
-            adam.step(rate)
+        for optimizer, rate in self.own:
+            optimizer.step(rate)
         return loss.detach()
 
     def sync(self, batch: Instances | None = None) -> None:
         """All weights are always up to date."""
 
     def state(self) -> dict[str, Tensor]:
-        return {name: tensor for adam in self._all() for name, tensor in adam.state().items()}
+        return {name: tensor for optimizer in self._all() for name, tensor in optimizer.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        for adam in self._all():
-            adam.load_state(state)
+        for optimizer in self._all():
+            optimizer.load_state(state)
 
-    def _all(self) -> list[Adam]:
-        return [self.adam, *(adam for adam, _ in self.own)]
+    def _all(self) -> list[Adam | SGD]:
+        return [self.adam, *(optimizer for optimizer, _ in self.own)]
 
 
 class LazyStep:
