@@ -1,11 +1,11 @@
 """Search and pruning methods since DNIS."""
 
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from nisbench.params.base import Problem
+from nisbench.params.base import KeyPath, Problem
 from nisbench.params.methods.base import Budgeted, Method
 
 
@@ -75,3 +75,46 @@ class Gradual(Budgeted):
 
     def small(self) -> Self:
         return self.model_copy(update={"warm_start_epochs": 1, "half_life_steps": 4, "ramp_steps": 8, "every": 2})
+
+
+class AutoDim(Method):
+    """A dimension for each field among candidates, by a mixture that becomes a choice; then training anew, with projections."""
+
+    kind: Literal["autodim"]
+    per: Literal["field", "block"]
+    """What gets a dimension of its own; the data set's blocks are an extension of the paper's method."""
+    candidates: Annotated[list[PositiveInt], Field(min_length=1)]
+    """Dimensions to choose from. All are projected to the largest."""
+    temperature_step: PositiveFloat
+    """By so much the Gumbel softmax's temperature falls from 1 at each step of the weights."""
+    temperature_floor: PositiveFloat
+    """It falls no lower."""
+    every: PositiveInt
+    """Steps of the weights between two of the candidates' weights."""
+    learning_rate: PositiveFloat
+    """Of Adam, for the logits of the candidates' weights."""
+    batch_norm: bool
+    """Normalise the projected candidates over the batch, without a learned scale of each, so that their magnitudes compare."""
+    learned_scale: bool
+    """Multiply the normalised mixture by one learned number for all, which starts at the initial weights' standard deviation."""
+    warm_start_epochs: Annotated[int, Field(ge=0)]
+    """Epochs, at most, in which all candidates weigh the same."""
+    epochs: PositiveInt
+    """Of learning the candidates' weights after it. Validation does not stop it."""
+
+    learns_selection: ClassVar[bool] = True
+
+    def tried(self) -> dict[KeyPath, Sequence[Any]]:
+        return {("candidates",): self.candidates}
+
+    def columns(self) -> dict[str, int]:
+        return {"candidates": max(self.candidates)}
+
+    def problems(self, base_dimension: int) -> Iterator[Problem]:
+        yield from super().problems(base_dimension)
+        if self.rewind in {"initial", "fresh"}:
+            yield ("rewind",), "must be pruned: projections cannot be drawn again"
+
+    def small(self) -> Self:
+        few = {"candidates": [2, 4], "warm_start_epochs": 1, "epochs": 2, "temperature_step": 0.05, "every": 2}
+        return self.model_copy(update=few)
