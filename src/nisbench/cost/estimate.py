@@ -286,8 +286,7 @@ def groups_of(search: SearchContext, specs: list[TrialSpec]) -> Iterator[list[Tr
         taken.update(group)
         yield [specs[i] for i in group]
         if spec.then:
-            follower = spec.then(spec.selection)  # what it will be is not known yet: it counts as a plain trial as wide
-            yield [follower if follower.is_fixed else TrialSpec(follower.name, spec.selection)]
+            yield [spec.then(spec.selection)]
 
 
 def _with(settings: SearchSettings, **changed: Any) -> SearchSettings:

@@ -7,7 +7,7 @@ from pydantic import SerializeAsAny
 from nisbench.params.kinds import chosen_by_tag
 from nisbench.params.methods.base import Budgeted, Importance, Method, PaperName, Rewind, Role
 from nisbench.params.methods.controls import NoEmbeddings, Oracle, UniformTuned
-from nisbench.params.methods.modern import PEP, SSEDS, AutoDim, Gradual
+from nisbench.params.methods.modern import PEP, SSEDS, AutoDim, Gradual, OptEmbed
 from nisbench.params.methods.paper import (
     DNIS,
     MDE,
@@ -24,5 +24,5 @@ AnyMethod = Annotated[SerializeAsAny[Method], chosen_by_tag(Method)]
 
 __all__ = [
     "DNIS", "MDE", "NIS", "PEP", "SSEDS", "AnyMethod", "AutoDim", "Budgeted", "FullTable", "Gradual", "GridSearch", "Importance", "MDEPair", "MDEProjected", "Method",
-    "NoEmbeddings", "Oracle", "PaperName", "ProjectedSetting", "RandomSearch", "Rewind", "Role", "UniformTuned",
+    "NoEmbeddings", "OptEmbed", "Oracle", "PaperName", "ProjectedSetting", "RandomSearch", "Rewind", "Role", "UniformTuned",
 ]  # fmt: skip

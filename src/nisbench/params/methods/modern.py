@@ -118,3 +118,42 @@ class AutoDim(Method):
     def small(self) -> Self:
         few = {"candidates": [2, 4], "warm_start_epochs": 1, "epochs": 2, "temperature_step": 0.05, "every": 2}
         return self.model_copy(update=few)
+
+
+class OptEmbed(Budgeted):
+    """Row thresholds and a supernet under random dimensions, evolution of dimensions within a budget, then training anew."""
+
+    kind: Literal["optembed"]
+    per: Literal["field", "block"]
+    """What has a threshold and a dimension of its own; the data set's blocks are an extension of the paper's method."""
+    threshold_start: float
+    """A row whose L1 norm is not above its threshold is left out."""
+    threshold_learning_rate: PositiveFloat
+    """Of plain gradient descent, for the thresholds."""
+    threshold_penalty: Annotated[float, Field(ge=0)]
+    """This times the sum of exp(-threshold) is added to the loss: it makes thresholds rise."""
+    law: Literal["uniform", "capped", "exponential"]
+    """Of the supernet's random dimensions: uniform from 1 to K; uniform with the budget as its mean, where that is below a half; or
+    falling exponentially, with that mean."""
+    l2: Annotated[float, Field(ge=0)]
+    """Replaces training.l2 while the supernet is trained: it makes rows that are seldom seen fall below their thresholds."""
+    population: Annotated[int, Field(ge=2)]
+    """Candidates of a generation."""
+    keep: PositiveInt
+    """The best of a generation that are part of the next. All others are children, by mutation and by crossover in turn."""
+    parents: PositiveInt
+    """The best of a generation, from which children come."""
+    generations: Annotated[int, Field(ge=0)]
+    """After the first, which is random. Each child that is new costs a pass over the validation instances."""
+    mutation: Annotated[float, Field(ge=0, le=1)]
+    """The probability that a mutation replaces a unit's dimension; one of them it always replaces."""
+
+    learns_selection: ClassVar[bool] = True
+
+    def problems(self, base_dimension: int) -> Iterator[Problem]:
+        yield from super().problems(base_dimension)
+        if self.keep >= self.population:
+            yield ("keep",), f"{self.keep} must be below population = {self.population}: there would be no children"
+
+    def small(self) -> Self:
+        return self.model_copy(update={"population": 4, "keep": 1, "parents": 2, "generations": 2})
