@@ -29,6 +29,9 @@ from nisbench.training.trainer import Data, Heartbeat
 Candidate = tuple[int, ...]
 """The dimension of each unit."""
 
+ROUNDING = 1e-6
+"""A compression rate's inverse is rarely exact: 60 weights at 3 / 60 are to be 3."""
+
 
 def propose(settings: OptEmbed, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
     """A trial of the supernet, at whose end evolution chooses, and after it one of what it chose."""
@@ -42,7 +45,7 @@ def propose(settings: OptEmbed, features: FeatureStats, k: int, seed: int) -> li
         return SupernetTable(drawn, unit, of_dimensions, generator, start=start, rate=rate, penalty=penalty)
 
     def finish(recommender: Recommender, data: Data) -> None:
-        choose(recommender, data, settings, of_dimensions, settings.budget * n * k, seed)
+        choose(recommender, data, settings, of_dimensions, settings.budget * n * k + ROUNDING, seed)
 
     def chosen(selection: Tensor) -> TrialSpec:
         rows, share = int(selection.any(1).sum()), float(selection.sum()) / (n * k)
@@ -192,7 +195,7 @@ def crossed(first: Candidate, second: Candidate, generator: np.random.Generator)
 def within(candidate: Candidate, sizes: np.ndarray, budget: float, generator: np.random.Generator) -> Candidate:
     """The candidate, scaled down to the budget in weights if it exceeds it. `sizes` (U,) are the rows of each unit.
 
-    Where even one dimension for each unit is too much, units chosen at random get none.
+    Where even one dimension for each unit is too much, units chosen at random get one as long as there is room.
     """
     dimensions = np.array(candidate)
     if dimensions @ sizes <= budget:
@@ -206,9 +209,11 @@ def within(candidate: Candidate, sizes: np.ndarray, budget: float, generator: np
     for _ in range(20):
         middle = (low + high) / 2
         low, high = (middle, high) if scaled(middle) @ sizes <= budget else (low, middle)
-    found = scaled(low)
+    found, left = scaled(low), budget
     for number in generator.permutation(len(found)):
-        if found @ sizes <= budget:
-            break
-        found[number] = 0
+        cost = found[number] * sizes[number]
+        if cost > left:
+            found[number] = 0
+        else:
+            left -= cost
     return tuple(found.tolist())
