@@ -1,6 +1,7 @@
 """Tables that mix candidate dimensions by learned weights (AutoDim, Zhao et al. 2021, arXiv 2006.14827)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -82,46 +83,51 @@ class CandidateTable(Table):
         return ((self.logits + self.noise) / self.temperature).softmax(1)
 
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Embeddings:
-        """As in `Table`. Numbers multiply the vectors before these are projected: a batch has one vector of a scalar field."""
-        if values is not None:  # each occurrence is normalised by itself
-            flat = ids.flatten()
-            vectors = rows_of(self.weight, flat) * values.flatten()[:, None]
-            mixed = self._mixed(vectors, self.unit[flat], torch.ones_like(vectors[:, 0]))
-            return Embeddings(torch.arange(len(flat), device=ids.device).view(ids.shape), None, mixed)
+        """As in `Table`. Values multiply the vectors before these are normalised: a scalar field has a single vector."""
         if self.features <= ids.numel():
-            counts = torch.bincount(ids.flatten(), minlength=self.features).float()
-            return Embeddings(ids, None, self._mixed(self.weight, self.unit, counts))
-        rows, at, occurrences = torch.unique(ids, return_inverse=True, return_counts=True)
-        mixed = self._mixed(rows_of(self.weight, rows), self.unit[rows], occurrences.float())
-        return Embeddings(at, None, mixed)
+            vectors, unit, at = self.weight, self.unit, ids
+        else:
+            rows, at = torch.unique(ids, return_inverse=True)
+            vectors, unit = rows_of(self.weight, rows), self.unit[rows]
+        linear, shift = self._mixed(vectors, unit, Occurrences.of(at, values, len(vectors)))
+        if shift is None:
+            return Embeddings(at, values, linear)
+        if values is None:
+            return Embeddings(at, None, linear - rows_of(shift, unit))
+        each = rows_of(linear, at) * values[..., None] - rows_of(shift, self.unit[ids])
+        return Embeddings(torch.arange(ids.numel(), device=ids.device).view(ids.shape), None, each.flatten(0, 1))
 
     def rows(self, features: Tensor) -> Tensor:
-        vectors = rows_of(self.weight, features)
-        return self._mixed(vectors, self.unit[features], torch.ones_like(vectors[:, 0]))
+        unit = self.unit[features]
+        once = Occurrences.of(torch.arange(len(features), device=features.device), None, len(features))
+        linear, shift = self._mixed(rows_of(self.weight, features), unit, once)
+        return linear if shift is None else linear - rows_of(shift, unit)
 
-    def _mixed(self, vectors: Tensor, unit: Tensor, counts: Tensor) -> Tensor:
-        """The embeddings of vectors (n, width) in these units (n,), each of which occurs so often in the batch (n,)."""
+    def _mixed(self, vectors: Tensor, unit: Tensor, occurrences: "Occurrences") -> tuple[Tensor, Tensor | None]:
+        """What vectors (n, width) of these units (n,) contribute to their embeddings (n, width), and what is subtracted (U, width).
+
+        A mixture of linear functions is a linear function, and so is one of normalised ones, up to a shift.
+        """
         order = unit.argsort(stable=True)
         sizes = torch.bincount(unit, minlength=len(self.logits)).tolist()
-        vectors, counts, p, parts = rows_of(vectors, order), counts[order, None], self.shares(), []
+        vectors, p = rows_of(vectors, order), self.shares()
+        linear, shifts = [], []
         for part, own in enumerate(vectors.split(list(self.widths), 1)):
             identity = torch.eye(own.shape[1], device=own.device).expand(len(p), 1, -1, -1)
             matrices = torch.cat([self.projections[part] * getattr(self, f"exists{part}"), identity], 1)
-            # A mixture of linear functions is a linear function, and so are normalised ones up to a shift.
-            factors, shift = p[:, :, None].expand(*p.shape, own.shape[1]), None
+            factors = p[:, :, None].expand(*p.shape, own.shape[1])
+            if self.scale is not None:
+                factors = factors * self.scale
             if self.batch_norm:
-                mean, variance = self._moments(part, own, matrices, counts, sizes)
+                mean, variance = self._moments(part, own, matrices, occurrences.sorted(order), sizes)
                 factors = factors / (variance.clamp(min=0) + EPSILON).sqrt()
-                shift = (factors * mean).sum(1)
+                shifts.append((factors * mean).sum(1))
             mixing = (matrices * factors[:, :, None]).sum(1)
-            mixed = ProductByField.apply(own, mixing, sizes)  # type: ignore[no-untyped-call]
-            if shift is not None:
-                mixed = mixed - shift.repeat_interleave(torch.tensor(sizes, device=own.device), 0)
-            parts.append(mixed if self.scale is None else mixed * self.scale)
-        return rows_of(torch.cat(parts, 1), order.argsort())
+            linear.append(ProductByField.apply(own, mixing, sizes))  # type: ignore[no-untyped-call]
+        return rows_of(torch.cat(linear, 1), order.argsort()), torch.cat(shifts, 1) if shifts else None
 
     def _moments(
-        self, part: int, vectors: Tensor, matrices: Tensor, counts: Tensor, sizes: list[int]
+        self, part: int, vectors: Tensor, matrices: Tensor, occurrences: "Occurrences", sizes: list[int]
     ) -> tuple[Tensor, Tensor]:
         """Mean and variance of each unit's projected candidates, column by column: both (U, C, width).
 
@@ -130,16 +136,24 @@ class CandidateTable(Table):
         running = getattr(self, f"mean{part}"), getattr(self, f"variance{part}")
         if not self.training:
             return running
-        ones, number = torch.ones_like(counts), torch.tensor(sizes, device=counts.device)
-        totals = OuterByField.apply(counts, ones, sizes)  # type: ignore[no-untyped-call]
-        inverse = 1 / totals.clamp(min=1)
-        center = OuterByField.apply(counts, vectors, sizes) * inverse  # type: ignore[no-untyped-call]
-        centered = vectors - center[:, 0].repeat_interleave(number, 0)
-        covariance = OuterByField.apply(centered * counts, centered, sizes) * inverse  # type: ignore[no-untyped-call]
+
+        def summed(left: Tensor, right: Tensor) -> Tensor:
+            total: Tensor = OuterByField.apply(left, right, sizes)  # type: ignore[no-untyped-call]
+            return total
+
+        counts = occurrences.counts[:, None]
+        total = summed(counts, torch.ones_like(counts))
+        inverse = 1 / total.clamp(min=1)
+        averages = vectors if occurrences.means is None else vectors * occurrences.means[:, None]
+        center = summed(counts, averages) * inverse
+        centered = averages - center[:, 0].repeat_interleave(torch.tensor(sizes, device=counts.device), 0)
+        covariance = summed(centered * counts, centered) * inverse
+        if occurrences.spreads is not None:
+            covariance = covariance + summed(vectors * occurrences.spreads[:, None], vectors) * inverse
         mean = (center[:, :, None] @ matrices)[:, :, 0]
         variance = (matrices * (covariance[:, None] @ matrices)).sum(2)
         with torch.no_grad():
-            seen = MOMENTUM * (totals > 0)
+            seen = MOMENTUM * (total > 0)
             for kept, now in zip(running, (mean, variance), strict=True):
                 kept.add_(seen * (now - kept))
         return mean, variance
@@ -153,3 +167,29 @@ class CandidateTable(Table):
         ]
         selection = (torch.cat(columns) < dimensions[:, None]).float()
         return SelectedTable(self.unit, selection, self.weight.detach())
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """How often vectors occur in a batch, and with which values: all are (n,)."""
+
+    counts: Tensor
+    means: Tensor | None
+    """Of a vector's values; None = all are 1."""
+    spreads: Tensor | None
+    """The sums of their squared differences from the mean."""
+
+    @classmethod
+    def of(cls, at: Tensor, values: Tensor | None, n: int) -> "Occurrences":
+        """`at` has the indices of vectors, below `n`, and `values` their values: both are (B, M)."""
+        flat = at.flatten().long()
+        counts = torch.bincount(flat, minlength=n).float()
+        if values is None:
+            return cls(counts, None, None)
+        zero, of_each = torch.zeros_like(counts), values.flatten()
+        means = zero.index_add(0, flat, of_each) / counts.clamp(min=1)
+        return cls(counts, means, zero.index_add(0, flat, (of_each - means[flat]).square()))
+
+    def sorted(self, order: Tensor) -> "Occurrences":
+        """Of the vectors in this order."""
+        return Occurrences(*(None if each is None else each[order] for each in (self.counts, self.means, self.spreads)))
