@@ -84,9 +84,9 @@ class CandidateTable(Table):
 
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Embeddings:
         """As in `Table`. Values multiply the vectors before these are normalised: a scalar field has a single vector."""
-        if self.features <= ids.numel():
-            vectors, unit, at = self.weight, self.unit, ids
-        else:
+        vectors: Tensor = self.weight
+        unit, at = self.unit, ids
+        if len(vectors) > ids.numel():
             rows, at = torch.unique(ids, return_inverse=True)
             vectors, unit = rows_of(self.weight, rows), self.unit[rows]
         linear, shift = self._mixed(vectors, unit, Occurrences.of(at, values, len(vectors)))
@@ -112,7 +112,7 @@ class CandidateTable(Table):
         sizes = torch.bincount(unit, minlength=len(self.logits)).tolist()
         vectors, p = rows_of(vectors, order), self.shares()
         linear, shifts = [], []
-        for part, own in enumerate(vectors.split(list(self.widths), 1)):
+        for part, own in enumerate(torch.split(vectors, list(self.widths), 1)):
             identity = torch.eye(own.shape[1], device=own.device).expand(len(p), 1, -1, -1)
             matrices = torch.cat([self.projections[part] * getattr(self, f"exists{part}"), identity], 1)
             factors = p[:, :, None].expand(*p.shape, own.shape[1])
@@ -192,4 +192,5 @@ class Occurrences:
 
     def sorted(self, order: Tensor) -> "Occurrences":
         """Of the vectors in this order."""
-        return Occurrences(*(None if each is None else each[order] for each in (self.counts, self.means, self.spreads)))
+        means, spreads = (None if each is None else each[order] for each in (self.means, self.spreads))
+        return Occurrences(self.counts[order], means, spreads)

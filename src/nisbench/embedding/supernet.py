@@ -24,6 +24,8 @@ class SupernetTable(Table):
     """(N,) int32: the unit of each feature."""
     dimensions: Tensor
     """(U,) int64."""
+    base_column: Tensor
+    """(width,) the dimension, from 0, that each column belongs to."""
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class SupernetTable(Table):
         scales = None
         if self.training and self.cumulative is not None:
             scales = self.prefixes(self.drawn(tuple(ids.shape)))
-        if self.features <= ids.numel():  # cheaper to mask each row of the table once than each occurrence of it
+        if len(self.weight) <= ids.numel():  # cheaper to mask each row of the table once than each occurrence of it
             return Embeddings(ids, values, self._masked(None, scales is None), scales)
         rows = self._masked(ids.flatten(), scales is None)
         return Embeddings(torch.arange(len(rows), device=ids.device).view(ids.shape), values, rows, scales)

@@ -23,7 +23,6 @@ from nisbench.models.recommender import Recommender
 from nisbench.params.methods import OptEmbed
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
 from nisbench.seeds import derived
-from nisbench.training.selection_optimizer import SelectionOptimizer
 from nisbench.training.trainer import Data, Heartbeat
 
 Candidate = tuple[int, ...]
@@ -89,14 +88,20 @@ def law(settings: OptEmbed, k: int) -> Tensor:
     return powers(high)
 
 
-class Draws(SelectionOptimizer):
+class Draws:
     """Learns nothing: its state is that of the generator by which the table draws dimensions."""
 
     def __init__(self, table: SupernetTable) -> None:
         self.generator = table.generator
 
-    def step(self, *_: object) -> None:
+    def begin_epoch(self, *_: object) -> None:
         """The table draws by itself."""
+
+    def step(self, *_: object) -> None:
+        """Here, too."""
+
+    def finalize(self, *_: object) -> None:
+        """In evaluation mode, it does not draw."""
 
     def state(self) -> dict[str, Tensor]:
         return {"generator": self.generator.get_state()}

@@ -60,9 +60,9 @@ class DenseStep:
         learned = {name: p for name, p in recommender.named_parameters() if p.requires_grad}
         own = {TABLE + name: rate for name, rate in recommender.embedding.own_rates.items()}
         self.adam = Adam({name: p for name, p in learned.items() if name not in own}, settings.l2)
-        kinds = {"adam": Adam, "sgd": SGD}
-        self.own = [
-            (kinds[rate.optimizer]({name: learned[name]}, rate.decay), rate.learning_rate) for name, rate in own.items()
+        self.own: list[tuple[Adam | SGD, float]] = [
+            ((Adam if rate.optimizer == "adam" else SGD)({name: learned[name]}, rate.decay), rate.learning_rate)
+            for name, rate in own.items()
         ]
 
     def step(self, batch: Instances, learning_rate: float) -> Tensor:
