@@ -1,6 +1,7 @@
 """Invariants of OptEmbed: its surrogate gradient, its random dimensions, its thresholds, and an evolution within a budget."""
 
 import math
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -296,7 +297,7 @@ def test_rows_below_thresholds_stay_away(data, tmp_path):
     assert f"{100 - int(gone.sum())} of 100 rows" in run.trials[1].name
 
 
-def test_evolution_measures_on_validation_and_counts_as_search_time(data, tmp_path, monkeypatch):
+def test_evolution_measures_candidates_on_all_of_validation(data, tmp_path, monkeypatch):
     context, seen = context_of(data), []
     validate = RatingPrediction.validation_loss
 
@@ -314,6 +315,19 @@ def test_evolution_measures_on_validation_and_counts_as_search_time(data, tmp_pa
     assert trial.losses[trial.best_epoch - 1] == trial.loss
     chosen = tuple(int(stored["embedding.selection"][row].sum()) for row in (0, 99))
     assert chosen in {dimensions for _, dimensions in candidates}
+
+
+def test_evolution_counts_as_time_of_the_search(data, tmp_path, monkeypatch):
+    clock, evolve = [0.0], optembed.evolve
+
+    def slow(*arguments):
+        clock[0] += 1000
+        return evolve(*arguments)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(optembed, "evolve", slow)
+    trial, _ = trained(context_of(data), tmp_path)
+    assert trial.seconds == 1000
 
 
 @pytest.mark.parametrize("after", [1, 2, 5, 8])
