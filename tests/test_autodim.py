@@ -9,10 +9,10 @@ from nisbench.embedding.candidates import CandidateTable
 from nisbench.embedding.table import SelectedTable
 from nisbench.models.pruned import PrunedModel
 from nisbench.search import autodim
-from nisbench.search.context import SearchContext
 from nisbench.tensor_files import load_tensors
 from nisbench.training.train_step import DenseStep
-from tests.helpers.training import CPU, PARAMS, run_search, search_settings, tiny_data
+from tests.helpers import training
+from tests.helpers.training import PARAMS, run_search, search_settings, tiny_data
 
 CANDIDATES = [2, 4, 8]
 
@@ -26,7 +26,7 @@ def context_of(data, task="rating", model="mf", **update):
     settings = search_settings(task, model, "autodim", base_dimension=8, learning_rate=0.02)
     method = settings.method.model_copy(update={"candidates": CANDIDATES} | update)
     settings = settings.model_copy(update={"method": method})
-    return SearchContext.read(settings, data, data["features"], CPU)
+    return training.context_of(settings, data)
 
 
 def searched(context):
@@ -154,9 +154,8 @@ def test_alpha_learns_every_few_steps_and_noise_is_new_at_each(data):
 def test_a_single_candidate_without_normalisation_is_the_plain_table(data):
     context = context_of(data, candidates=[8], batch_norm=False, learned_scale=False)
     mixture, _ = searched(context)
-    plain = SearchContext.read(
-        context.settings.model_copy(update={"method": PARAMS.methods["full_table"]}), data, data["features"], CPU
-    )
+    settings = context.settings.model_copy(update={"method": PARAMS.methods["full_table"]})
+    plain = training.context_of(settings, data)
     batch = context.data.training[:200]
     recommender = plain.recommender(plain.specs()[0])
     torch.testing.assert_close(mixture(batch), recommender(batch))

@@ -12,12 +12,12 @@ from nisbench.data.instances import Instances
 from nisbench.embedding.supernet import KeepAbove, SupernetTable, surrogate
 from nisbench.embedding.table import Rate, SelectedTable
 from nisbench.search import optembed
-from nisbench.search.context import SearchContext
 from nisbench.search.trial_store import TrialStore
 from nisbench.search.trials import _train_alone
 from nisbench.tasks.rating import RatingPrediction
 from nisbench.tensor_files import load_tensors
 from nisbench.training.train_step import DenseStep
+from tests.helpers import training
 from tests.helpers.training import (
     CPU,
     PARAMS,
@@ -41,7 +41,7 @@ def data(planted, tmp_path):
 def context_of(data, method="optembed", **update):
     settings = search_settings("rating", "mf", method, base_dimension=8, learning_rate=0.02)
     settings = settings.model_copy(update={"method": settings.method.model_copy(update=update)})
-    return SearchContext.read(settings, data, data["features"], CPU)
+    return training.context_of(settings, data)
 
 
 def supernet(weight, unit, law=UNIFORM, start=0.0, rate=0.1, penalty=0.0, widths=None):
@@ -279,7 +279,7 @@ def test_the_result_is_within_the_budget_and_trained_anew(data, tmp_path, method
     selection = tensors["embedding.selection"]
     assert 0 < run.weights == int(selection.sum()) <= 800 // rate
     assert (selection.diff(dim=1) <= 0).all()  # prefixes
-    features = SearchContext.read(settings, data, data["features"], CPU).features
+    features = training.context_of(settings, data).features
     unit = features.field if method == "optembed" else features.block
     for one in np.unique(unit):
         sizes = set(selection.sum(1)[torch.tensor(unit == one)].tolist())
