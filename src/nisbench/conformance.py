@@ -48,6 +48,8 @@ from nisbench.tensor_files import load_tensors
 CPU = torch.device("cpu")
 RATES = (1.0, 4.0)
 """Compression rates that results are pruned at."""
+SEARCHED_AT = 2.0
+"""The compression rate that searches within a budget are for. Small data sets allow little more."""
 
 
 SettingsClaim = Callable[[type[Kind]], None]
@@ -87,9 +89,9 @@ class Case:
     training: Training
 
     def search(self, seed: int = 1, root: Path | None = None) -> Step:
-        """The search; where each rate has one of its own, that of the highest of `RATES`."""
+        """The search; where each rate has one of its own, that of `SEARCHED_AT`."""
         block = block_step(self.dataset, self.task, root or self.root)
-        return search_step(block, self.task, self.model, self.method.at(RATES[-1]), self.training, seed)
+        return search_step(block, self.task, self.model, self.method.at(SEARCHED_AT), self.training, seed)
 
     @cached_property
     def settings(self) -> SearchSettings:
@@ -276,7 +278,7 @@ def prunes(case: Case) -> None:
         check(run.nonzeros == counted, f"run.json counts {run.nonzeros} weights at CR {rate:g}, not {counted}")
         if case.method.budgeted:
             columns = case.training.base_dimension * sum(case.model.embedding_multiples)
-            most = int(len(case.context.features.block) * columns / RATES[-1])
+            most = int(len(case.context.features.block) * columns / SEARCHED_AT)
             check(run.nonzeros <= most, f"{run.nonzeros} weights are left, but the budget is {most}")
             check(weights == whole, f"pruning took {whole - weights} weights of a result that is within its budget")
         else:

@@ -6,6 +6,7 @@ from typing import Any
 
 from nisbench.commands.cells import described
 from nisbench.commands.output import print_json, table
+from nisbench.errors import NisbenchError
 from nisbench.files import write_json
 from nisbench.records import done
 from nisbench.report.outputs import is_current
@@ -110,12 +111,16 @@ def _about(study: StudyPlan) -> dict[str, Any]:
 
     searches = {cell.search.id: cell for cell in study.cells}
     steps = study.steps.values()
+    try:
+        trials = sum(trials_of(cell.settings) for cell in searches.values())
+    except NisbenchError:  # a method's optional package is not installed
+        trials = None
     return {
         "study": study.name,
         "title": study.study.title,
         "datasets": list(dict.fromkeys(cell.dataset for cell in study.cells)),
         "searches": len(searches),
-        "trials": sum(trials_of(cell.settings) for cell in searches.values()),
+        "trials": trials,
         "prunings": len({cell.prune.id for cell in study.cells}),
         "steps": len(steps),
         "done": sum(map(done, steps)),
