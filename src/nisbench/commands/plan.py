@@ -87,7 +87,7 @@ def _steps(study: StudyPlan) -> list[dict[str, Any]]:
 
 def studies(plan: Plan, json: bool) -> None:
     """Print one entry per study."""
-    found = [_about(study) for study in plan.studies.values()]
+    found = [about(study) for study in plan.studies.values()]
     if json:
         print_json(found)
         return
@@ -106,7 +106,8 @@ def studies(plan: Plan, json: bool) -> None:
     )
 
 
-def _about(study: StudyPlan) -> dict[str, Any]:
+def about(study: StudyPlan) -> dict[str, Any]:
+    """What `nisbench studies` says of a study."""
     from nisbench.cost.estimate import trials_of  # noqa: PLC0415 - imports torch
 
     searches = {cell.search.id: cell for cell in study.cells}
