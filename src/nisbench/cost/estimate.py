@@ -144,7 +144,7 @@ def prunings_of(plan: StudyPlan, cell: Cell) -> list[PruneSettings]:
 def trials_of(settings: SearchSettings) -> int:
     """How many trials a search trains, on whichever data."""
     context = steps.search_in(shapes.of_ratings(60, 40, 1000), settings, torch.device("cpu"), steps=0)
-    return sum(len(group) for group in groups_of(context))
+    return sum(len(group) for group in groups_of(context, context.specs()))
 
 
 # --- which steps to time --------------------------------------------------------------------------------------
@@ -240,18 +240,17 @@ class Trials:
     @classmethod
     def of(cls, shape: Shape, settings: SearchSettings, device: torch.device, rounds: bool = False) -> "Trials":
         context = steps.search_in(shape, settings, device, steps=0)
-        specs = expanded(context.specs())
-        groups = groups_of(context)
-        plain = [group for group in groups if len(group) == 1 and is_plain(specs[group[0]])]
+        specs = context.specs()
+        groups = groups_of(context, specs)
+        plain = [group for group in groups if len(group) == 1 and is_plain(group[0])]
         others = [group for group in groups if group not in plain]
-        parts = [plain_part(context, shape, specs[group[0]]) for group in plain]
+        parts = [plain_part(context, shape, group[0]) for group in plain]
         parts += [own_part(context, shape, specs, group) for group in _sampled(others)]
         full = TrialSpec("", torch.ones(len(context.features), settings.training.base_dimension))
         retrained = plain_part(context, shape, full) if rounds else None
-        method = settings.method
         # Other tables than the selected one are stored as dense ones.
-        within = isinstance(method, Budgeted) and all(spec.table is None for spec in specs)
-        return cls(sum(map(len, groups)), tuple(parts), retrained, method.budget if within else 1.0)
+        left = settings.method.budget if isinstance(settings.method, Budgeted) and specs[0].table is None else 1.0
+        return cls(sum(map(len, groups)), tuple(parts), retrained, left)
 
     @property
     def timings(self) -> Iterator[Timing]:
@@ -279,20 +278,20 @@ def plain_part(context: SearchContext, shape: Shape, spec: TrialSpec) -> Part:
     return Part(1, tuple(Timing(shape, _with(settings, base_dimension=w), (w,)) for w in anchors), shares)
 
 
-def own_part(context: SearchContext, shape: Shape, specs: Sequence[TrialSpec], group: list[int]) -> Part:
+def own_part(context: SearchContext, shape: Shape, specs: Sequence[TrialSpec], group: list[TrialSpec]) -> Part:
     """A trial of the method's own kind, or several that are trained at once. What its `finish` takes is not known."""
-    index, spec = group[0], specs[group[0]]
-    settings = _with(context.settings, l2=context.training_of(spec).l2)
+    settings = _with(context.settings, l2=context.training_of(group[0]).l2)
     if len(group) > 1:
-        widths = tuple(sorted(columns_of(specs[i].selection) for i in group))
+        widths = tuple(sorted(columns_of(spec.selection) for spec in group))
         return Part(len(group), (Timing(shape, settings, widths),), (1.0,))
     k, method = settings.training.base_dimension, settings.method
+    index = next(i for i, spec in enumerate(specs) if spec is group[0])
     anchors, shares = interpolated(k)
     # What a budget leaves at one width is not in proportion to what it leaves at another, or is nothing.
     if method.budgeted or any(True for width in anchors for _ in method.problems(width)):
         anchors, shares = (k,), (1.0,)
     timings = tuple(Timing(shape, _with(settings, base_dimension=w), None, index) for w in anchors)
-    return Part(1, timings, shares, spec.epochs)
+    return Part(1, timings, shares, group[0].epochs)
 
 
 def interpolated(width: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -318,15 +317,15 @@ def _following(spec: TrialSpec) -> list[TrialSpec]:
     return [*(spec.next(0.0) if spec.next else []), *([spec.then(spec.selection)] if spec.then else [])]
 
 
-def groups_of(search: SearchContext) -> list[list[int]]:
-    """The indices in `expanded` of what a search trains at once, group by group: nothing waits for what is not known yet."""
-    known, found = search.specs(), list[list[int]]()
-    taken: set[int] = set()
-    for index, spec in enumerate(known):  # which grows
-        if index not in taken and duplicate_of(index, known) is None:
-            found.append(trials_to_fuse(index, known, search))
-            taken.update(found[-1])
-        known += _following(spec)
+def groups_of(search: SearchContext, specs: list[TrialSpec]) -> list[list[TrialSpec]]:
+    """The specs that a search trains at once, group by group. `specs` grows by those that come of others, as in the search."""
+    found, taken = list[list[TrialSpec]](), set[int]()
+    for index, spec in enumerate(specs):
+        if index not in taken and duplicate_of(index, specs) is None:
+            group = trials_to_fuse(index, specs, search)
+            taken.update(group)
+            found.append([specs[i] for i in group])
+        specs += _following(spec)
     return found
 
 

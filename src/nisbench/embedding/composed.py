@@ -122,7 +122,7 @@ class LowRankTable(ComposedTable):
         std = drawn.weight.detach().std(0)
         self.left, self.right = nn.ParameterList(), nn.ParameterList()
         self.right_of: dict[int, int] = {}
-        for field, (own, rank) in enumerate(zip(drawn.weight.detach().split(list(sizes)), ranks, strict=True)):
+        for field, (own, rank) in enumerate(zip(torch.split(drawn.weight.detach(), list(sizes)), ranks, strict=True)):
             if rank == self.width:
                 self.left.append(nn.Parameter(own.clone()))
                 continue

@@ -29,33 +29,32 @@ def fitted(weights: ArrayLike, sizes: ArrayLike, low: ArrayLike, high: ArrayLike
     from the first on: none could be raised further. All arguments are (n,) or numbers. Raises `NisbenchError` if `low` is too
     much.
     """
-    weights, sizes, low, high = (np.atleast_1d(np.asarray(each)) for each in (weights, sizes, low, high))
-    weights, sizes, low, high = np.broadcast_arrays(weights, sizes, low, high)
-    if int(low @ sizes) > limit:
-        raise NisbenchError(f"the budget of {limit:,} weights is below the least size, {int(low @ sizes):,}")
-    weights = np.maximum(weights / max(weights.max(), LEAST_WEIGHT), LEAST_WEIGHT)
+    proportions, size, least, most = np.broadcast_arrays(np.atleast_1d(weights), sizes, low, high)
+    if int(least @ size) > limit:
+        raise NisbenchError(f"the budget of {limit:,} weights is below the least size, {int(least @ size):,}")
+    proportions = np.maximum(proportions / max(proportions.max(), LEAST_WEIGHT), LEAST_WEIGHT)
 
     def at(factor: float) -> np.ndarray:
-        whole: np.ndarray = np.floor(factor * weights).clip(low, high).astype(np.int64)
+        whole: np.ndarray = np.floor(factor * proportions).clip(least, most).astype(np.int64)
         return whole
 
-    below, above = 0.0, 2 * float(high.max()) / LEAST_WEIGHT
+    below, above = 0.0, 2 * float(most.max()) / LEAST_WEIGHT
     for _ in range(110):
         middle = (below + above) / 2
-        if int(at(middle) @ sizes) <= limit:
+        if int(at(middle) @ size) <= limit:
             below = middle
         else:
             above = middle
     found = at(below)
-    left = limit - int(found @ sizes)
+    left = limit - int(found @ size)
     while True:
-        room = np.flatnonzero((found < high) & (sizes <= left))
+        room = np.flatnonzero((found < most) & (size <= left))
         if not len(room):
             return found
         for i in room:
-            if sizes[i] <= left:
+            if size[i] <= left:
                 found[i] += 1
-                left -= int(sizes[i])
+                left -= int(size[i])
 
 
 def finest(costs: np.ndarray, limit: int) -> np.ndarray:

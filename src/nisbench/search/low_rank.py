@@ -33,4 +33,5 @@ def ranks(sizes: np.ndarray, width: int, limit: int) -> list[int]:
     factored, whole = np.outer(by_level, sizes + width), sizes * width
     levels = finest(np.minimum(factored, whole), limit)
     smaller = factored[levels, np.arange(len(sizes))] < whole
-    return np.where(smaller, by_level[levels], width).tolist()
+    found: list[int] = np.where(smaller, by_level[levels], width).tolist()
+    return found
