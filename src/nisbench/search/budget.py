@@ -82,13 +82,13 @@ def numbered(features: FeatureStats, order: str, seed: int) -> np.ndarray:
         by_field = np.lexsort((-features.frequency, features.field))
     else:
         by_field = np.lexsort((np.random.default_rng(seed).random(len(features.field)), features.field))
-    first = np.concatenate([[0], np.cumsum(field_sizes(features))[:-1]])
+    first = np.concatenate([[0], np.cumsum(sizes_of_fields(features))[:-1]])
     numbers = np.empty(len(by_field), dtype=np.int64)
     numbers[by_field] = np.arange(len(by_field)) - first[features.field[by_field]]
     return numbers
 
 
-def field_sizes(features: FeatureStats) -> np.ndarray:
+def sizes_of_fields(features: FeatureStats) -> np.ndarray:
     """(M,) features of each field."""
     return np.bincount(features.field)
 

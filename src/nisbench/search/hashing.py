@@ -10,7 +10,7 @@ import torch
 from nisbench.embedding.composed import HashedTable
 from nisbench.embedding.table import SelectedTable
 from nisbench.params.methods import Hashing
-from nisbench.search.budget import allowed, field_sizes, fitted, numbered, tuned
+from nisbench.search.budget import allowed, fitted, numbered, sizes_of_fields, tuned
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
 
 
@@ -25,7 +25,7 @@ def propose(settings: Hashing, features: FeatureStats, k: int, seed: int) -> lis
 
 def rows(settings: Hashing, features: FeatureStats, seed: int) -> np.ndarray:
     """(N,) the row of each feature. Every field has at least one, and its share of those that the budget allows."""
-    sizes = field_sizes(features)
+    sizes = sizes_of_fields(features)
     counts = fitted(sizes, 1, 1, sizes, allowed(settings.budget, int(sizes.sum())))
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     found: np.ndarray = first[features.field] + numbered(features, settings.order, seed) % counts[features.field]

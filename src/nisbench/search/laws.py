@@ -12,7 +12,7 @@ from scipy.special import ndtri
 
 from nisbench.params.methods import Laws
 from nisbench.params.methods.baselines import Law
-from nisbench.search.budget import allowed, field_sizes, fitted, numbered
+from nisbench.search.budget import allowed, fitted, numbered, sizes_of_fields
 from nisbench.search.trial_spec import FeatureStats, TrialSpec, prefix_selection
 
 LAWS: Mapping[Law, Callable[[np.ndarray, float], np.ndarray]] = {
@@ -30,7 +30,7 @@ def propose(settings: Laws, features: FeatureStats, k: int, seed: int) -> list[T
     specs = []
     for number in range(settings.trials):
         law, steepest = sorted(settings.laws.items())[number % len(settings.laws)]
-        shares = generator.dirichlet(np.ones(len(field_sizes(features))))
+        shares = generator.dirichlet(np.ones(len(sizes_of_fields(features))))
         slope = generator.uniform(0, steepest)
         found = dimensions(settings, features, k, LAWS[law], slope, shares)
         sizes, block = np.unique(found, return_inverse=True)
@@ -49,7 +49,7 @@ def dimensions(
     shares: np.ndarray,
 ) -> np.ndarray:
     """(N,) dimensions that use up the budget; `shares` (M,) are the fields'. A field that is full leaves the rest to the others."""
-    sizes, low = field_sizes(features), settings.min_dimension
+    sizes, low = sizes_of_fields(features), settings.min_dimension
     budgets = fitted(shares, 1, low * sizes, k * sizes, allowed(settings.budget, k * int(sizes.sum())))
     rank = numbered(features, "frequency", 0)
     found = np.empty(len(rank), dtype=np.int64)

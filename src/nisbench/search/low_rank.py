@@ -9,7 +9,7 @@ import torch
 from nisbench.embedding.composed import LowRankTable
 from nisbench.embedding.table import SelectedTable
 from nisbench.params.methods import LowRank
-from nisbench.search.budget import allowed, field_sizes, finest, tuned
+from nisbench.search.budget import allowed, finest, sizes_of_fields, tuned
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
 
 
@@ -17,7 +17,7 @@ def propose(settings: LowRank, features: FeatureStats, k: int, seed: int) -> lis
     """One trial per pair of a penalty and a learning rate."""
 
     def table(drawn: SelectedTable) -> LowRankTable:
-        sizes = field_sizes(features)
+        sizes = sizes_of_fields(features)
         found = ranks(sizes, drawn.width, allowed(settings.budget, int(sizes.sum()) * drawn.width))
         return LowRankTable(drawn, sizes.tolist(), found, torch.Generator().manual_seed(seed))
 

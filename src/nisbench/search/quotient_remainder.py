@@ -9,7 +9,7 @@ import torch
 from nisbench.embedding.composed import QuotientRemainderTable
 from nisbench.embedding.table import SelectedTable
 from nisbench.params.methods import QuotientRemainder
-from nisbench.search.budget import allowed, field_sizes, finest, numbered, tuned
+from nisbench.search.budget import allowed, finest, numbered, sizes_of_fields, tuned
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
 
 
@@ -26,7 +26,7 @@ def propose(settings: QuotientRemainder, features: FeatureStats, k: int, seed: i
 
 def rows_of_features(settings: QuotientRemainder, features: FeatureStats, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(N,) rows of quotients and (N,) of remainders; -1 where a field has a row for each feature, because that is smaller."""
-    sizes = field_sizes(features)
+    sizes = sizes_of_fields(features)
     divisor = divisors(sizes, allowed(settings.budget, int(sizes.sum())))
     quotients, remainders = -(-sizes // divisor), np.where(divisor > 1, divisor, 0)
     first = [np.concatenate([[0], np.cumsum(counts)[:-1]])[features.field] for counts in (quotients, remainders)]
