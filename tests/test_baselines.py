@@ -14,12 +14,12 @@ from nisbench.errors import NisbenchError
 from nisbench.params.loading import load
 from nisbench.search import hashing, laws, low_rank, quotient_remainder, tpe
 from nisbench.search.budget import allowed, fitted, numbered
-from nisbench.search.context import SearchContext
 from nisbench.search.trial_spec import FeatureStats
 from nisbench.search.trial_store import TrialStore
 from nisbench.search.trials import _train_alone
 from nisbench.serving.folder import export
 from nisbench.tensor_files import load_tensors
+from tests.helpers import training as helpers
 from tests.helpers.paths import ROOT
 from tests.helpers.training import CPU, PARAMS, prune_settings, run_pruning, run_search, search_settings, tiny_data
 
@@ -39,7 +39,7 @@ def settings_of(method, rate=1.0, **training):
 
 
 def context_of(data, method, rate=1.0, **training):
-    return SearchContext.read(settings_of(method, rate, **training), data, data["features"], CPU)
+    return helpers.context_of(settings_of(method, rate, **training), data)
 
 
 def skewed(sizes=(60, 40), blocks=5, seed=0):
