@@ -1,5 +1,6 @@
 """Every model under every method of params/, on a small data set, put to the claims of `nisbench.conformance`."""
 
+from importlib.util import find_spec
 from itertools import product
 
 import numpy as np
@@ -30,6 +31,7 @@ PARAMS = load(ROOT, overlays=[]).params
 TRAINING = short_training(PARAMS.training)
 TASKS = {task.kind_name(): task.small() for task in PARAMS.tasks.values()}
 FIRST_OF_KIND = {entry.kind_name(): name for name, entry in reversed((PARAMS.methods | PARAMS.models).items())}
+OPTUNA = find_spec("optuna") is not None
 VARIANTS = PARAMS.methods.keys() - FIRST_OF_KIND.values()
 """Methods that are another of the same kind with other settings."""
 MODEL_OF = {"rating": "mf", "ctr": "deepfm", "topk": "neumf_topk"}
@@ -51,6 +53,7 @@ def cases():
             chosen = (model, task) == ("mf", "rating") and method not in VARIANTS
             chosen |= method == "dnis" and model in FIRST_OF_KIND.values() and task == settings.tasks[-1]
             marks = [] if chosen else [pytest.mark.slow]
+            marks += [pytest.mark.skipif(not OPTUNA, reason="nisbench[tpe] is not installed")] * (method == "tpe")
             yield pytest.param((task, model, method), id=f"{model}-{method}-{task}", marks=marks)
 
 

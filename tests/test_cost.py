@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from nisbench.commands import plan as studies
 from nisbench.cost import estimate, remaining, shapes, steps
 from nisbench.cost.estimate import Part, Timing, Trials, interpolated
 from nisbench.cost.steps import Cost
-from nisbench.studies import plan
-from tests.helpers.paths import SMALL
+from nisbench.params.loading import load
+from nisbench.steps import prune_step
+from nisbench.studies import plan, plan_study
+from tests.helpers.paths import ROOT, SMALL
+from tests.helpers.training import search_settings
 
 CPU = torch.device("cpu")
 
@@ -172,3 +177,57 @@ def test_peak_memory_is_the_process_s_own():
     small, held = peak(""), peak("held = b'x' * (100 << 20); ")
     del held_here
     assert held - small == pytest.approx(100, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [
+        ("uniform", 2), ("laws", 3), ("tpe", 3), ("hashing", 2), ("quotient_remainder", 2), ("low_rank", 2), ("pep", 1),
+        ("sseds", 1), ("deeplight", 1), ("lottery_ticket", 1), ("autosrh_dense", 1), ("nis_se", 2), ("grid_search", 3),
+    ],
+)  # fmt: skip
+def test_trials_of_every_kind_are_counted_and_timed(method, count):
+    if method == "tpe":
+        pytest.importorskip("optuna")
+    settings = search_settings("rating", "mf", method)
+    settings = settings.model_copy(update={"method": settings.method.at(2)})
+    assert estimate.trials_of(settings) == count
+    trials = Trials.of(shapes.of_ratings(60, 40, 1000), settings, CPU, rounds=settings.method.rounds > 0)
+    assert trials.count == count
+    assert (trials.retrained is not None) == (method in {"pep", "sseds", "lottery_ticket"})
+    assert [part.epochs for part in trials.parts] == [2 if method == "pep" else None] * len(trials.parts)
+    assert trials.share_left == (0.5 if method in {"uniform", "laws", "tpe"} else 1)
+    cost = list(trials.timings)[-1].cost(CPU)
+    assert cost.step > 0
+
+
+def test_epochs_that_a_method_fixes_and_rounds_are_counted_as_they_are(small, monkeypatch, tmp_path):
+    """No others than these: a search of 8 epochs and 5 rounds of the usual 20 (assumed) at two rates, of which one is 1."""
+    monkeypatch.chdir(tmp_path)
+    study = plan(SMALL, small).study("demo")
+    cell = next(cell for cell in study.cells if cell.method == "network_pruning")
+    rounds = study.method_of(cell).model_copy(update={"rounds": 5, "rewind": "initial"})
+    pruned = [
+        replace(cell, compression_rate=rate, prune=prune_step(cell.search, rounds, rate)) for rate in (1.0, 4.0, 4.0)
+    ]
+    study = replace(study, cells=tuple(pruned))
+    shape = estimate.shape_of(study, cell)
+    timing = Timing(shape, cell.settings, (4,))
+    part = Part(1, (timing,), (1.0,), epochs=8)
+    trials = Trials(1, (part,), replace(part, epochs=None))
+    training = cell.settings.training
+    batches = -(-shape.instances // training.batch_size)
+    epochs = estimate.Epochs(study, lambda _step: False)
+    found = estimate.of_search(study, cell, shape, trials, {timing.key: Cost(1.0, 0.0, 0.0)}, epochs, CPU)
+    usual = min(training.max_epochs, estimate.ASSUMED_EPOCHS)
+    assert found.seconds == batches * (8 + 5 * usual)
+    assert (found.epochs, found.assumed) == (8, False)
+
+
+def test_studies_are_listed_without_a_method_s_optional_package(monkeypatch, tmp_path):
+    overlay = tmp_path / "over.yaml"
+    overlay.write_text("studies: {demo: {grids: {rating: {methods: {tpe: [2]}}}}}")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    listed = studies.about(plan_study("demo", load(ROOT, [overlay])))
+    assert listed["trials"] is None
+    assert listed["searches"] > 0

@@ -103,7 +103,11 @@ def test_a_plug_in_s_kind_is_validated_planned_and_hashed(plugged, overlay):
         ("share: 0.5", "share: 0", "over.yaml:2: methods.half.share: must be greater than 0, not 0"),
         ("share: 0.5", "shar: 0.5, share: 0.5", "over.yaml:2: methods.half.shar: unknown key; did you mean 'share'?"),
         ("kind: half", "kind: hal", "over.yaml:2: methods.half.kind: there is no kind 'hal'; did you mean 'half'?"),
-        ("kind: half", "kind: zz", "methods.half.kind: there is no kind 'zz'; there is: dnis, full, grid, half, mde"),
+        (
+            "kind: half",
+            "kind: zz",
+            "methods.half.kind: there is no kind 'zz'; there is: dnis, full, gradual, grid, half, hashing",
+        ),
     ],
 )
 def test_a_plug_in_s_kind_has_the_same_errors_as_any_other(plugged, overlay, old, new, says):

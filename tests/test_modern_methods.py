@@ -162,7 +162,7 @@ def test_the_schedules_rise_from_nothing_to_the_target():
     assert [gradual.share(cubic, step) for step in (0, 50, 100, 1000)] == [0, pytest.approx(0.4375), 0.5, 0.5]
 
 
-@pytest.mark.parametrize("method", ["deeplight", "deeplight_masked", "gradual_pruning"])
+@pytest.mark.parametrize("method", ["deeplight", "deeplight_masked", "gradual"])
 def test_the_result_has_exactly_the_budget_and_its_largest_weights(data, tmp_path, method):
     settings = search_settings("rating", "mf", method, base_dimension=8, learning_rate=0.02)
     settings = settings.model_copy(update={"method": settings.method.at(5)})

@@ -48,6 +48,8 @@ from nisbench.tensor_files import load_tensors
 CPU = torch.device("cpu")
 RATES = (1.0, 4.0)
 """Compression rates that results are pruned at."""
+SEARCHED_AT = 2.0
+"""The compression rate that searches within a budget are for. Small data sets allow little more."""
 
 
 SettingsClaim = Callable[[type[Kind]], None]
@@ -87,8 +89,9 @@ class Case:
     training: Training
 
     def search(self, seed: int = 1, root: Path | None = None) -> Step:
+        """The search; where each rate has one of its own, that of `SEARCHED_AT`."""
         block = block_step(self.dataset, self.task, root or self.root)
-        return search_step(block, self.task, self.model, self.method, self.training, seed)
+        return search_step(block, self.task, self.model, self.method.at(SEARCHED_AT), self.training, seed)
 
     @cached_property
     def settings(self) -> SearchSettings:
@@ -270,10 +273,17 @@ def prunes(case: Case) -> None:
     whole = int(np.count_nonzero(case.found.embeddings))
     for rate, (step, run) in _pruned(case):
         scheme = DimensionScheme.load(step.path("scheme"))
-        weights = int(np.count_nonzero(scheme.to_dense()))
-        check(run.nonzeros == weights, f"run.json counts {run.nonzeros} weights at CR {rate:g}, the scheme {weights}")
-        most = min(int(case.run.weights / rate), whole)
-        check(weights == most, f"{weights} weights are left at CR {rate:g}, not {most}")
+        weights, stored = int(np.count_nonzero(scheme.to_dense())), case.found.stored_weights
+        counted = weights if stored is None else stored
+        check(run.nonzeros == counted, f"run.json counts {run.nonzeros} weights at CR {rate:g}, not {counted}")
+        if case.method.budgeted:
+            columns = case.training.base_dimension * sum(case.model.embedding_multiples)
+            most = int(len(case.context.features.block) * columns / SEARCHED_AT)
+            check(run.nonzeros <= most, f"{run.nonzeros} weights are left, but the budget is {most}")
+            check(weights == whole, f"pruning took {whole - weights} weights of a result that is within its budget")
+        else:
+            most = min(int(case.run.weights / rate), whole)
+            check(weights == most, f"{weights} weights are left at CR {rate:g}, not {most}")
         metrics, listed = list(run.metrics), [metric.name for metric in case.task.metrics]
         check(metrics == listed, f"it measures {', '.join(metrics)}; the task's settings list {', '.join(listed)}")
         if case.method.importance != "random":

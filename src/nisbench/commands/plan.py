@@ -6,6 +6,7 @@ from typing import Any
 
 from nisbench.commands.cells import described
 from nisbench.commands.output import print_json, table
+from nisbench.errors import NisbenchError
 from nisbench.files import write_json
 from nisbench.records import done
 from nisbench.report.outputs import is_current
@@ -86,7 +87,7 @@ def _steps(study: StudyPlan) -> list[dict[str, Any]]:
 
 def studies(plan: Plan, json: bool) -> None:
     """Print one entry per study."""
-    found = [_about(study) for study in plan.studies.values()]
+    found = [about(study) for study in plan.studies.values()]
     if json:
         print_json(found)
         return
@@ -105,17 +106,22 @@ def studies(plan: Plan, json: bool) -> None:
     )
 
 
-def _about(study: StudyPlan) -> dict[str, Any]:
+def about(study: StudyPlan) -> dict[str, Any]:
+    """What `nisbench studies` says of a study."""
     from nisbench.cost.estimate import trials_of  # noqa: PLC0415 - imports torch
 
     searches = {cell.search.id: cell for cell in study.cells}
     steps = study.steps.values()
+    try:
+        trials = sum(trials_of(cell.settings) for cell in searches.values())
+    except NisbenchError:  # a method's optional package is not installed
+        trials = None
     return {
         "study": study.name,
         "title": study.study.title,
         "datasets": list(dict.fromkeys(cell.dataset for cell in study.cells)),
         "searches": len(searches),
-        "trials": sum(trials_of(cell.settings) for cell in searches.values()),
+        "trials": trials,
         "prunings": len({cell.prune.id for cell in study.cells}),
         "steps": len(steps),
         "done": sum(map(done, steps)),

@@ -24,8 +24,9 @@ from nisbench.errors import NisbenchError
 from nisbench.files import read_json, write_json
 from nisbench.identity import canonical_json, core_source, kind_source
 from nisbench.machine import provenance
+from nisbench.params.methods import Budgeted
 from nisbench.params.step_settings import PruneSettings, SearchSettings
-from nisbench.run_files import read_search
+from nisbench.run_files import read_pruning, read_search
 from nisbench.search.context import SearchContext
 from nisbench.search.trial_spec import TrialSpec
 from nisbench.search.trials import duplicate_of, trials_to_fuse
@@ -81,7 +82,8 @@ def of_study(
             to_do[cell.search.id] = cell
     for cell in to_do.values():
         if shape := shape_of(plan, cell):
-            known.append((cell, shape, Trials.of(shape, cell.settings, device)))
+            rounds = any(each.rounds for each in prunings_of(plan, cell))
+            known.append((cell, shape, Trials.of(shape, cell.settings, device, rounds)))
         else:
             unknown.append(cell.dataset)
     wanted = {timing.key: timing for _, _, trials in known for timing in trials.timings}
@@ -104,26 +106,39 @@ def of_search(
     task, training = settings.task, settings.training
     batches = math.ceil(shape.instances * task.examples_per_instance / training.batch_size)
     evaluated = shape.instances // 8 * task.predictions_per_instance
-    per_trial = mean(cost.step * batches + cost.epoch + cost.prediction * evaluated for cost in trials.costs(costs))
-    prunings = [cast(PruneSettings, other.prune.settings) for other in plan.cells if other.search.id == cell.search.id]
+    prunings = prunings_of(plan, cell)
+    usual, assumed = epochs_of.of(cell)
+
+    def per_epoch(cost: Cost) -> float:
+        return cost.step * batches + cost.epoch + cost.prediction * evaluated
+
+    per_trial = mean(per_epoch(cost) * (epochs or usual) for cost, epochs in trials.costs(costs))
+    rounds = sum(each.rounds for each in prunings)
+    retrained = per_epoch(trials.retrained.cost(costs)) * epochs_of.of_round(cell, usual) if trials.retrained else 0.0
     columns = training.base_dimension * sum(settings.model.embedding_multiples)
     fields = len(shape.field_sizes)
     row = 4 * (fields * (1 if fields == 2 else 2) + 1)
     held = 4 * shape.features * columns * 5 + shape.instances * task.examples_per_instance * row * 9 / 8
-    pruned = sum(6 * shape.features * columns / each.compression_rate + 8 * shape.features for each in prunings)
-    epochs, assumed = epochs_of.of(cell)
+    left = trials.share_left * shape.features * columns
+    pruned = sum(6 * left / each.compression_rate + 8 * shape.features for each in prunings)
     return Estimate(
         search=cell.search.id,
         dataset=cell.dataset,
         model=cell.model,
         method=cell.method,
         trials=trials.count,
-        epochs=epochs,
-        assumed=assumed,
-        seconds=per_trial * (trials.count + sum(each.rounds for each in prunings)) * epochs,
+        epochs=mean(epochs or usual for _, epochs in trials.costs(costs)),
+        assumed=assumed and not all(part.epochs for part in trials.parts),
+        seconds=per_trial * trials.count + retrained * rounds,
         memory_bytes=held + (400 << 20 if device.type == "cpu" else 0),
         disk_bytes=4 * shape.features * columns + pruned,
     )
+
+
+def prunings_of(plan: StudyPlan, cell: Cell) -> list[PruneSettings]:
+    """The prunings of a cell's search that the study asks for."""
+    found = {other.prune.id: other.prune.settings for other in plan.cells if other.search.id == cell.search.id}
+    return [cast(PruneSettings, settings) for settings in found.values()]
 
 
 def trials_of(settings: SearchSettings) -> int:
@@ -145,7 +160,7 @@ class Timing:
     widths: tuple[int, ...] | None
     """Of plain trials that are trained at once, whichever method asks for them. None: a trial of the method's own kind."""
     index: int = 0
-    """Of the method's trial."""
+    """Of the method's trial, among `expanded`."""
 
     @property
     def key(self) -> str:
@@ -184,7 +199,7 @@ class Timing:
     def _training(self, shape: Shape, device: torch.device) -> TimedTraining:
         search = steps.search_in(shape, self.settings, device)
         if self.widths is None:
-            return TimedTraining(search, [search.specs()[self.index]])
+            return TimedTraining(search, [expanded(search.specs())[self.index]])
         ones = [torch.ones(len(search.features), width) for width in self.widths]
         return TimedTraining(search, [TrialSpec("plain", selection) for selection in ones])
 
@@ -197,6 +212,8 @@ class Part:
     timings: tuple[Timing, ...]
     shares: tuple[float, ...]
     """What each timing counts. They may be negative, beyond the widths that are timed."""
+    epochs: int | None = None
+    """Of a trial, where its method fixes them."""
 
     def cost(self, costs: dict[str, Cost]) -> Cost:
         found = [costs[timing.key] for timing in self.timings]
@@ -215,29 +232,38 @@ class Trials:
 
     count: int
     parts: tuple[Part, ...]
+    retrained: Part | None = None
+    """A round of training after pruning, if there are any: as long as one of the whole table, whichever rows it begins with."""
+    share_left: float = 1.0
+    """Of the full table's weights, what a search within a budget leaves."""
 
     @classmethod
-    def of(cls, shape: Shape, settings: SearchSettings, device: torch.device) -> "Trials":
+    def of(cls, shape: Shape, settings: SearchSettings, device: torch.device, rounds: bool = False) -> "Trials":
         context = steps.search_in(shape, settings, device, steps=0)
         specs = context.specs()
-        groups = list(groups_of(context, specs))
+        groups = groups_of(context, specs)
         plain = [group for group in groups if len(group) == 1 and is_plain(group[0])]
         others = [group for group in groups if group not in plain]
         parts = [plain_part(context, shape, group[0]) for group in plain]
         parts += [own_part(context, shape, specs, group) for group in _sampled(others)]
-        return cls(sum(map(len, groups)), tuple(parts))
+        full = TrialSpec("", torch.ones(len(context.features), settings.training.base_dimension))
+        retrained = plain_part(context, shape, full) if rounds else None
+        # Other tables than the selected one are stored as dense ones.
+        left = settings.method.budget if isinstance(settings.method, Budgeted) and specs[0].table is None else 1.0
+        return cls(sum(map(len, groups)), tuple(parts), retrained, left)
 
     @property
     def timings(self) -> Iterator[Timing]:
-        for part in self.parts:
+        for part in (*self.parts, *([self.retrained] if self.retrained else [])):
             yield from part.timings
 
-    def costs(self, costs: dict[str, Cost]) -> Iterator[Cost]:
-        """Of each trial's share of a step."""
+    def costs(self, costs: dict[str, Cost]) -> Iterator[tuple[Cost, int | None]]:
+        """Of each trial's share of a step; and its epochs, if they are fixed."""
         for part in self.parts:
             cost = part.cost(costs)
             share = 1 / part.trials
-            yield from [Cost(cost.step * share, cost.epoch * share, cost.prediction * share)] * part.trials
+            shared = Cost(cost.step * share, cost.epoch * share, cost.prediction * share)
+            yield from [(shared, part.epochs)] * part.trials
 
 
 def is_plain(spec: TrialSpec) -> bool:
@@ -253,7 +279,7 @@ def plain_part(context: SearchContext, shape: Shape, spec: TrialSpec) -> Part:
 
 
 def own_part(context: SearchContext, shape: Shape, specs: Sequence[TrialSpec], group: list[TrialSpec]) -> Part:
-    """A trial of the method's own kind, or several that are trained at once."""
+    """A trial of the method's own kind, or several that are trained at once. What its `finish` takes is not known."""
     settings = _with(context.settings, l2=context.training_of(group[0]).l2)
     if len(group) > 1:
         widths = tuple(sorted(columns_of(spec.selection) for spec in group))
@@ -261,9 +287,11 @@ def own_part(context: SearchContext, shape: Shape, specs: Sequence[TrialSpec], g
     k, method = settings.training.base_dimension, settings.method
     index = next(i for i, spec in enumerate(specs) if spec is group[0])
     anchors, shares = interpolated(k)
-    if any(True for width in anchors for _ in method.problems(width)):
+    # What a budget leaves at one width is not in proportion to what it leaves at another, or is nothing.
+    if method.budgeted or any(True for width in anchors for _ in method.problems(width)):
         anchors, shares = (k,), (1.0,)
-    return Part(1, tuple(Timing(shape, _with(settings, base_dimension=w), None, index) for w in anchors), shares)
+    timings = tuple(Timing(shape, _with(settings, base_dimension=w), None, index) for w in anchors)
+    return Part(1, timings, shares, group[0].epochs)
 
 
 def interpolated(width: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -276,17 +304,29 @@ def interpolated(width: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return (below, above), (1 - share, share)
 
 
-def groups_of(search: SearchContext, specs: list[TrialSpec]) -> Iterator[list[TrialSpec]]:
-    """The specs that a search trains at once, group by group, those that come of others included."""
-    taken: set[int] = set()
+def expanded(specs: Sequence[TrialSpec]) -> list[TrialSpec]:
+    """The specs, and those that come of others, in the order in which a search trains them."""
+    found = list(specs)
+    for spec in found:  # which grows
+        found += _following(spec)
+    return found
+
+
+def _following(spec: TrialSpec) -> list[TrialSpec]:
+    """What comes of a trial, as if it had a loss of 0 and its selection had stayed as it was."""
+    return [*(spec.next(0.0) if spec.next else []), *([spec.then(spec.selection)] if spec.then else [])]
+
+
+def groups_of(search: SearchContext, specs: list[TrialSpec]) -> list[list[TrialSpec]]:
+    """The specs that a search trains at once, group by group. `specs` grows by those that come of others, as in the search."""
+    found, taken = list[list[TrialSpec]](), set[int]()
     for index, spec in enumerate(specs):
-        if index in taken or duplicate_of(index, specs) is not None:
-            continue
-        group = trials_to_fuse(index, specs, search)
-        taken.update(group)
-        yield [specs[i] for i in group]
-        if spec.then:
-            yield [spec.then(spec.selection)]
+        if index not in taken and duplicate_of(index, specs) is None:
+            group = trials_to_fuse(index, specs, search)
+            taken.update(group)
+            found.append([specs[i] for i in group])
+        specs += _following(spec)
+    return found
 
 
 def _with(settings: SearchSettings, **changed: Any) -> SearchSettings:
@@ -349,6 +389,7 @@ class Epochs:
 
     def __init__(self, plan: StudyPlan, done: Callable[[Step], bool]) -> None:
         self.cells = {cell.search.id: cell for cell in plan.cells if done(cell.search)}
+        self.pruned = {cell.prune.id: cell for cell in plan.cells if done(cell.prune)}
 
     def of(self, cell: Cell) -> tuple[float, bool]:
         """A mean over the runs that are most like the cell's, at most as many as there may be; and whether it is assumed."""
@@ -363,7 +404,16 @@ class Epochs:
                 return min(most, mean(counts)), False
         return min(most, ASSUMED_EPOCHS), True
 
+    def of_round(self, cell: Cell, usual: float) -> float:
+        """A round's after pruning: a mean over those of the same data, model and method, or as `usual`."""
+        alike = (cell.dataset, cell.model, cell.method)
+        cells = [other for other in self.pruned.values() if (other.dataset, other.model, other.method) == alike]
+        counts = [one.epochs for other in cells for one in read_pruning(other.prune.path("run")).rounds]
+        return mean(counts) if counts else usual
+
     @staticmethod
     @cache
     def _counts(search: Step) -> list[int]:
-        return [len(trial.losses) for trial in read_search(search.path("run")).trials if trial.seconds]
+        """Of trials that stopped by themselves, or at the most epochs."""
+        trials = read_search(search.path("run")).trials
+        return [len(trial.losses) for trial in trials if trial.seconds and trial.stopped != "planned"]

@@ -221,6 +221,12 @@ def _in_method(params: Params, name: str, rates: list[float], grid: KeyPath) -> 
     for path, text in method.problems(params.training.base_dimension):
         hint = f" in {dotted(grid)}; to change one study or grid only, use its overrides ({dotted(grid)}.overrides)"
         yield ("methods", name, *path), text + (hint if BASE_DIMENSION in text and grid[1] else "")
+    for rate in rates if method.budgeted else []:
+        yield from (
+            ((*at, rates.index(rate)), t)
+            for p, t in method.at(rate).problems(params.training.base_dimension)
+            if p == ("budget",)
+        )
     yield from _repeated(("methods", name), method.tried())
     if method.own_model and max(rates) > 1:
         yield at, "this method has no embeddings to prune; its only compression rate is 1"

@@ -25,6 +25,7 @@ from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.tasks import Metric
 from nisbench.run_files import PruneRun, RunFile
 from nisbench.steps import Step
+from nisbench.tensor_files import load_tensors
 
 SCHEME, WEIGHTS, VOCABULARY, DESCRIPTION = (
     "scheme.safetensors", "model.safetensors", "vocabulary.parquet", "model.json",
@@ -70,6 +71,10 @@ def export(step: Step, folder: Path) -> Path:
     run = records.pruning_result(step)
     if run.failed:
         raise NisbenchError(f"there is no model to export: {run.failed}")
+    if load_tensors(step.path("model"))[1].get("stored_weights") is not None:
+        raise NisbenchError(
+            "a table that is composed of fewer weights cannot be exported yet: it would be written as a dense one"
+        )
     if folder.exists() and not folder.is_dir():
         raise NisbenchError(f"{folder}: is a file; a model is exported into a folder")
     split = step.needs["split"]

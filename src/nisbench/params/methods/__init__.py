@@ -6,6 +6,7 @@ from pydantic import SerializeAsAny
 
 from nisbench.params.kinds import chosen_by_tag
 from nisbench.params.methods.base import Budgeted, Importance, Method, PaperName, Rewind, Role
+from nisbench.params.methods.baselines import TPE, Hashing, Laws, LowRank, QuotientRemainder, TunedAtBudget, Uniform
 from nisbench.params.methods.controls import NoEmbeddings, Oracle, UniformTuned
 from nisbench.params.methods.modern import PEP, SSEDS, AutoDim, Gradual, OptEmbed
 from nisbench.params.methods.paper import (
@@ -23,6 +24,38 @@ from nisbench.params.methods.paper import (
 AnyMethod = Annotated[SerializeAsAny[Method], chosen_by_tag(Method)]
 
 __all__ = [
+<<<<<<< HEAD
     "DNIS", "MDE", "NIS", "PEP", "SSEDS", "AnyMethod", "AutoDim", "Budgeted", "FullTable", "Gradual", "GridSearch", "Importance", "MDEPair", "MDEProjected", "Method",
     "NoEmbeddings", "OptEmbed", "Oracle", "PaperName", "ProjectedSetting", "RandomSearch", "Rewind", "Role", "UniformTuned",
+=======
+    "DNIS",
+    "MDE",
+    "NIS",
+    "PEP",
+    "SSEDS",
+    "TPE",
+    "AnyMethod",
+    "Budgeted",
+    "FullTable",
+    "Gradual",
+    "GridSearch",
+    "Hashing",
+    "Importance",
+    "Laws",
+    "LowRank",
+    "MDEPair",
+    "MDEProjected",
+    "Method",
+    "NoEmbeddings",
+    "Oracle",
+    "PaperName",
+    "ProjectedSetting",
+    "QuotientRemainder",
+    "RandomSearch",
+    "Rewind",
+    "Role",
+    "TunedAtBudget",
+    "Uniform",
+    "UniformTuned",
+>>>>>>> main
 ]  # fmt: skip
