@@ -24,10 +24,6 @@ from nisbench.params.methods.paper import (
 AnyMethod = Annotated[SerializeAsAny[Method], chosen_by_tag(Method)]
 
 __all__ = [
-<<<<<<< HEAD
-    "DNIS", "MDE", "NIS", "PEP", "SSEDS", "AnyMethod", "AutoDim", "Budgeted", "FullTable", "Gradual", "GridSearch", "Importance", "MDEPair", "MDEProjected", "Method",
-    "NoEmbeddings", "OptEmbed", "Oracle", "PaperName", "ProjectedSetting", "RandomSearch", "Rewind", "Role", "UniformTuned",
-=======
     "DNIS",
     "MDE",
     "NIS",
@@ -35,6 +31,7 @@ __all__ = [
     "SSEDS",
     "TPE",
     "AnyMethod",
+    "AutoDim",
     "Budgeted",
     "FullTable",
     "Gradual",
@@ -47,6 +44,7 @@ __all__ = [
     "MDEProjected",
     "Method",
     "NoEmbeddings",
+    "OptEmbed",
     "Oracle",
     "PaperName",
     "ProjectedSetting",
@@ -57,5 +55,4 @@ __all__ = [
     "TunedAtBudget",
     "Uniform",
     "UniformTuned",
->>>>>>> main
 ]  # fmt: skip
