@@ -92,6 +92,7 @@ class Recommender(nn.Module):
             embeddings = self.selected(batch.ids, batch.values, weights["embedding.weight"], scales)
             linear = first_order(weights.get("first_order"), batch.ids, batch.values)
             of_model = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
+        embeddings.columns = batch.columns
         inputs = embeddings, linear
         prediction: Tensor = functional_call(self.model, of_model, inputs) if of_model else self.model(*inputs)
         return prediction
@@ -148,13 +149,15 @@ def build(
     field_sizes: Sequence[int],
     prior: float,
     seed: int,
+    start: float = 0.0,
 ) -> Recommender:
     """A new recommender on the CPU, its weights drawn from `seed`. `block` is (N,), `selection` (L, K).
 
     If a model has several embeddings per feature, one selected dimension selects `multiple` dimensions in each (4 in
     the MLP embeddings of top-k's NeuMF). A soft selection is then learned for every dimension of either table. Columns
     that no block selects are not kept. With `projected`, the selection's prefixes are projected to that dimension,
-    which is what the model sees. `table` turns the table drawn here into one of another kind.
+    which is what the model sees. `table` turns the table drawn here into one of another kind. First-order weights begin with
+    equal shares of `start`, so that every prediction does.
     """
     generator = torch.Generator().manual_seed(derived(seed, "embedding"))
     n = len(block)
@@ -179,7 +182,18 @@ def build(
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
         model = build_model(settings, Shape(tuple(field_sizes), widths, prior))
-    return Recommender(table(drawn) if table else drawn, model, widths, projection, columns)
+    recommender = Recommender(table(drawn) if table else drawn, model, widths, projection, columns)
+    if start and recommender.first_order is not None:
+        spread(start, recommender.first_order.data, field_sizes)
+    return recommender
+
+
+def spread(start: float, weights: Tensor, field_sizes: Sequence[int]) -> None:
+    """Set the weights (N,) of all fields of more than one feature to equal shares of `start`."""
+    among = sum(size > 1 for size in field_sizes)
+    for size, of_field in zip(field_sizes, torch.split(weights, list(field_sizes)), strict=True):
+        if size > 1:
+            of_field.fill_(start / among)
 
 
 def build_model(settings: Model, shape: Shape) -> nn.Module:
