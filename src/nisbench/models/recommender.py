@@ -11,6 +11,7 @@ from nisbench.data.instances import Instances
 from nisbench.embedding.autograd import rows_of
 from nisbench.embedding.table import SelectedTable, Table, used_columns, xavier_std
 from nisbench.models.projection import Projection
+from nisbench.params import tasks as settings_of
 from nisbench.params.models import Model
 from nisbench.seeds import derived
 
@@ -186,6 +187,14 @@ def build(
     if start and recommender.first_order is not None:
         spread(start, recommender.first_order.data, field_sizes)
     return recommender
+
+
+def start_of(model: Model, task: settings_of.Task, prior: float) -> float:
+    """What all first-order weights of an instance begin with, together.
+
+    Logits begin near 0 anyway. A rating may be far from it, and some models have no mean of their own.
+    """
+    return 0.0 if model.has_mean or task.predicts_logits else prior
 
 
 def spread(start: float, weights: Tensor, field_sizes: Sequence[int]) -> None:

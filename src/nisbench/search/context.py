@@ -77,8 +77,6 @@ class SearchContext:
             4 * copies * self.selected_weights(spec), f"the table of {spec.name!r}", "training.base_dimension"
         )
         prior = self.data.task.prior(self.data.training)
-        # Logits begin near 0 anyway; a rating may be far from it.
-        start = 0.0 if self.settings.model.has_mean or self.settings.task.predicts_logits else prior
         return recommenders.build(
             self.settings.model,
             block=self._block(spec),
@@ -90,7 +88,7 @@ class SearchContext:
             field_sizes=self.field_sizes,
             prior=prior,
             seed=self.settings.seed,
-            start=start,
+            start=recommenders.start_of(self.settings.model, self.settings.task, prior),
         ).to(self.device)
 
     def training_of(self, spec: TrialSpec) -> Training:
