@@ -139,8 +139,8 @@ def test_wrong_arguments_of_search_are_one_clear_error(change, message, data):
 
 
 def test_settings_that_do_not_fit_together_are_found_before_any_work(data):
-    with pytest.raises(nb.NisbenchError, match="for the task rating, but the model fm is only for: ctr"):
-        nb.search(nb.DNIS(), nb.FM(), data, nb.Training(**SHORT))
+    with pytest.raises(nb.NisbenchError, match="for the task topk, but the model fm is only for: rating, ctr"):
+        nb.search(nb.DNIS(), nb.FM(), "planted_topk", nb.Training(**SHORT))
     with pytest.raises(nb.NisbenchError, match=r"^methods.grid.dimensions: 64 exceeds training.base_dimension = 8$"):
         nb.search(nb.GridSearch(), nb.MF(), data, nb.Training(**SHORT))
 

@@ -131,6 +131,8 @@ def _entry(kind: type[Settings], name: str | None) -> Mapping[str, Any]:
         return dict(params.training)
     entries: dict[str, Kind] = getattr(params, kind.section)
     own = {key: value for key, value in entries.items() if type(value) is kind}
+    if name is None and getattr(kind, "from_nothing", False):
+        return {kind.tag: kind.kind_name()}
     if name is None:
         shared = {"importance": "effective", "rounds": 0} if issubclass(kind, methods.Method) else {}
         return dict(next(iter(own.values()))) if own else {kind.tag: kind.kind_name(), "title": kind.__name__, **shared}
@@ -213,6 +215,7 @@ MovieLens = _maker(datasets.MovieLens)
 PlantedCTR = _maker(datasets.PlantedCTR)
 PlantedRatings = _maker(datasets.PlantedRatings)
 PlantedTopK = _maker(datasets.PlantedTopK)
+DataTable = _maker(datasets.DataTable)
 
 
 def __getattr__(name: str) -> Any:
@@ -280,7 +283,7 @@ class PreparedDataset:
 
     def __repr__(self) -> str:
         task = self.task_settings.kind_name()
-        return f"<data set {self.settings.title}: {self.settings.label}, task {task}, id {self.step.id}>"
+        return f"<data set {self.settings.title}: {self.settings.slug}, task {task}, id {self.step.id}>"
 
 
 def load_dataset(dataset: str | datasets.Dataset, /, **changes: Any) -> PreparedDataset:

@@ -337,6 +337,27 @@ def check_plugin(file: Annotated[Path, typer.Argument(metavar="FILE", help="A Py
     sys.exit(command.run(file))
 
 
+@app.command(rich_help_panel=EXTEND)
+def new_dataset(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON lines or Parquet; or an archive.")],
+    member: Annotated[str | None, typer.Option(help="The file in the archive.")] = None,
+    names: Annotated[str | None, typer.Option(help="Its columns' names, separated by commas, if it has none.")] = None,
+    name: Annotated[str | None, typer.Option(help="The data set's name; else it is called like the file.")] = None,
+    label: Annotated[str | None, typer.Option(help="The column to predict; else it is guessed.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The overlay to write; else NAME.yaml.")] = None,
+) -> None:
+    """Look at a table's head and write an overlay with a data set and a study of it, to be read and mended.
+
+    Every guess has a comment that says what it rests on. The command that runs
+    the study is printed.
+
+    Example: nisbench new-dataset ratings.csv
+    """
+    from nisbench.commands import new_dataset as command
+
+    command.run(file, member=member, names=names, name=name, label=label, output=output)
+
+
 # --- steps ----------------------------------------------------------------------------------------------------
 
 

@@ -36,7 +36,15 @@ _TRAINING = (
     "embedding/*.py", "models/*.py", "tasks/*.py", "training/*.py", "search/*.py",
 )  # fmt: skip
 CORE: dict[CoreStep, tuple[str, ...]] = {
-    "prepare": ("wiring.py:prepare", "data/archives.py", "data/click_log.py", "data/parquet.py", "data/planted.py"),
+    "prepare": (
+        "wiring.py:prepare",
+        "data/archives.py",
+        "data/click_log.py",
+        "data/parquet.py",
+        "data/planted.py",
+        "data/split.py",
+        "data/table_files.py",
+    ),
     "split": ("wiring.py:split", "data/split.py", "data/parquet.py"),
     "block": ("wiring.py:block", "data/blocks.py", "data/parquet.py"),
     "search": ("wiring.py:search", "!search/pruning.py", "!models/pruned.py", *_TRAINING),

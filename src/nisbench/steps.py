@@ -128,6 +128,8 @@ def hashed_form(step: Step) -> Any:
     if isinstance(settings, PrepareSettings):  # how a data set is split, blocked and fetched is other steps' business
         elsewhere = {*Dataset.model_fields, *(Archive.model_fields if isinstance(settings.dataset, Archive) else ())}
         form["dataset"] = {key: value for key, value in form["dataset"].items() if key not in elsewhere}
+        if settings.dataset.fits_train:
+            form["dataset"]["split"] = settings.dataset.model_dump(mode="json", include={"split"})["split"]
     if isinstance(settings, SearchSettings | PruneSettings):  # what settings classes add to what params/ says
         form["model"]["embedding_multiples"] = list(settings.model.embedding_multiples)
         form["task"]["metrics"] = [metric.name for metric in settings.task.metrics]
@@ -136,7 +138,7 @@ def hashed_form(step: Step) -> Any:
 
 def block_step(dataset: Dataset, task: Task, root: Path = Path()) -> Step:
     """The last of a data set's own steps, with download (if any), prepare and split below it. `task` is the one it is for."""
-    name = dataset.label
+    name = dataset.slug
     needs = {"download": download_step(dataset, root)} if isinstance(dataset, Archive) else {}
     prepare = Step("prepare", name, "", PrepareSettings(dataset=dataset), needs, (type(dataset),), root)
     split = Step("split", name, "", SplitSettings(split=dataset.split, task=task), {"prepare": prepare}, root=root)
@@ -149,7 +151,7 @@ def download_step(dataset: Archive, root: Path = Path()) -> Step:
     identity = dataset.md5 or (_md5_of_local(Path(dataset.url)) if local else without_password(dataset.url))
     md5 = identity if local else dataset.md5  # a local file may change between planning and fetching
     settings = DownloadSettings(url=dataset.url, md5=md5, identity=identity)
-    return Step("download", dataset.label, "", settings, {}, root=root)
+    return Step("download", dataset.slug, "", settings, {}, root=root)
 
 
 def _md5_of_local(path: Path) -> str:
@@ -169,7 +171,7 @@ def search_step(block: Step, task: Task, model: Model, method: Method, training:
     return Step(
         "search",
         block.dataset,
-        f"{network.label}-{method.label}-seed{seed}",
+        f"{network.slug}-{method.slug}-seed{seed}",
         settings,
         {"split": block.needs["split"], "block": block},
         (type(task), type(network), type(method)),

@@ -13,7 +13,7 @@ from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT
 from nisbench.params.datasets import Dataset
 from nisbench.params.loading import Config, load
 from nisbench.params.methods import Method
-from nisbench.params.step_settings import SearchSettings
+from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.studies import Params, Study, Swept
 from nisbench.params.tasks import Task
 from nisbench.params.tree import nearest
@@ -88,10 +88,11 @@ class StudyPlan:
 
     def seeds_of(self, step: Step) -> list[int]:
         """The seeds whose runs need a step, if seeds draw their own splits; else none."""
-        cells = self.cells if self.study.split_per_seed and step.name in {"split", "block"} else ()
-        needed = {
-            cell.seed: cell.search.needs for cell in cells if step.id in {s.id for s in cell.search.needs.values()}
-        }
+        settings = step.settings  # preparing may depend on the split, too
+        fitted = isinstance(settings, PrepareSettings) and settings.dataset.fits_train
+        drawn = self.study.split_per_seed and (fitted or step.name in {"split", "block"})
+        cells = self.cells if drawn else ()
+        needed = dict.fromkeys(cell.seed for cell in cells if step.id in {one.id for one in cell.search.upstream()})
         return list(needed)
 
     @property

@@ -78,9 +78,7 @@ def text(root: Path) -> str:
 def _stages_of_datasets(plan: Plan) -> dict[str, Any]:
     stages = {}
     for label in plan.datasets:
-        entries = [
-            f"datasets.{name}" for name, dataset in plan.config.params.datasets.items() if dataset.label == label
-        ]
+        entries = [f"datasets.{name}" for name, dataset in plan.config.params.datasets.items() if dataset.slug == label]
         stages[f"data_{label}"] = {
             "desc": f"Download, prepare, split and block {label}",
             "cmd": f"snakemake --cores all data_{label}",

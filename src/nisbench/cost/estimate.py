@@ -180,13 +180,13 @@ class Timing:
 
     def __str__(self) -> str:
         if self.widths is None:
-            what = f"{self.settings.method.label}, K = {self.settings.training.base_dimension}"
+            what = f"{self.settings.method.slug}, K = {self.settings.training.base_dimension}"
         elif len(self.widths) == 1:
             what = f"plain, {self.widths[0]} columns"
         else:
             what = f"{len(self.widths)} trials at once, {sum(self.widths)} columns"
         penalty = ", L2" if self.settings.training.l2 else ""
-        return f"{self.settings.model.label}, {what}{penalty}, {self.shape.features:,} features"
+        return f"{self.settings.model.slug}, {what}{penalty}, {self.shape.features:,} features"
 
     def cost(self, device: torch.device) -> Cost:
         width = sum(self.widths) if self.widths else self.settings.training.base_dimension

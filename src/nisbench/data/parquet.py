@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,18 @@ FieldKind = Literal["categorical", "scalar"]
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """How a scalar field's number x becomes the value that is stored: (x - offset) / span."""
+
+    offset: float = 0.0
+    span: float = 1.0
+    missing: float | None = None
+    """Takes the place of a missing x; None = that is an error."""
+    buckets: bool = False
+    """Whether x becomes a token instead: sign(x) * floor(log2(1 + |x|)); a missing one is unknown."""
+
+
+@dataclass(frozen=True)
 class Field:
     name: str
     kind: FieldKind
@@ -38,6 +50,18 @@ class Field:
     """The first of the field's features, whose ids are consecutive."""
     count: int = 1
     """The number of the field's features."""
+    scaling: Scaling | None = None
+    """How its values follow from the source's; None = they are the source's, or the format's own business."""
+    most: int = 1
+    """The number of features that an instance may have in this field. If above 1, the column holds lists of ids."""
+    separator: str | None = None
+    """What stands between two of its tokens in the source."""
+
+    def described(self) -> dict[str, Any]:
+        """As it stands in the schema's metadata: what most fields have not is left out."""
+        always = ("name", "kind", "first", "count")
+        plain = Field("", "scalar", 0)
+        return {key: value for key, value in asdict(self).items() if key in always or value != getattr(plain, key)}
 
 
 SPLIT_COLUMNS = {"time": pa.int64(), "split": pa.int8()}
@@ -57,10 +81,11 @@ def schema(fields: list[Field], split_column: str | None = None) -> pa.Schema:
     columns = [pa.field("label", pa.float32(), nullable=False)]
     for item in fields:
         kind = pa.int32() if item.kind == "categorical" else pa.float32()
+        kind = pa.list_(pa.field("item", kind, nullable=False)) if item.most > 1 else kind
         columns.append(pa.field(item.name, kind, nullable=False))
     if split_column:
         columns.append(pa.field(split_column, SPLIT_COLUMNS[split_column], nullable=False))
-    described = json.dumps([asdict(field) for field in fields])
+    described = json.dumps([field.described() for field in fields])
     return pa.schema(columns, metadata={METADATA_KEY: described.encode()})
 
 
@@ -75,7 +100,7 @@ def fields_of(arrow_schema: pa.Schema, path: Path) -> list[Field]:
         raise bad_file(path, f"its schema describes no fields: {error.errors()[0]['msg'].lower()}") from None
     first = np.cumsum([0, *(field.count for field in fields)], dtype=object)
     if not fields or any(
-        field.first != start or field.count < 1 or (field.kind == "scalar" and field.count != 1)
+        field.first != start or field.count < 1 or field.most < 1 or (field.kind == "scalar" and field.count != 1)
         for field, start in zip(fields, first, strict=False)
     ):
         raise bad_file(path, "the ids of its fields do not follow each other")
@@ -116,6 +141,13 @@ class InstancesFile:
         self._check(name, found)
         return np.array(found.to_numpy())
 
+    def lists(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A column of lists: all their values, one after another, and the length of each (n,)."""
+        with reading(self.path):
+            found = self.file.read(columns=[name]).column(0).combine_chunks()
+        self._check(name, found)
+        return np.array(found.flatten()), np.diff(np.asarray(found.offsets))
+
     def batches(self, size: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The instances, at most `size` at once; of all columns, or of some."""
         with reading(self.path):
@@ -133,6 +165,16 @@ class InstancesFile:
         if values.null_count:
             raise bad_file(self.path, f"column {name}: some values are missing")
         field = self._by_name.get(name)
+        if field and field.most > 1:
+            lengths = pc.min_max(pc.list_value_length(values))
+            least, most = (lengths[end].as_py() for end in ("min", "max"))
+            if least is not None and not 1 <= least <= most <= field.most:
+                raise bad_file(
+                    self.path, f"column {name}: lists of {least} to {most}; they must have 1 to {field.most}"
+                )
+            values = pc.list_flatten(values)
+            if values.null_count:
+                raise bad_file(self.path, f"column {name}: some values are missing")
         if name == "split" or (field and field.kind == "categorical"):
             first, count = (field.first, field.count) if field else (0, 3)
             found = pc.min_max(values)
@@ -243,7 +285,8 @@ def feature_counts(path: Path, features: int) -> np.ndarray:
             counts[field.first] += len(file)
         else:
             for batch in file.batches(1 << 20, [field.name]):
-                counts += np.bincount(batch.column(0).to_numpy(), minlength=features)
+                ids = batch.column(0).flatten() if field.most > 1 else batch.column(0)
+                counts += np.bincount(ids.to_numpy(), minlength=features)
     return counts
 
 
@@ -278,7 +321,8 @@ def read_features(path: Path, instances: InstancesFile | None = None) -> pa.Tabl
         raise bad_file(path, f"column block: not all numbers up to {block.max()} are used")
     if instances:
         sums = np.add.reduceat(table["frequency"].to_numpy(), [field.first for field in instances.fields])
-        if (sums != len(instances)).any():
+        several = np.array([field.most > 1 for field in instances.fields])
+        if ((sums < len(instances)) | ((sums > len(instances)) & ~several)).any():
             raise bad_file(path, f"column frequency: a field's do not sum to the {len(instances):,} training instances")
     return table
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from nisbench.data import parquet
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
-from nisbench.params.datasets import AnySplit, RandomSplit
+from nisbench.params.datasets import AnySplit, RandomSplit, TimeSplit
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
@@ -23,12 +23,14 @@ ROW_GROUP = 1 << 20
 def run(settings: AnySplit, instances_file: Path, targets: dict[str, Path]) -> None:
     """Write each split's instances to its file, in their original order. Reads the instances in batches."""
     source = parquet.open_instances(instances_file)
-    if isinstance(settings, RandomSplit):
-        split_of = at_random(len(source), settings)
-    elif settings == "leave_one_out":
-        split_of = leave_one_out(source.column(source.fields[0].name), _column(source, "time", settings))
-    else:
-        split_of = published(_column(source, "split", settings))
+    by_user, by_time_only = settings == "leave_one_out", isinstance(settings, TimeSplit)
+    split_of = assign(
+        settings,
+        len(source),
+        users=source.column(source.fields[0].name) if by_user else None,
+        times=_column(source, "time", settings) if by_user or by_time_only else None,
+        division=_column(source, "split", settings) if settings == "published" else None,
+    )
     start = 0
     with ExitStack() as stack:
         paths = [stack.enter_context(atomic_write(targets[name])) for name in SPLITS]
@@ -43,12 +45,36 @@ def run(settings: AnySplit, instances_file: Path, targets: dict[str, Path]) -> N
                 writer.write_batch(batch.filter(pa.array(numbers == number)))
 
 
-def _column(source: parquet.InstancesFile, name: str, settings: str) -> np.ndarray:
+def _column(source: parquet.InstancesFile, name: str, settings: AnySplit) -> np.ndarray:
     if name not in source.file.schema_arrow.names:
         raise NisbenchError(
-            f"{source.path}: the split {settings} needs a column {name}, which this data format does not write"
+            f"{source.path}: the split {'by time' if isinstance(settings, TimeSplit) else settings} needs a column {name}, which this data format does not write"
         )
     return source.column(name)
+
+
+def assign(
+    settings: AnySplit,
+    n: int,
+    users: np.ndarray | None = None,
+    times: np.ndarray | None = None,
+    division: np.ndarray | None = None,
+) -> np.ndarray:
+    """The split (0 train, 1 validation, 2 test) of each of `n` instances: (n,). Raises `NisbenchError` if one is empty.
+
+    Users, times and the publisher's division, (n,) each, are needed only where the settings are about them.
+    """
+    if isinstance(settings, RandomSplit):
+        return at_random(n, settings)
+    if isinstance(settings, TimeSplit):
+        assert times is not None
+        return by_time(times, settings.proportions)
+    if settings == "leave_one_out":
+        assert users is not None
+        assert times is not None
+        return leave_one_out(users, times)
+    assert division is not None
+    return published(division)
 
 
 def published(split_of: np.ndarray) -> np.ndarray:
@@ -59,16 +85,33 @@ def published(split_of: np.ndarray) -> np.ndarray:
     return split_of
 
 
+def by_time(times: np.ndarray, proportions: list[int]) -> np.ndarray:
+    """The split of each instance: the earliest for train, the latest for test, as many as the proportions (3) say.
+
+    Of instances of the same time, the one that stands later in the file counts as later. (n,) int64 -> (n,) uint8. Raises
+    `NisbenchError` if a split would be empty.
+    """
+    split_of = np.empty(len(times), dtype=np.uint8)
+    split_of[np.argsort(times, kind="stable")] = np.repeat(
+        np.arange(3, dtype=np.uint8), _sizes(len(times), proportions)
+    )
+    return split_of
+
+
+def _sizes(n: int, proportions: list[int]) -> np.ndarray:
+    shares = np.cumsum(proportions)
+    sizes: np.ndarray = np.diff(n * shares // shares[-1], prepend=0)
+    if (sizes == 0).any():
+        raise NisbenchError(f"{n} instances are too few to split {':'.join(map(str, proportions))}")
+    return sizes
+
+
 def at_random(n: int, settings: RandomSplit) -> np.ndarray:
     """The split (0 train, 1 validation, 2 test) of each of `n` instances: (n,) uint8.
 
     Splits are as large as the proportions say, to within one instance. Raises `NisbenchError` if one would be empty.
     """
-    shares = np.cumsum(settings.proportions)
-    bounds = n * shares // shares[-1]
-    sizes = np.diff(bounds, prepend=0)
-    if (sizes == 0).any():
-        raise NisbenchError(f"{n} instances are too few to split {':'.join(map(str, settings.proportions))}")
+    sizes = _sizes(n, settings.proportions)
     split_of = np.empty(n, dtype=np.uint8)
     split_of[np.random.default_rng(settings.seed).permutation(n)] = np.repeat(np.arange(3, dtype=np.uint8), sizes)
     return split_of

@@ -23,6 +23,8 @@ class Embeddings:
     def __init__(self, ids: Tensor, values: Tensor | None, table: Tensor, scales: Tensor | None = None) -> None:
         """Rows of `table` (N, width) for `ids` (B, M), times `values` (B, M) and `scales` (B, M, width) where given."""
         self.ids, self.values, self.table, self.scales = ids, values, table, scales
+        self.columns: tuple[int, ...] | None = None
+        """How many columns of `ids` each field has, where one has several: then a field's embedding is their sum."""
 
     def dense(self) -> Tensor:
         """All embeddings: (B, M, width)."""
@@ -33,11 +35,15 @@ class Embeddings:
         embeddings = rows_of(self.table, self.ids)
         if self.scales is not None:
             embeddings = embeddings * self.scales
-        return embeddings if self.values is None else embeddings * self.values[..., None]
+        if self.values is not None:
+            embeddings = embeddings * self.values[..., None]
+        if self.columns is None:
+            return embeddings
+        return torch.stack([of_field.sum(1) for of_field in torch.split(embeddings, list(self.columns), 1)], 1)
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Over the M of an instance: the sum of its embeddings (B, width), and of their squared lengths (B,)."""
-        if self._repetitive(1):
+        if self.columns is None and self._repetitive(1):
             summed, squares = self._summed(self.table), rows_of(self.table.square().sum(-1, keepdim=True), self.ids)
             squared = (squares if self.values is None else squares * self.values.square()[..., None]).sum(1)
             return summed, squared[:, 0]

@@ -11,6 +11,7 @@ from nisbench.data.instances import Instances
 from nisbench.embedding.autograd import rows_of
 from nisbench.embedding.table import SelectedTable, Table, used_columns, xavier_std
 from nisbench.models.projection import Projection
+from nisbench.params import tasks as settings_of
 from nisbench.params.models import Model
 from nisbench.seeds import derived
 
@@ -92,6 +93,7 @@ class Recommender(nn.Module):
             embeddings = self.selected(batch.ids, batch.values, weights["embedding.weight"], scales)
             linear = first_order(weights.get("first_order"), batch.ids, batch.values)
             of_model = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
+        embeddings.columns = batch.columns
         inputs = embeddings, linear
         prediction: Tensor = functional_call(self.model, of_model, inputs) if of_model else self.model(*inputs)
         return prediction
@@ -152,13 +154,15 @@ def build(
     field_sizes: Sequence[int],
     prior: float,
     seed: int,
+    start: float = 0.0,
 ) -> Recommender:
     """A new recommender on the CPU, its weights drawn from `seed`. `block` is (N,), `selection` (L, K).
 
     If a model has several embeddings per feature, one selected dimension selects `multiple` dimensions in each (4 in
     the MLP embeddings of top-k's NeuMF). A soft selection is then learned for every dimension of either table. Columns
     that no block selects are not kept. With `projected`, the selection's prefixes are projected to that dimension,
-    which is what the model sees. `table` turns the table drawn here into one of another kind.
+    which is what the model sees. `table` turns the table drawn here into one of another kind. First-order weights begin with
+    equal shares of `start`, so that every prediction does.
     """
     generator = torch.Generator().manual_seed(derived(seed, "embedding"))
     n = len(block)
@@ -183,7 +187,26 @@ def build(
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
         model = build_model(settings, Shape(tuple(field_sizes), widths, prior))
-    return Recommender(table(drawn) if table else drawn, model, widths, projection, columns)
+    recommender = Recommender(table(drawn) if table else drawn, model, widths, projection, columns)
+    if start and recommender.first_order is not None:
+        spread(start, recommender.first_order.data, field_sizes)
+    return recommender
+
+
+def start_of(model: Model, task: settings_of.Task, prior: float) -> float:
+    """What all first-order weights of an instance begin with, together.
+
+    Logits begin near 0 anyway. A rating may be far from it, and some models have no mean of their own.
+    """
+    return 0.0 if model.has_mean or task.predicts_logits else prior
+
+
+def spread(start: float, weights: Tensor, field_sizes: Sequence[int]) -> None:
+    """Set the weights (N,) of all fields of more than one feature to equal shares of `start`."""
+    among = sum(size > 1 for size in field_sizes)
+    for size, of_field in zip(field_sizes, torch.split(weights, list(field_sizes)), strict=True):
+        if size > 1:
+            of_field.fill_(start / among)
 
 
 def build_model(settings: Model, shape: Shape) -> nn.Module:

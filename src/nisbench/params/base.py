@@ -82,7 +82,7 @@ class Kind(Settings):
         return import_module(cls.module_name())
 
     @property
-    def label(self) -> str:
+    def slug(self) -> str:
         """What these settings are called in the names of folders. It depends on nothing but the settings."""
         return str(self.kind_name())
 

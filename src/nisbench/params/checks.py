@@ -181,8 +181,9 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
                 only = ", ".join(model.tasks)
                 text = f"{dataset} is for the task {task.kind_name()}, but the model {entry} is only for: {only}"
                 yield (*at, "datasets", i), text
-            elif model.user_and_item and settings.field_count not in {2, None}:
-                text = f"the model {entry} needs a user and an item, but {dataset} has {settings.field_count} fields"
+            elif model.user_and_item and settings.is_user_and_item() is False:
+                fields = ", ".join(settings.field_names()) or "others"
+                text = f"the model {entry} needs a user and an item and no other field, but the fields of {dataset} are: {fields}"
                 yield (*at, "datasets", i), text
         for method in grid.methods:
             if params.methods[method].needs_planted and not settings.planted:

@@ -3,12 +3,24 @@
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, Tag
 
 from nisbench.errors import NisbenchError
 from nisbench.params.base import UNHASHED, Count, Kind, Name, Problem, Seed, Settings, Title, Width, matching
+from nisbench.params.columns import (
+    ArchiveMember,
+    Column,
+    Derived,
+    Join,
+    Label,
+    Multi,
+    PartColumn,
+    Parts,
+    Scalar,
+    TableFile,
+)
 from nisbench.params.kinds import chosen_by_tag
 from nisbench.params.tasks import Task
 
@@ -16,9 +28,6 @@ Md5 = Annotated[
     str,
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
     matching(r"^[0-9a-f]{32}$", "32 hexadecimal digits"),
-]
-ArchiveMember = Annotated[
-    str, matching(r"^[^/\\:][^\\:]*$", "a path inside the archive, such as folder/file.csv, without : or \\")
 ]
 
 MOST_FEATURES = 10**8
@@ -32,12 +41,29 @@ class RandomSplit(Settings):
     """Seed of the random assignment of instances to splits."""
 
 
+class TimeSplit(Settings):
+    by: Literal["time"]
+    """The earliest instances are for train, the latest for test. Of the same time, the one that stands later counts as later."""
+    proportions: Annotated[list[Annotated[int, Field(gt=0, le=10**6)]], Field(min_length=3, max_length=3)]
+    """Shares of train : validation : test, such as [8, 1, 1]."""
+
+
 NamedSplit = Literal["leave_one_out", "published"]
 """Each user's last instance for test and the one before for validation; or as the publisher divided the instances."""
 
+
+def _form_of_split(value: Any) -> str:
+    if isinstance(value, str):
+        return "(by name)"
+    by_time = isinstance(value, TimeSplit) or (isinstance(value, dict) and "by" in value)
+    return "(by time)" if by_time else "(at random)"
+
+
 AnySplit = Annotated[
-    Annotated[RandomSplit, Tag("(at random)")] | Annotated[NamedSplit, Tag("(by name)")],
-    Discriminator(lambda value: "(by name)" if isinstance(value, str) else "(at random)"),
+    Annotated[RandomSplit, Tag("(at random)")]
+    | Annotated[TimeSplit, Tag("(by time)")]
+    | Annotated[NamedSplit, Tag("(by name)")],
+    Discriminator(_form_of_split),
 ]
 
 
@@ -71,6 +97,8 @@ class Dataset(Kind):
     """Whether instances come divided by their publisher (a column ``split``)."""
     planted: ClassVar[bool] = False
     """Whether the data are generated, and each feature's true dimension is known."""
+    from_nothing: ClassVar[bool] = False
+    """Whether settings that are made in Python start without those of an entry of params/, which say nothing of other data."""
     field_count: ClassVar[int | None] = None
     """Number of fields, where the format fixes it."""
     number_fields: ClassVar[int] = 0
@@ -93,6 +121,24 @@ class Dataset(Kind):
             yield ("split",), f"must be published for data of the format {self.kind_name()}"
         elif self.published_split == "never" and self.split == "published":
             yield ("split",), f"cannot be published for data of the format {self.kind_name()}"
+        if task.user_and_item and self.is_user_and_item() is False:
+            fields = ", ".join(self.field_names()) or "others"
+            yield ("task",), f"{self.task} needs a user and an item and no other field, but the fields are: {fields}"
+
+    @property
+    def fits_train(self) -> bool:
+        """Whether preparing depends on the split, because the vocabulary or the scaling comes from train."""
+        return False
+
+    def is_user_and_item(self) -> bool | None:
+        """Whether instances have a user, an item and no other field; None if only the prepared data can say."""
+        size = self.expected_size()
+        count = self.field_count or (len(size[0]) if size else None)
+        return None if count is None else count == 2
+
+    def field_names(self) -> list[str]:
+        """The names of the fields, as far as the settings say."""
+        return []
 
     def memory_to_prepare(self) -> float:
         """The least bytes that preparing these data takes at once, as far as the settings say."""
@@ -105,7 +151,7 @@ class Dataset(Kind):
     def redrawn(self, seed: int) -> Self:
         """The same with a split that is drawn by the split's own seed and this one.
 
-        `leave_one_out` has nothing to draw. Raises `NisbenchError` if the split is published.
+        By time, or where the last one is left out, there is nothing to draw. Raises `NisbenchError` if the split is published.
         """
         from nisbench.seeds import derived  # noqa: PLC0415 - imports NumPy
 
@@ -115,6 +161,11 @@ class Dataset(Kind):
             return self
         drawn = derived(self.split.seed, "split", seed) % 2**31
         return self.model_copy(update={"split": self.split.model_copy(update={"seed": drawn})})
+
+
+def _slug(name: str) -> str:
+    """A name as folders may have it."""
+    return re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:48]
 
 
 class Archive(Dataset):
@@ -139,10 +190,9 @@ class MovieLens(Archive):
     field_count: ClassVar[int | None] = 2
 
     @property
-    def label(self) -> str:
+    def slug(self) -> str:
         """The folder that the publisher keeps the ratings in, such as ml-1m."""
-        folder = re.sub(r"[^a-z0-9_-]+", "-", PurePosixPath(self.ratings).parent.name.lower()).strip("-")
-        return folder[:48] or "movielens"
+        return _slug(PurePosixPath(self.ratings).parent.name) or "movielens"
 
 
 class Criteo(Archive):
@@ -189,6 +239,104 @@ class CriteoX1(Archive):
         paths = [member.path for member in (self.train, self.validation, self.test)]
         for path in sorted({path for path in paths if paths.count(path) > 1}):
             yield ("test", "path"), f"{path!r} is listed twice"
+
+
+class DataTable(Archive):
+    """A table of one's own: which columns are what, and how rows become instances."""
+
+    format: Literal["table"]
+    files: list[ArchiveMember] | Parts | None = None
+    """The table's files in the archive, one after another; or those of each split; null = what `url` names is the table itself."""
+    read: TableFile
+    """How they are read."""
+    join: list[Join] = Field(default_factory=list)
+    """Files in the archive with more columns."""
+    derive: dict[Column, Derived] = Field(default_factory=dict)
+    """Columns that are made from others."""
+    label: Label | None = None
+    """What is predicted; null = every row counts as taken (top-k)."""
+    user: Column | None = None
+    """The column of users. Every user is a feature, however rare."""
+    item: Column | None = None
+    """The column of items, likewise."""
+    tokens: list[Column] = Field(default_factory=list)
+    """Columns of which every distinct value is a feature."""
+    multi: dict[Column, Multi] = Field(default_factory=dict)
+    """Columns that hold several tokens."""
+    scalars: dict[Column, Scalar] = Field(default_factory=dict)
+    """Columns that hold numbers."""
+    time: Column | None = None
+    """The column that orders instances: numbers, or dates as ISO 8601 writes them."""
+    part: PartColumn | None = None
+    """The column that says which split an instance is in, where the publisher divided them in one file."""
+    min_count: PositiveInt
+    """A token that occurs less often becomes its field's unknown feature. Users and items always have features of their own."""
+    fit_on: Literal["train", "all"] = "train"
+    """Where tokens are counted, and where scaling takes its figures from: the training instances, or all."""
+    duplicates: Literal["keep", "last", "mean", "refuse"]
+    """Rows with the same user and item, or, without these, the same features: keep all; only the last, by time and then by place;
+    one with their mean label, in the last one's place; or an error."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("rating", "ctr", "topk")
+    published_split: ClassVar[Literal["never", "may be", "always"]] = "may be"
+    from_nothing: ClassVar[bool] = True
+
+    @property
+    def slug(self) -> str:
+        """The folder of the table in its archive, or its file's name."""
+        listed = self.files.train if isinstance(self.files, Parts) else self.files
+        path = PurePosixPath(listed[0] if listed else self.url.rsplit("/", 1)[-1])
+        return _slug(path.parent.name) or _slug(path.name.split(".")[0]) or "table"
+
+    def problems(self, task: Task) -> Iterator[Problem]:
+        yield from super().problems(task)
+        columns = self.field_names()
+        for name in sorted({name for name in columns if columns.count(name) > 1}):
+            yield (), f"the column {name!r} has two roles; each column is one of user, item, tokens, multi, scalars"
+        for name in sorted({"label", "time", "split"} & set(columns)):
+            yield (), f"a field cannot be called {name!r}; give it another name with `derive` or `read.names`"
+        if not columns:
+            yield ("tokens",), "there are no fields; name some columns under user, item, tokens, multi or scalars"
+        yield from self._label_problems(task)
+        if self.time is None and (self.split == "leave_one_out" or isinstance(self.split, TimeSplit)):
+            yield ("split",), "needs the column that orders instances; name it under `time`"
+        divided = isinstance(self.files, Parts) or self.part is not None
+        if divided != (self.split == "published"):
+            needed = "must be published, since the files, or `part`, divide the instances"
+            yield ("split",), needed if divided else "published needs `part`, or files for each split"
+        if isinstance(self.files, Parts) and self.part is not None:
+            yield ("part",), "the files divide the instances already"
+        if self.join and self.files is None:
+            yield ("join",), "needs an archive that holds all files; name the table's own under `files`"
+        for at, read in (("read",), self.read), *((("join", i, "read"), join.read) for i, join in enumerate(self.join)):
+            if read.layout == "csv" and not read.header and read.names is None:
+                yield (*at, "names"), "without a header, the columns must be named here"
+
+    def _label_problems(self, task: Task) -> Iterator[Problem]:
+        label, kind = self.label, str(task.kind_name())
+        if task.user_and_item:
+            if label is not None and not label.positives_only:
+                yield ("label",), f"{kind} has positives only; set label.positives_only: true, or label: null"
+            return
+        if label is None:
+            yield ("label",), "this key is missing; only a task without labels, such as topk, needs none"
+        elif label.positives_only:
+            yield ("label", "positives_only"), f"must be false for the task {kind}"
+        elif task.predicts_logits and not label.binary and label.positive_above is None:
+            yield ("label",), f"{kind} needs labels of 0 and 1; set label.binary: true, or label.positive_above"
+        if label and label.positive_above is None and (label.drop_equal or label.positives_only):
+            yield ("label", "positive_above"), "this key is missing; drop_equal and positives_only refer to it"
+
+    @property
+    def fits_train(self) -> bool:
+        return self.fit_on == "train" and bool(self.tokens or self.multi or self.scalars)
+
+    def is_user_and_item(self) -> bool:
+        return len(self.field_names()) == 2 and None not in (self.user, self.item)
+
+    def field_names(self) -> list[str]:
+        pair = [name for name in (self.user, self.item) if name is not None]
+        return [*pair, *self.tokens, *self.multi, *self.scalars]
 
 
 class Planted(Dataset):

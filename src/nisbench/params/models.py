@@ -39,6 +39,8 @@ class Model(Kind):
     """The kinds of task that the model is for."""
     user_and_item: ClassVar[bool] = False
     """Whether it takes instances of exactly two fields."""
+    has_mean: ClassVar[bool] = True
+    """Whether it can start from the mean rating. If not, its first-order weights do."""
 
     @property
     def embedding_multiples(self) -> tuple[int, ...]:
@@ -100,7 +102,8 @@ class FM(Model):
     reduction: Reduction
     """Of the second-order term over dimensions: sum, as in the FM paper; mean, as in the released code."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("ctr",)
+    tasks: ClassVar[tuple[str, ...]] = ("rating", "ctr")
+    has_mean: ClassVar[bool] = False
 
 
 class WideDeep(Model):
@@ -110,7 +113,8 @@ class WideDeep(Model):
     hidden: Layers
     """Widths of the MLP's hidden layers."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("ctr",)
+    tasks: ClassVar[tuple[str, ...]] = ("rating", "ctr")
+    has_mean: ClassVar[bool] = False
 
 
 class DeepFM(Model):
@@ -122,7 +126,8 @@ class DeepFM(Model):
     hidden: Layers
     """Widths of the MLP's hidden layers."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("ctr",)
+    tasks: ClassVar[tuple[str, ...]] = ("rating", "ctr")
+    has_mean: ClassVar[bool] = False
 
 
 class FirstOrder(Model):

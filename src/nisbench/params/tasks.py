@@ -46,6 +46,8 @@ class Task(Kind):
     """Where the paper compares DNIS with search baselines: the compression rates at which it still wins on all models."""
     splits_by_user: ClassVar[bool] = False
     """Whether each user's last instances are held out (leave_one_out)."""
+    user_and_item: ClassVar[bool] = False
+    """Whether it is for instances of exactly two fields."""
     variant_of: ClassVar[str | None] = None
     """Another kind of task: its data sets and its models serve this one too."""
 
@@ -137,6 +139,7 @@ class TopK(Task):
     measured: ClassVar[str] = "Recall, MRR and NDCG at ranks up to k of each user's last item, in percent"
     costs: ClassVar[tuple[str, ...]] = ("nonzeros", "core_seconds", "peak_memory_mib")
     splits_by_user: ClassVar[bool] = True
+    user_and_item: ClassVar[bool] = True
 
     def column_groups(self) -> dict[str, list[str]]:
         return {

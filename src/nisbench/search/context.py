@@ -11,6 +11,7 @@ from torch import Tensor
 from nisbench import memory
 from nisbench.data import instances
 from nisbench.data.parquet import open_instances, read_features, same_fields
+from nisbench.errors import NisbenchError
 from nisbench.models import recommender as recommenders
 from nisbench.models.recommender import Recommender
 from nisbench.params.step_settings import SearchSettings
@@ -38,6 +39,11 @@ class SearchContext:
         """Load the files of train and validation, and of the features. Raises `NisbenchError` if they do not fit together."""
         train = open_instances(splits["train"])
         features, sizes = read_features(features_file, train), same_fields(splits)
+        if settings.model.user_and_item and len(sizes) != 2:
+            raise NisbenchError(
+                f"{splits['train']}: the model {settings.model.title} needs a user and an item and no other field, but there are "
+                f"{len(sizes)} fields"
+            )
         planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
         block, frequency = features["block"].to_numpy(), features["frequency"].to_numpy()
         task = tasks.build(settings.task, splits, device)
@@ -70,6 +76,7 @@ class SearchContext:
         memory.require(
             4 * copies * self.selected_weights(spec), f"the table of {spec.name!r}", "training.base_dimension"
         )
+        prior = self.data.task.prior(self.data.training)
         return recommenders.build(
             self.settings.model,
             block=self._block(spec),
@@ -79,8 +86,9 @@ class SearchContext:
             projected=spec.projected,
             embedding_std=self.settings.training.embedding_std,
             field_sizes=self.field_sizes,
-            prior=self.data.task.prior(self.data.training),
+            prior=prior,
             seed=self.settings.seed,
+            start=recommenders.start_of(self.settings.model, self.settings.task, prior),
         ).to(self.device)
 
     def training_of(self, spec: TrialSpec) -> Training:

@@ -5,6 +5,8 @@ validation batch (Algorithm 1). First order holds the weights fixed for it. Seco
 step of descent.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -102,8 +104,8 @@ def second_order(recommender: Recommender, task: Task, validation: Instances, tr
     if len(block) > training.ids.numel() + validation.ids.numel():
         rows, at = torch.unique(torch.cat([training.ids, validation.ids]), return_inverse=True)
         in_training, in_validation = at[: len(training)], at[len(training) :]
-        training = Instances(in_training, training.labels, training.values)
-        validation = Instances(in_validation, validation.labels, validation.values)
+        training = replace(training, ids=in_training)
+        validation = replace(validation, ids=in_validation)
         theta |= {name: theta[name][rows] for name in recommender.row_parameters()}
         block = block[rows]
     learned = {name: theta[name].requires_grad_() for name, parameter in parameters.items() if parameter.requires_grad}

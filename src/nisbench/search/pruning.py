@@ -228,14 +228,16 @@ def rewound(model: PrunedModel, found: Found, settings: PruneSettings, data: Dat
     multiple = settings.model.embedding_multiples[0]
     selection = torch.zeros(1, settings.training.base_dimension)
     selection[0, [column // multiple for column in found.columns[0]]] = 1
+    prior = data.task.prior(data.training)
     drawn = recommenders.build(
         settings.model,
         block=torch.zeros(len(model.embeddings), dtype=torch.long),
         selection=selection,
         embedding_std=settings.training.embedding_std,
         field_sizes=model.field_sizes,
-        prior=data.task.prior(data.training),
+        prior=prior,
         seed=settings.seed if settings.rewind == "initial" else derived(settings.seed, "retraining"),
+        start=recommenders.start_of(settings.model, settings.task, prior),
     )
     others = non_embedding_state(drawn.state_dict())
     return model.with_embeddings(drawn.selected.weight.detach().numpy(), others)

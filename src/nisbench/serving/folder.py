@@ -16,7 +16,7 @@ import pyarrow as pa
 import nisbench
 from nisbench import execution, records
 from nisbench.data.click_log import UNKNOWN
-from nisbench.data.parquet import FieldKind, fields_of, open_parquet, read_table, write_table
+from nisbench.data.parquet import Field, FieldKind, Scaling, fields_of, open_parquet, read_table, write_table
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write, write_json, write_text
@@ -32,6 +32,15 @@ SCHEME, WEIGHTS, VOCABULARY, DESCRIPTION = (
 )  # fmt: skip
 
 
+class ServedScaling(RunFile):
+    """How raw numbers become the values that the model takes; see `parquet.Scaling`."""
+
+    offset: float
+    span: float
+    missing: float | None
+    buckets: bool
+
+
 class ServedField(RunFile):
     """A field of the raw data."""
 
@@ -42,6 +51,17 @@ class ServedField(RunFile):
     count: int
     unknown: int | None
     """The row of tokens that are not in the vocabulary; None if they are an error."""
+    scaling: ServedScaling | None = None
+    """Of raw numbers; None = numbers must be scaled already."""
+    most: int = 1
+    """So many of an instance's tokens are used."""
+    separator: str | None = None
+    """What stands between them; None where they come as lists."""
+
+    def of_instances(self) -> Field:
+        """The field, as files of instances have it."""
+        scaling = Scaling(**self.scaling.model_dump()) if self.scaling else None
+        return Field(self.name, self.kind, self.first, self.count, scaling, self.most, self.separator)
 
 
 class Description(RunFile):
@@ -91,6 +111,9 @@ def export(step: Step, folder: Path) -> Path:
             first=field.first,
             count=field.count,
             unknown=field.first if field.kind == "categorical" and tokens[field.first] == UNKNOWN else None,
+            scaling=ServedScaling(**vars(field.scaling)) if field.scaling else None,
+            most=field.most,
+            separator=field.separator,
         )
         for field in described
     ]
@@ -125,17 +148,14 @@ def _all_of(model: Model) -> dict[str, Any]:
 def _readme(step: Step, run: PruneRun, description: Description, metrics: Sequence[Metric]) -> str:
     data = cast(PrepareSettings, step.needs["split"].needs["prepare"].settings).dataset
     method = cast(SearchSettings, step.needs["search"].settings).method
-    scalars = [field.name for field in description.fields if field.kind == "scalar"]
+    unscaled = [field.name for field in description.fields if field.kind == "scalar" and field.scaling is None]
     quality = [f"| {metric.title} | {description.metrics[metric.name]:.5f} |" for metric in metrics]
     answer = "probabilities (`logits=True`: their logits)" if description.predicts_logits else "the model's predictions"
-    fields = [
-        f"| {field.name} | {'number' if field.kind == 'scalar' else f'{field.count:,} tokens'} | {_unknown(field)} |"
-        for field in description.fields
-    ]
+    fields = [f"| {field.name} | {_content(field)} | {_unknown(field)} |" for field in description.fields]
     note = (
-        f"\nNumbers ({', '.join(scalars)}) must be scaled already, as the data set's preparation scales them. "
+        f"\nNumbers ({', '.join(unscaled)}) must be scaled already, as the data set's preparation scales them. "
         "Missing ones count as 0.\n"
-        if scalars
+        if unscaled
         else ""
     )
     name = description.model["title"] or description.model["kind"]
@@ -172,7 +192,20 @@ def _readme(step: Step, run: PruneRun, description: Description, metrics: Sequen
     return "\n".join(lines) + "\n"
 
 
+def _content(field: ServedField) -> str:
+    if field.kind == "scalar":
+        return "number"
+    if field.scaling:
+        return f"number, in one of {field.count:,} buckets"
+    if field.most == 1:
+        return f"{field.count:,} tokens"
+    between = "as a list" if field.separator is None else f"separated by `{field.separator}`"
+    return f"up to {field.most} of {field.count:,} tokens, {between}"
+
+
 def _unknown(field: ServedField) -> str:
     if field.kind == "scalar":
-        return ""
+        if field.scaling is None:
+            return ""
+        return "missing: an error" if field.scaling.missing is None else f"missing: {field.scaling.missing:.6g}"
     return "are an error" if field.unknown is None else "count as unknown"

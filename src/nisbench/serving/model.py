@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pyarrow.compute as pc
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from nisbench.data.instances import Instances
+from nisbench.data.instances import Instances, several
 from nisbench.data.parquet import read_table
+from nisbench.data.table import buckets, first_of_each, scaled, token_lists
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError, shortened
 from nisbench.models.pruned import PrunedModel
@@ -55,33 +57,45 @@ class ServedModel:
 
         `frame` is a pandas DataFrame, an Arrow table, or a mapping of names to arrays. There must be a column for
         each field; others are ignored. Tokens are compared as text. Where the task is one of probabilities (CTR),
-        these are returned, or their logits. Columns of numbers hold them as the data set's preparation scales them,
-        not as the source has them. Raises `NisbenchError` that names column, row and value.
+        these are returned, or their logits. A model of the format `table` takes numbers as the source has them; others
+        take them as the data set's preparation scales them, and their README says so. Raises `NisbenchError` that names column, row and value.
         """
         if logits and not self.description.predicts_logits:
             raise NisbenchError(
                 f"predictions of the task {self.description.task} are not probabilities: there are no logits"
             )
-        columns = self._columns(frame)
-        count = len(next(iter(columns.values())))
-        if not count:
+        batch = self.instances(frame)
+        if not len(batch):
             return np.zeros(0, dtype=np.float32)
-        fields = self.description.fields
-        ids = torch.empty((count, len(fields)), dtype=torch.int32)
-        values = torch.ones((count, len(fields))) if any(field.kind == "scalar" for field in fields) else None
-        for i, field in enumerate(fields):
-            column = columns[field.name]
-            if field.kind == "categorical":
-                ids[:, i] = torch.from_numpy(self._rows(field, column))
-            else:
-                assert values is not None
-                ids[:, i] = field.first
-                values[:, i] = torch.from_numpy(_numbers(field, column))
-        predictions = self.recommender.predict(Instances(ids, torch.zeros(count), values))
+        predictions = self.recommender.predict(batch)
         if self.description.predicts_logits and not logits:
             predictions = predictions.sigmoid()
         found: np.ndarray = predictions.numpy()
         return found
+
+    def instances(self, frame: Any) -> Instances:
+        """What `predict` makes of raw columns: rows of the table and, where a field has numbers or several tokens, their values."""
+        columns = self._columns(frame)
+        count = len(next(iter(columns.values())))
+        fields = self.description.fields
+        widths = tuple(field.most for field in fields)
+        ids = torch.empty((count, sum(widths)), dtype=torch.int32)
+        weighted = any(field.kind == "scalar" or field.most > 1 for field in fields)
+        values = torch.ones(ids.shape) if weighted else None
+        for i, field in zip(accumulate(widths, initial=0), fields, strict=False):
+            column = columns[field.name]
+            if field.most > 1:
+                assert values is not None
+                end = i + field.most
+                ids[:, i:end], values[:, i:end] = several(self._several(field, column), field.of_instances())
+            elif field.kind == "categorical":
+                tokens = buckets(_finite(field, column)) if field.scaling else None
+                ids[:, i] = torch.from_numpy(self._rows(field, column, tokens))
+            else:
+                assert values is not None
+                ids[:, i] = field.first
+                values[:, i] = torch.from_numpy(_numbers(field, column))
+        return Instances(ids, torch.zeros(count), values, widths if max(widths) > 1 else None)
 
     def _columns(self, frame: Any) -> dict[str, pa.Array]:
         """The fields' columns as Arrow arrays of one length."""
@@ -99,9 +113,20 @@ class ServedModel:
             raise NisbenchError(f"the columns have different lengths: {lengths}")
         return columns
 
-    def _rows(self, field: ServedField, column: pa.Array) -> np.ndarray:
-        """The rows of the table for a column of tokens: (n,) int32."""
-        found = pc.index_in(_as_text(column), value_set=self.tokens[field.name])
+    def _several(self, field: ServedField, column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of the table for a column of several tokens each: those of all, and the number of each."""
+        try:
+            found = token_lists(column, field.separator)
+        except (pa.ArrowException, TypeError):
+            found = None
+        if found is None:
+            wanted = "lists of tokens" if field.separator is None else f"tokens separated by {field.separator!r}"
+            raise NisbenchError(f"column {field.name!r}: expected {wanted}, not a column of {column.type}")
+        return first_of_each(self._rows(field, found[0]), found[1], field.most, field.first)
+
+    def _rows(self, field: ServedField, column: pa.Array, tokens: pa.Array | None = None) -> np.ndarray:
+        """The rows of the table for a column, or for the tokens that were made of it: (n,) int32."""
+        found = pc.index_in(_as_text(column) if tokens is None else tokens, value_set=self.tokens[field.name])
         if found.null_count:
             if field.unknown is None:
                 row = pc.index(found.is_null(), value=True).as_py()
@@ -175,13 +200,29 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 
 def _numbers(field: ServedField, column: pa.Array) -> np.ndarray:
-    """(n,) float32; missing ones are 0, as in preparation."""
+    """(n,) float32, scaled as in preparation. Missing ones are what they are there; without scaling 0."""
+    numbers, scaling = _finite(field, column), field.of_instances().scaling
+    if scaling is None:
+        unscaled: np.ndarray = np.asarray(pc.fill_null(numbers, 0.0)).astype(np.float32)
+        return unscaled
+    if scaling.missing is None and numbers.null_count:
+        row = pc.index(numbers.is_null(), value=True).as_py()
+        raise NisbenchError(
+            f"column {field.name!r}, row {row}: there is no number, and nothing stands in for missing ones"
+        )
+    return scaled(numbers, scaling)
+
+
+def _finite(field: ServedField, column: pa.Array) -> pa.Array:
+    """Float64 that float32 can hold, or missing."""
     try:
-        numbers = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
+        numbers = column.cast(pa.float64())
     except (pa.ArrowException, TypeError) as error:
         raise NisbenchError(f"column {field.name!r}: expected numbers: {shortened(str(error), 200)}") from None
-    converted: np.ndarray = numbers.astype(np.float32)
-    if not np.isfinite(converted).all():
-        row = int(np.flatnonzero(~np.isfinite(converted))[0])
-        raise NisbenchError(f"column {field.name!r}, row {row}: {numbers[row]} is not a finite number")
-    return converted
+    found = np.asarray(pc.fill_null(numbers, 0.0))
+    with np.errstate(over="ignore"):
+        sound = np.isfinite(found.astype(np.float32))
+    if not sound.all():
+        row = int(np.flatnonzero(~sound)[0])
+        raise NisbenchError(f"column {field.name!r}, row {row}: {found[row]} is not a finite number")
+    return numbers

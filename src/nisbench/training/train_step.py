@@ -1,5 +1,6 @@
 """One training step: forward pass, loss, gradients, Adam; on whole tables or, with the same result, a batch's rows."""
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -106,7 +107,7 @@ class LazyStep:
         weights = dict(zip(self.tables, self.rows.read(rows), strict=True))
         self.others.zero_grad()
         self.rows.learning_rate = learning_rate
-        numbered = Instances(at, batch.labels, batch.values)
+        numbered = replace(batch, ids=at)
         prediction = self.recommender(numbered, weights, self.recommender.selected.scales(rows))
         loss = self.task.loss(prediction, batch.labels)
         torch.autograd.backward(loss.sum())

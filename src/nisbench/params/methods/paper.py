@@ -218,7 +218,7 @@ class NIS(Method):
     marker: ClassVar[str | None] = "P"
 
     @property
-    def label(self) -> str:
+    def slug(self) -> str:
         return "nis_se" if self.choice == "single" else "nis_me"
 
     @property
