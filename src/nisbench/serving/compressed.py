@@ -1,0 +1,249 @@
+"""An embedding table that is kept compressed and decoded as it is read. It needs nothing else of this package to be used."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nisbench.embedding.storage import (
+    LAYOUTS,
+    PRECISIONS,
+    Extent,
+    Layout,
+    Precision,
+    column_type,
+    encode,
+    group_size,
+    mask_bytes,
+    prefix_lengths,
+    row_slices,
+)
+from nisbench.errors import NisbenchError
+
+WEIGHT_TYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8, "int4": torch.uint8}
+
+
+class CompressedEmbedding(nn.Module):
+    """What ``nn.Embedding`` is, for a table with many zeros: ids -> rows, from a table stored in fewer bytes.
+
+    >>> small = CompressedEmbedding.from_dense(table.weight, layout="auto", values="int8")
+    >>> small(ids)          # (..., K) float32
+    >>> small.nbytes
+
+    Layouts and precisions are those of `nisbench.embedding.storage`. Its tensors are buffers: nothing is trained. A
+    state is loaded into a module of the same shape, whose arguments are `small.extent()`.
+    """
+
+    weights: Tensor
+    scales: Tensor
+    groups: Tensor
+    starts: Tensor
+    columns: Tensor
+    words: Tensor
+
+    def __init__(self, rows: int, width: int, layout: Layout, values: Precision, stored: int) -> None:
+        """Empty, with room for `stored` weights (of a dense layout: rows * width)."""
+        super().__init__()
+        _check_choice("layout", layout, LAYOUTS)
+        _check_choice("values", values, PRECISIONS)
+        self.rows, self.width, self.layout, self.values, self.stored = rows, width, layout, values, stored
+        self.shift = group_size(width).bit_length() - 1
+        count = max(1, stored)
+        if layout == "dense":
+            shape: tuple[int, ...] = (rows, -(-width // 2) if values == "int4" else width)
+        else:
+            shape = (-(-count // 2) if values == "int4" else count,)
+        self.register_buffer("weights", torch.zeros(shape, dtype=WEIGHT_TYPES[values]))
+        if values in {"int8", "int4"}:
+            self.register_buffer("scales", torch.zeros(rows, dtype=torch.bfloat16))
+        if layout != "dense":
+            self.register_buffer("groups", torch.zeros((rows >> self.shift) + 1, dtype=torch.int64))
+            self.register_buffer("starts", torch.zeros(rows + 1, dtype=torch.int16))  # unsigned: see `_places`
+        if layout == "csr":
+            kind = torch.uint8 if column_type(width).itemsize == 1 else torch.int16  # unsigned, too
+            self.register_buffer("columns", torch.zeros(count, dtype=kind))
+        if layout == "mask":
+            self.register_buffer("words", torch.zeros(rows, mask_bytes(width), dtype=torch.uint8))
+
+    @classmethod
+    def from_dense(
+        cls, weight: Tensor | np.ndarray, layout: Layout | Literal["auto"] = "auto", values: Precision = "float32"
+    ) -> "CompressedEmbedding":
+        """Of a table (N, K), whose zeros are left out. ``auto`` is the layout that takes the fewest bytes.
+
+        Raises `NisbenchError` for weights that are not finite numbers.
+        """
+        table = weight.detach().cpu().float().numpy() if isinstance(weight, Tensor) else np.asarray(weight, np.float32)
+        if table.ndim != 2 or not table.shape[1]:
+            raise NisbenchError(f"a table has rows and columns (N, K), not the shape {table.shape}")
+        _check_choice("layout", layout, ("auto", *LAYOUTS))
+        _check_choice("values", values, PRECISIONS)
+        extent = Extent.of(table)
+        chosen = extent.smallest(values) if layout == "auto" else layout
+        found = cls(*table.shape, chosen, values, extent.stored(chosen))
+        found._fill(table)
+        return found
+
+    def _fill(self, table: np.ndarray) -> None:
+        """Take over a table (N, K), some rows at a time."""
+        counts, done = np.zeros(self.rows, dtype=np.int64), 0
+        weights = self.weights.numpy()
+        for part in row_slices(self.rows, self.width):
+            rows = table[part]
+            if not np.isfinite(rows).all():
+                raise NisbenchError("a table with weights that are not finite numbers cannot be compressed")
+            codes, scales = encode(rows, self.values)
+            if scales is not None:
+                self.scales[part] = torch.from_numpy(scales.view(np.int16)).view(torch.bfloat16)
+            if self.layout == "dense":
+                if self.values == "int4":
+                    codes = _packed(np.pad(codes, ((0, 0), (0, self.width % 2))))
+                weights[part] = codes
+                continue
+            kept = rows != 0
+            if self.layout == "prefix":
+                kept = np.arange(self.width) < prefix_lengths(kept)[:, None]
+            counts[part] = kept.sum(axis=1)
+            flat = codes[kept]
+            if self.values == "int4":
+                _pack_into(weights, flat, done)
+            else:
+                weights[done : done + len(flat)] = flat
+            if self.layout == "csr":
+                numbers = np.nonzero(kept)[1].astype(column_type(self.width))
+                self.columns.numpy()[done : done + len(flat)] = numbers if self.width <= 256 else numbers.view(np.int16)
+            if self.layout == "mask":
+                bits = np.packbits(kept, axis=1, bitorder="little")
+                self.words.numpy()[part, : bits.shape[1]] = bits
+            done += len(flat)
+        if self.layout != "dense":
+            starts = np.concatenate([[0], np.cumsum(counts)])
+            groups = starts[:: 1 << self.shift]
+            self.groups.copy_(torch.from_numpy(groups))
+            within = starts - groups[np.arange(self.rows + 1) >> self.shift]
+            self.starts.copy_(torch.from_numpy(within.astype(np.uint16).view(np.int16)))
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor) -> Tensor:
+        """The rows of whole-number ids: (...) -> (..., K) float32. Raises `IndexError` for an id that is no row's."""
+        flat = ids.reshape(-1)
+        if flat.is_cuda or torch.compiler.is_compiling():
+            rows = self._gathered(flat.long())
+        elif self.layout == "dense" and self.values == "float32":
+            rows = nn.functional.embedding(flat, self.weights)
+        else:
+            rows = self._decoded(flat)
+        return rows.view(*ids.shape, self.width)
+
+    def _decoded(self, ids: Tensor) -> Tensor:
+        """By compiled code, on a CPU: (n,) -> (n, K)."""
+        from nisbench.serving import kernels  # noqa: PLC0415 - numba is slow to import
+
+        numbers = ids.numpy()
+        wrong = kernels.first_outside(numbers, self.rows)
+        if wrong >= 0:
+            raise IndexError(f"id {numbers[wrong]} is out of range: the table has {self.rows:,} rows")
+        out = torch.empty((len(ids), self.width), dtype=torch.float32)
+        weights = self.weights.flatten()
+        if self.values == "float16":
+            weights = weights.view(torch.int16)
+        stored: Any = weights.numpy()
+        if self.values == "float16":
+            stored = stored.view(np.uint16)
+        scales = self.scales.view(torch.int16).numpy().view(np.uint16) if hasattr(self, "scales") else NO_SCALES
+        if self.layout == "dense":
+            stride = self.width + (self.width % 2 if self.values == "int4" else 0)
+            kernels.dense(numbers, stride, stored, scales, out.numpy())
+            return out
+        where = self.groups.numpy(), self.starts.numpy().view(np.uint16), self.shift
+        if self.layout == "prefix":
+            kernels.prefix(numbers, *where, stored, scales, out.numpy())
+        elif self.layout == "csr":
+            columns = self.columns.numpy()
+            columns = columns.view(np.uint16) if columns.dtype == np.int16 else columns
+            kernels.csr(numbers, *where, columns, stored, scales, out.numpy())
+        else:
+            size = min(8, self.words.shape[1])
+            kernels.mask(numbers, *where, self.words.numpy().view(f"u{size}"), stored, scales, out.numpy())
+        return out
+
+    def _gathered(self, ids: Tensor) -> Tensor:
+        """By torch's own operations, on any device and in exported programs: (n,) int64 -> (n, K)."""
+        every = torch.arange(self.width, device=ids.device)
+        if self.layout == "dense":
+            rows = self.weights.index_select(0, ids)
+            if self.values == "int4":
+                rows = torch.stack([rows & 15, rows >> 4], 2).flatten(1)[:, : self.width]
+            return self._scaled(rows, ids)
+        start, end = self._places(ids), self._places(ids + 1)
+        if self.layout == "mask":
+            bits = self.words.index_select(0, ids)[:, every >> 3] >> (every & 7).to(torch.uint8)
+            kept = (bits & 1).long()
+            place, there = start[:, None] + kept.cumsum(1) - kept, kept.float()
+        else:
+            place = start[:, None] + every
+            there = (place < end[:, None]).float()
+        place = place.clamp(max=max(1, self.stored) - 1)  # what lies beyond a row is read, and multiplied by 0
+        if self.values == "int4":
+            codes = (self.weights[place >> 1] >> (4 * (place & 1)).to(torch.uint8)) & 15
+        else:
+            codes = self.weights[place]
+        rows = self._scaled(codes, ids) * there
+        if self.layout != "csr":
+            return rows
+        columns = self.columns[place].long() & 0xFFFF
+        return torch.zeros_like(rows).scatter_add(1, columns, rows)
+
+    def _places(self, ids: Tensor) -> Tensor:
+        """Where rows start among the weights: (n,) int64."""
+        return self.groups[ids >> self.shift] + (self.starts[ids].long() & 0xFFFF)
+
+    def _scaled(self, codes: Tensor, ids: Tensor) -> Tensor:
+        """Codes of rows (n, w) as float32 weights."""
+        if self.values in {"float32", "float16"}:
+            return codes.float()
+        numbers = codes.int()
+        numbers = (numbers ^ 8) - 8 if self.values == "int4" else numbers
+        return numbers.float() * self.scales.index_select(0, ids).float()[:, None]
+
+    # --- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all that is stored."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.buffers())
+
+    def extent(self) -> dict[str, Any]:
+        """The arguments of an empty module that this one's state can be loaded into."""
+        return {name: getattr(self, name) for name in ("rows", "width", "layout", "values", "stored")}
+
+    def extra_repr(self) -> str:
+        return f"{self.rows}, {self.width}, layout={self.layout}, values={self.values}, nbytes={self.nbytes}"
+
+
+NO_SCALES = np.zeros(0, dtype=np.uint16)
+
+
+def _packed(codes: np.ndarray) -> np.ndarray:
+    """int8 codes (..., 2n) of 4 bits as bytes (..., n), the first of each pair in the lower bits."""
+    bits = codes.view(np.uint8) & 15
+    packed: np.ndarray = bits[..., 0::2] | (bits[..., 1::2] << 4)
+    return packed
+
+
+def _pack_into(stored: np.ndarray, codes: np.ndarray, start: int) -> None:
+    """Write codes of 4 bits (n,) from the half byte number `start` on."""
+    if start % 2 and len(codes):
+        stored[start // 2] |= (codes[:1].view(np.uint8)[0] & 15) << 4
+        start, codes = start + 1, codes[1:]
+    if len(codes) % 2:
+        codes = np.append(codes, np.int8(0))
+    stored[start // 2 : start // 2 + len(codes) // 2] = _packed(codes)
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise NisbenchError(f"{name} must be one of {', '.join(known)}, not {value!r}")
