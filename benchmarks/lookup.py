@@ -42,7 +42,8 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
                 table = drawn(rows, k, rate, prefixes)
                 extent = Extent.of(table)
                 chosen: dict[tuple[str, str], CompressedEmbedding] = {}
-                for layout, values in PREFIX_FORMS if prefixes else FORMS:
+                forms = PREFIX_FORMS if prefixes else FORMS if case["every_layout"] else (("auto", "float32"), ("auto", "int8"))
+                for layout, values in forms:
                     found = extent.smallest(values) if layout == "auto" else layout  # type: ignore[arg-type]
                     if (found, values) not in chosen and (rate > 1 or found == "dense"):
                         small = CompressedEmbedding.from_dense(table, found, values)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from nisbench.embedding.storage import (
     row_slices,
 )
 from nisbench.errors import NisbenchError
+from nisbench.serving import kernels
 
 WEIGHT_TYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8, "int4": torch.uint8}
 
@@ -49,6 +50,7 @@ class CompressedEmbedding(nn.Module):
         _check_choice("values", values, PRECISIONS)
         self.rows, self.width, self.layout, self.values, self.stored = rows, width, layout, values, stored
         self.shift = group_size(width).bit_length() - 1
+        self._views: tuple[Any, tuple[Any, ...]] | None = None
         count = max(1, stored)
         if layout == "dense":
             shape: tuple[int, ...] = (rows, -(-width // 2) if values == "int4" else width)
@@ -126,7 +128,6 @@ class CompressedEmbedding(nn.Module):
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def forward(self, ids: Tensor) -> Tensor:
         """The rows of whole-number ids: (...) -> (..., K) float32. Raises `IndexError` for an id that is no row's."""
         flat = ids.reshape(-1)
@@ -140,35 +141,33 @@ class CompressedEmbedding(nn.Module):
 
     def _decoded(self, ids: Tensor) -> Tensor:
         """By compiled code, on a CPU: (n,) -> (n, K)."""
-        from nisbench.serving import kernels  # noqa: PLC0415 - numba is slow to import
-
-        numbers = ids.numpy()
+        numbers, (kernel, *stored) = ids.numpy(), self._compiled()
         wrong = kernels.first_outside(numbers, self.rows)
         if wrong >= 0:
             raise IndexError(f"id {numbers[wrong]} is out of range: the table has {self.rows:,} rows")
-        out = torch.empty((len(ids), self.width), dtype=torch.float32)
-        weights = self.weights.flatten()
-        if self.values == "float16":
-            weights = weights.view(torch.int16)
-        stored: Any = weights.numpy()
-        if self.values == "float16":
-            stored = stored.view(np.uint16)
-        scales = self.scales.view(torch.int16).numpy().view(np.uint16) if hasattr(self, "scales") else NO_SCALES
-        if self.layout == "dense":
-            stride = self.width + (self.width % 2 if self.values == "int4" else 0)
-            kernels.dense(numbers, stride, stored, scales, out.numpy())
-            return out
-        where = self.groups.numpy(), self.starts.numpy().view(np.uint16), self.shift
-        if self.layout == "prefix":
-            kernels.prefix(numbers, *where, stored, scales, out.numpy())
-        elif self.layout == "csr":
-            columns = self.columns.numpy()
-            columns = columns.view(np.uint16) if columns.dtype == np.int16 else columns
-            kernels.csr(numbers, *where, columns, stored, scales, out.numpy())
-        else:
-            size = min(8, self.words.shape[1])
-            kernels.mask(numbers, *where, self.words.numpy().view(f"u{size}"), stored, scales, out.numpy())
-        return out
+        out = np.empty((len(numbers), self.width), dtype=np.float32)
+        kernel(numbers, *stored, out)
+        return torch.from_numpy(out)
+
+    def _compiled(self) -> tuple[Any, ...]:
+        """The layout's kernel, and what it takes between ids and output: views of the buffers, made once."""
+        weights = self._buffers["weights"]
+        if self._views is None or self._views[0] is not weights:  # moved, or loaded anew
+            views = {name: _view(tensor) for name, tensor in self._buffers.items()}
+            if self.layout == "dense":
+                stride = self.width + (self.width % 2 if self.values == "int4" else 0)
+                found = [kernels.dense, np.uint64(stride)]
+            else:
+                found = [getattr(kernels, self.layout), views["groups"], views["starts"], np.uint64(self.shift)]
+            if self.layout == "csr":
+                found.append(views["columns"])
+            if self.layout == "mask":
+                found.append(views["words"].view(f"u{min(8, self.words.shape[1])}"))
+            self._views = weights, (*found, views["weights"].reshape(-1), views.get("scales", NO_SCALES))
+        return self._views[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_views": None}  # of a copy's own buffers
 
     def _gathered(self, ids: Tensor) -> Tensor:
         """By torch's own operations, on any device and in exported programs: (n,) int64 -> (n, K)."""
@@ -225,6 +224,14 @@ class CompressedEmbedding(nn.Module):
 
 
 NO_SCALES = np.zeros(0, dtype=np.uint16)
+
+
+def _view(tensor: Tensor) -> np.ndarray:
+    """A buffer as kernels read it: what torch has in signed or half floats, as unsigned numbers."""
+    if tensor.dtype in {torch.int16, torch.float16, torch.bfloat16}:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    found: np.ndarray = tensor.numpy()
+    return found
 
 
 def _packed(codes: np.ndarray) -> np.ndarray:

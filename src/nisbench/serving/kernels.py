@@ -22,6 +22,8 @@ LINE = 64
 """Bytes of a cache line."""
 HALF_BIAS = np.float32(2.0**112)
 """Moves the exponent of a float16 that is read as a float32 to its place."""
+ONE = np.uint64(1)
+"""Places are unsigned: numba tests signed ones for being counted from the end, which costs half of the speed."""
 
 
 # --- what numba lacks -----------------------------------------------------------------------------------------
@@ -50,7 +52,7 @@ def lowest_bit(_context: Any, word: Any) -> Any:  # noqa: ARG001 - the number of
     def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.IntType(1)(1))
 
-    return types.int64(types.uint64), code
+    return types.uint64(types.uint64), code
 
 
 def scale_of(weights: Any, scales: Any, row: Any) -> Any:
@@ -84,7 +86,7 @@ def _weight_at(weights: Any, place: Any, scale: Any) -> Any:  # noqa: ARG001 - n
         return lambda weights, place, scale: scale * np.float32(weights[place])
 
     def of_half_byte(weights: Any, place: Any, scale: Any) -> Any:
-        bits = (np.int32(weights[place >> 1]) >> np.int32((place & 1) << 2)) & np.int32(15)
+        bits = (np.int32(weights[place >> ONE]) >> np.int32((place & ONE) << np.uint64(2))) & np.int32(15)
         return scale * np.float32((bits ^ np.int32(8)) - np.int32(8))
 
     return of_half_byte
@@ -97,8 +99,8 @@ def item_of(weights: Any, place: Any) -> Any:
 @overload(item_of, strict=False)  # type: ignore[untyped-decorator]
 def _item_of(weights: Any, place: Any) -> Any:  # noqa: ARG001 - numba reads the names
     if weights.dtype == types.uint8:
-        return lambda weights, place: place >> 1  # noqa: ARG005
-    return lambda weights, place: place  # noqa: ARG005
+        return lambda weights, place: np.intp(place >> ONE)  # noqa: ARG005
+    return lambda weights, place: np.intp(place)  # noqa: ARG005
 
 
 # --- layouts --------------------------------------------------------------------------------------------------
@@ -115,64 +117,68 @@ def first_outside(ids: Any, rows: Any) -> Any:
 
 @compiled  # type: ignore[untyped-decorator]
 def start_of(row: Any, groups: Any, starts: Any, shift: Any) -> Any:
-    """Where a row starts among the weights."""
-    return np.intp(groups[row >> shift]) + np.intp(starts[row])
+    """Where a row starts among the weights. `row` and `shift` are uint64, as is the place."""
+    return np.uint64(groups[row >> shift]) + np.uint64(starts[row])
 
 
 @compiled  # type: ignore[untyped-decorator]
 def dense(ids: Any, stride: Any, weights: Any, scales: Any, out: Any) -> None:
-    """Rows are `stride` weights apart."""
+    """Rows are `stride` (uint64) weights apart."""
     count, width = out.shape
     step = max(1, LINE // weights.itemsize)
     for i in range(count):
         if i + WEIGHTS_AHEAD < count:
-            ahead = np.intp(ids[i + WEIGHTS_AHEAD]) * stride
+            ahead = np.uint64(ids[i + WEIGHTS_AHEAD]) * stride
             for k in range(0, width, step):
-                prefetch(weights, item_of(weights, ahead + k))
-        row = np.intp(ids[i])
+                prefetch(weights, item_of(weights, ahead + np.uint64(k)))
+        row = np.uint64(ids[i])
         scale = scale_of(weights, scales, row)
+        start, decoded = row * stride, out[i]
         for k in range(width):
-            out[i, k] = weight_at(weights, row * stride + k, scale)
+            decoded[k] = weight_at(weights, start + np.uint64(k), scale)
 
 
 @compiled  # type: ignore[untyped-decorator]
 def prefix(ids: Any, groups: Any, starts: Any, shift: Any, weights: Any, scales: Any, out: Any) -> None:
     count, width = out.shape
-    step = max(1, LINE // weights.itemsize)
+    step = np.uint64(max(1, LINE // weights.itemsize))
     for i in range(count):
         if i + STARTS_AHEAD < count:
             prefetch(starts, np.intp(ids[i + STARTS_AHEAD]))
         if i + WEIGHTS_AHEAD < count:
-            row = np.intp(ids[i + WEIGHTS_AHEAD])
-            end = start_of(row + 1, groups, starts, shift)
-            for place in range(start_of(row, groups, starts, shift), end, step):
-                prefetch(weights, item_of(weights, place))
-        row = np.intp(ids[i])
+            place = start_of(np.uint64(ids[i + WEIGHTS_AHEAD]), groups, starts, shift)
+            prefetch(weights, item_of(weights, place))
+            prefetch(weights, item_of(weights, place + step))
+        row = np.uint64(ids[i])
         scale = scale_of(weights, scales, row)
         start = start_of(row, groups, starts, shift)
-        filled = start_of(row + 1, groups, starts, shift) - start
-        for k in range(filled):
-            out[i, k] = weight_at(weights, start + k, scale)
-        for k in range(filled, width):
-            out[i, k] = np.float32(0)
+        filled = np.int64(start_of(row + ONE, groups, starts, shift) - start)
+        decoded = out[i]
+        for k in range(width):  # one loop for both parts: its length is the same for all rows, so it needs no guessing
+            decoded[k] = weight_at(weights, start + np.uint64(k), scale) if k < filled else np.float32(0)
 
 
 @compiled  # type: ignore[untyped-decorator]
 def csr(ids: Any, groups: Any, starts: Any, shift: Any, columns: Any, weights: Any, scales: Any, out: Any) -> None:
     count, width = out.shape
+    step = np.uint64(max(1, LINE // weights.itemsize))
     for i in range(count):
         if i + STARTS_AHEAD < count:
             prefetch(starts, np.intp(ids[i + STARTS_AHEAD]))
         if i + WEIGHTS_AHEAD < count:
-            place = start_of(np.intp(ids[i + WEIGHTS_AHEAD]), groups, starts, shift)
+            place = start_of(np.uint64(ids[i + WEIGHTS_AHEAD]), groups, starts, shift)
             prefetch(weights, item_of(weights, place))
-            prefetch(columns, place)
-        row = np.intp(ids[i])
+            prefetch(weights, item_of(weights, place + step))
+            prefetch(columns, np.intp(place))
+        row = np.uint64(ids[i])
         scale = scale_of(weights, scales, row)
+        decoded = out[i]
         for k in range(width):
-            out[i, k] = np.float32(0)
-        for place in range(start_of(row, groups, starts, shift), start_of(row + 1, groups, starts, shift)):
-            out[i, columns[place]] = weight_at(weights, place, scale)
+            decoded[k] = np.float32(0)
+        place, end = start_of(row, groups, starts, shift), start_of(row + ONE, groups, starts, shift)
+        while place < end:
+            decoded[np.uint64(columns[place])] = weight_at(weights, place, scale)
+            place += ONE
 
 
 @compiled  # type: ignore[untyped-decorator]
@@ -180,24 +186,25 @@ def mask(ids: Any, groups: Any, starts: Any, shift: Any, words: Any, weights: An
     """`words` (N, w) are unsigned; bit b of word j is column j * 64 + b (there is one word only if it is smaller)."""
     count, width = out.shape
     per_row = words.shape[1]
-    step = max(1, LINE // weights.itemsize)
+    step = np.uint64(max(1, LINE // weights.itemsize))
     for i in range(count):
         if i + STARTS_AHEAD < count:
-            row = np.intp(ids[i + STARTS_AHEAD])
-            prefetch(starts, row)
-            prefetch(words, row * per_row)
+            ahead = np.intp(ids[i + STARTS_AHEAD])
+            prefetch(starts, ahead)
+            prefetch(words, ahead * per_row)
         if i + WEIGHTS_AHEAD < count:
-            place = start_of(np.intp(ids[i + WEIGHTS_AHEAD]), groups, starts, shift)
-            prefetch(weights, item_of(weights, place))
-            prefetch(weights, item_of(weights, place + step))
-        row = np.intp(ids[i])
+            place = start_of(np.uint64(ids[i + WEIGHTS_AHEAD]), groups, starts, shift)
+            for line in range(3):
+                prefetch(weights, item_of(weights, place + np.uint64(line) * step))
+        row = np.uint64(ids[i])
         scale = scale_of(weights, scales, row)
         place = start_of(row, groups, starts, shift)
+        decoded = out[i]
         for k in range(width):
-            out[i, k] = np.float32(0)
+            decoded[k] = np.float32(0)
         for j in range(per_row):
             left = np.uint64(words[row, j])
             while left:
-                out[i, 64 * j + lowest_bit(left)] = weight_at(weights, place, scale)
-                place += 1
-                left &= left - np.uint64(1)
+                decoded[np.uint64(64 * j) + lowest_bit(left)] = weight_at(weights, place, scale)
+                place += ONE
+                left &= left - ONE
