@@ -39,7 +39,7 @@ CORE: dict[CoreStep, tuple[str, ...]] = {
     "prepare": ("wiring.py:prepare", "data/archives.py", "data/click_log.py", "data/parquet.py", "data/planted.py"),
     "split": ("wiring.py:split", "data/split.py", "data/parquet.py"),
     "block": ("wiring.py:block", "data/blocks.py", "data/parquet.py"),
-    "search": ("wiring.py:search", "!search/pruning.py", "!models/pruned.py", *_TRAINING),
+    "search": ("wiring.py:search", "!search/pruning.py", "!models/pruned.py", "!embedding/storage.py", *_TRAINING),
     "prune": ("wiring.py:prune", *_TRAINING),
 }
 """The core of each kind of step: files of the package, without those of kinds and those behind "!"; after a colon, one function

@@ -153,8 +153,16 @@ class PruneRun(RunFile):
     projection_weights: int = 0
     threshold: float = 0.0
     """Weights of smaller importance were pruned (epsilon of Eq. 9)."""
-    coo_bytes: int = 0
-    csr_bytes: int = 0
+    bytes: dict[str, dict[str, int]] = {}
+    """What the embeddings take: layout -> precision -> bytes (`nisbench.embedding.storage`). Projections are not in it."""
+    rounded_metrics: dict[str, dict[str, float]] = {}
+    """Precision -> what `metrics` are where the embeddings are rounded to it, without training after it."""
+    offset: float = 0.0
+    """The number that recalibration adds to all predictions (logits, where the task predicts these)."""
+    mean_prediction: float | None = None
+    """On test: of probabilities, where the task predicts logits. None where the task has no base rate."""
+    mean_label: float | None = None
+    """On test: the base rate."""
     size_mib: float = 0.0
     """The paper's "Params (M)": MiB of a deflated SciPy COO file."""
     features: FeatureCounts = FeatureCounts(count=0, without_dimensions=0)
@@ -174,6 +182,14 @@ class PruneRun(RunFile):
     def core_seconds(self) -> float:
         """Of training what is left. Pruning itself costs next to nothing."""
         return sum(one.seconds for one in self.rounds) * self.machine.cores_used
+
+    def metrics_at(self, precision: str = "float32") -> dict[str, float]:
+        """Quality on test with embeddings of that precision."""
+        return self.metrics if precision == "float32" else self.rounded_metrics.get(precision, {})
+
+    def stored_bytes(self, precision: str = "float32") -> int:
+        """What the embeddings take in the layout that takes the least, and their projections (float32), if any."""
+        return min((of[precision] for of in self.bytes.values()), default=0) + 4 * self.projection_weights
 
 
 T = TypeVar("T", bound=RunFile)

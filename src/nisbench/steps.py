@@ -186,6 +186,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
         model=searched.model,
         importance=method.importance,
         rounds=rounds,
+        recalibrate=searched.training.recalibrate and searched.task.has_base_rate,
         compression_rate=rate,
         seed=searched.seed,
         training=searched.training if rounds else None,
@@ -194,6 +195,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
     )
     special = "" if method.importance == "effective" else f"-{method.importance}"
     special += f"-rounds{rounds}" if rounds else ""
+    special += "-recalibrated" if settings.recalibrate else ""
     return Step(
         "prune",
         search.dataset,

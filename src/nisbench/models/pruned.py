@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from nisbench.embedding.batch import Embeddings
 from nisbench.embedding.scheme import DimensionScheme
-from nisbench.embedding.table import SelectedTable
+from nisbench.embedding.table import SelectedTable, Table
 from nisbench.errors import NisbenchError
 from nisbench.models.projection import Projection
 from nisbench.models.recommender import TABLE, Recommender, Shape, build_model
@@ -32,6 +33,8 @@ class PrunedModel:
     field_sizes: tuple[int, ...]
     projection: tuple[list[list[int]], list[int]] | None = None
     """Per embedding of the model, the dimensions of the blocks, and the common dimension that they are projected to."""
+    offset: float = 0.0
+    """Added to all predictions of the recommender that is measured and served."""
 
     @classmethod
     def of_search(
@@ -51,19 +54,27 @@ class PrunedModel:
     def to_recommender(self) -> Recommender:
         """The recommender that is measured and served."""
         n, width = self.embeddings.shape
-        return self._recommender(SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings)))
+        table = SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings))
+        return self.recommender_with(table, {TABLE + name: tensor for name, tensor in table.state_dict().items()})
+
+    def recommender_with(self, table: Table, state: Mapping[str, Tensor]) -> Recommender:
+        """The recommender that is served, on another table of the same embeddings. `state` are the table's tensors."""
+        recommender = self._recommender(table, state)
+        if self.offset:
+            recommender.model = Shifted(recommender.model, self.offset)
+        return recommender
 
     def with_mask(self) -> Recommender:
         """A recommender to train on, in which weights that are 0 stay 0: each feature is a block of its own."""
         weight = torch.from_numpy(self.embeddings).clone()
-        return self._recommender(SelectedTable(torch.arange(len(weight)), weight.ne(0).float(), weight))
+        table = SelectedTable(torch.arange(len(weight)), weight.ne(0).float(), weight)
+        return self._recommender(table, {TABLE + name: tensor for name, tensor in table.state_dict().items()})
 
-    def _recommender(self, table: SelectedTable) -> Recommender:
+    def _recommender(self, table: Table, state: Mapping[str, Tensor]) -> Recommender:
         shape = Shape(self.field_sizes, self.widths, 0.0)
         projection = Projection(self.others["projection.block"], *self.projection) if self.projection else None
         recommender = Recommender(table, build_model(self.settings, shape), self.widths, projection)
-        own = {TABLE + name: tensor for name, tensor in table.state_dict().items()}
-        recommender.load_state_dict(own | dict(self.others))
+        recommender.load_state_dict(dict(state) | dict(self.others))
         return recommender
 
     @property
@@ -73,7 +84,9 @@ class PrunedModel:
     def save(self, scheme_file: Path, model_file: Path) -> None:
         """Write the embeddings as a `DimensionScheme`, and all else as safetensors."""
         DimensionScheme.from_dense(self.embeddings).save(scheme_file)
-        about = {"widths": self.widths, "field_sizes": self.field_sizes, "projection": self.projection}
+        about = {
+            "widths": self.widths, "field_sizes": self.field_sizes, "projection": self.projection, "offset": self.offset,
+        }  # fmt: skip
         save_tensors(model_file, dict(self.others), about)
 
     @classmethod
@@ -84,7 +97,21 @@ class PrunedModel:
             raise NisbenchError(f"{model_file}: holds no model, because the run failed; see run.json beside it.")
         scheme = DimensionScheme.load(scheme_file)
         sizes = tuple(about["field_sizes"])
-        return cls(scheme.to_dense(), others, settings, tuple(about["widths"]), sizes, about["projection"])
+        return cls(
+            scheme.to_dense(), others, settings, tuple(about["widths"]), sizes, about["projection"], about["offset"]
+        )
+
+
+class Shifted(nn.Module):
+    """A model whose predictions are moved by one number."""
+
+    def __init__(self, model: nn.Module, offset: float) -> None:
+        super().__init__()
+        self.model, self.offset = model, offset
+
+    def forward(self, embeddings: Embeddings, first_order: Tensor | None) -> Tensor:
+        moved: Tensor = self.model(embeddings, first_order) + self.offset
+        return moved
 
 
 def non_embedding_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ class PruneSettings(Settings):
     model: AnyModel
     importance: Importance
     rounds: int
+    recalibrate: bool
     compression_rate: float
     seed: int
     training: Training | None

@@ -44,6 +44,8 @@ class Task(Kind):
     """What tables show beside the metrics."""
     pruned_rates: ClassVar[tuple[float, ...] | None] = None
     """Where the paper compares DNIS with search baselines: the compression rates at which it still wins on all models."""
+    has_base_rate: ClassVar[bool] = False
+    """Whether predictions (or their probabilities, where they are logits) should have the mean of the labels."""
     splits_by_user: ClassVar[bool] = False
     """Whether each user's last instances are held out (leave_one_out)."""
     variant_of: ClassVar[str | None] = None
@@ -83,6 +85,7 @@ class Rating(Task):
     table: ClassVar[str] = "table2"
     table_title: ClassVar[str] = "Table 2: rating prediction"
     measured: ClassVar[str] = "MSE on the test instances"
+    has_base_rate: ClassVar[bool] = True
     pruned_rates: ClassVar[tuple[float, ...] | None] = (2,)
 
 
@@ -97,6 +100,7 @@ class CTR(Task):
     table_title: ClassVar[str] = "Table 3: click-through-rate prediction"
     measured: ClassVar[str] = "AUC and logloss on the test instances"
     predicts_logits: ClassVar[bool] = True
+    has_base_rate: ClassVar[bool] = True
     pruned_rates: ClassVar[tuple[float, ...] | None] = (20, 30)
 
 
