@@ -54,12 +54,13 @@ class PrunedModel:
     def to_recommender(self) -> Recommender:
         """The recommender that is measured and served."""
         n, width = self.embeddings.shape
-        table = SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings))
-        return self.recommender_with(table, {TABLE + name: tensor for name, tensor in table.state_dict().items()})
+        return self.served_from(
+            SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings))
+        )
 
-    def recommender_with(self, table: Table, state: Mapping[str, Tensor]) -> Recommender:
-        """The recommender that is served, on another table of the same embeddings. `state` are the table's tensors."""
-        recommender = self._recommender(table, state)
+    def served_from(self, table: Table) -> Recommender:
+        """The recommender that is measured and served, with a table in the place of the embeddings."""
+        recommender = self._recommender(table)
         if self.offset:
             recommender.model = Shifted(recommender.model, self.offset)
         return recommender
@@ -67,14 +68,14 @@ class PrunedModel:
     def with_mask(self) -> Recommender:
         """A recommender to train on, in which weights that are 0 stay 0: each feature is a block of its own."""
         weight = torch.from_numpy(self.embeddings).clone()
-        table = SelectedTable(torch.arange(len(weight)), weight.ne(0).float(), weight)
-        return self._recommender(table, {TABLE + name: tensor for name, tensor in table.state_dict().items()})
+        return self._recommender(SelectedTable(torch.arange(len(weight)), weight.ne(0).float(), weight))
 
-    def _recommender(self, table: Table, state: Mapping[str, Tensor]) -> Recommender:
+    def _recommender(self, table: Table) -> Recommender:
         shape = Shape(self.field_sizes, self.widths, 0.0)
         projection = Projection(self.others["projection.block"], *self.projection) if self.projection else None
         recommender = Recommender(table, build_model(self.settings, shape), self.widths, projection)
-        recommender.load_state_dict(dict(state) | dict(self.others))
+        own = {TABLE + name: tensor for name, tensor in table.state_dict().items()}
+        recommender.load_state_dict(own | dict(self.others))
         return recommender
 
     @property
@@ -84,10 +85,13 @@ class PrunedModel:
     def save(self, scheme_file: Path, model_file: Path) -> None:
         """Write the embeddings as a `DimensionScheme`, and all else as safetensors."""
         DimensionScheme.from_dense(self.embeddings).save(scheme_file)
-        about = {
+        save_tensors(model_file, dict(self.others), self.about())
+
+    def about(self) -> dict[str, Any]:
+        """What `of_parts` needs to know besides tensors and settings."""
+        return {
             "widths": self.widths, "field_sizes": self.field_sizes, "projection": self.projection, "offset": self.offset,
         }  # fmt: skip
-        save_tensors(model_file, dict(self.others), about)
 
     @classmethod
     def load(cls, scheme_file: Path, model_file: Path, settings: Model) -> "PrunedModel":
@@ -96,10 +100,15 @@ class PrunedModel:
         if "widths" not in about:
             raise NisbenchError(f"{model_file}: holds no model, because the run failed; see run.json beside it.")
         scheme = DimensionScheme.load(scheme_file)
-        sizes = tuple(about["field_sizes"])
-        return cls(
-            scheme.to_dense(), others, settings, tuple(about["widths"]), sizes, about["projection"], about["offset"]
-        )
+        return cls.of_parts(scheme.to_dense(), others, about, settings)
+
+    @classmethod
+    def of_parts(
+        cls, embeddings: np.ndarray, others: Mapping[str, Tensor], about: Mapping[str, Any], settings: Model
+    ) -> "PrunedModel":
+        """From embeddings, all other weights, and what `about` said of them."""
+        sizes, widths = tuple(about["field_sizes"]), tuple(about["widths"])
+        return cls(embeddings, others, settings, widths, sizes, about["projection"], about["offset"])
 
 
 class Shifted(nn.Module):

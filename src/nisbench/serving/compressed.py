@@ -67,6 +67,7 @@ class CompressedEmbedding(nn.Module):
             self.register_buffer("columns", torch.zeros(count, dtype=kind))
         if layout == "mask":
             self.register_buffer("words", torch.zeros(rows, mask_bytes(width), dtype=torch.uint8))
+        self.register_load_state_dict_post_hook(_check_loaded)
 
     @classmethod
     def from_dense(
@@ -158,7 +159,9 @@ class CompressedEmbedding(nn.Module):
                 stride = self.width + (self.width % 2 if self.values == "int4" else 0)
                 found = [kernels.dense, np.uint64(stride)]
             else:
-                found = [getattr(kernels, self.layout), views["groups"], views["starts"], np.uint64(self.shift)]
+                per_row = views["weights"].nbytes / max(1, self.rows)
+                lines = round(1 + per_row / kernels.LINE)
+                found = [getattr(kernels, self.layout), views["groups"], views["starts"], np.uint64(self.shift), lines]
             if self.layout == "csr":
                 found.append(views["columns"])
             if self.layout == "mask":
@@ -221,6 +224,27 @@ class CompressedEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.width}, layout={self.layout}, values={self.values}, nbytes={self.nbytes}"
+
+
+def _check_loaded(module: nn.Module, _keys: Any) -> None:
+    """Raise `NisbenchError` if a state that was loaded is none that was made from a table: kernels would read elsewhere."""
+    assert isinstance(module, CompressedEmbedding)
+    tensors = {name: tensor.cpu() for name, tensor in module.named_buffers()}
+    if tensors["weights"].dtype != WEIGHT_TYPES[module.values]:
+        raise NisbenchError(f"weights of {module.values} cannot be of the type {tensors['weights'].dtype}")
+    if module.layout == "dense":
+        return
+    views = {name: _view(tensor) for name, tensor in tensors.items()}
+    starts = views["groups"][np.arange(module.rows + 1) >> module.shift] + views["starts"].astype(np.int64)
+    counts = np.diff(starts)
+    sound = starts[0] == 0 and starts[-1] == module.stored and (counts >= 0).all() and (counts <= module.width).all()
+    if module.layout == "csr":
+        sound = sound and (views["columns"] < module.width).all()
+    if module.layout == "mask":
+        bits = np.unpackbits(views["words"], axis=1, bitorder="little")
+        sound = sound and not bits[:, module.width :].any() and (bits.sum(axis=1, dtype=np.int64) == counts).all()
+    if not sound:
+        raise NisbenchError("the state is not that of a compressed table: its tensors do not fit together")
 
 
 NO_SCALES = np.zeros(0, dtype=np.uint16)

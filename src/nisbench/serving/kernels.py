@@ -16,10 +16,10 @@ from numba.extending import intrinsic, overload
 
 compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
 
-STARTS_AHEAD, WEIGHTS_AHEAD = 32, 16
+STARTS_AHEAD, WEIGHTS_AHEAD = 24, 12
 """Rows ahead at which a row's start, and its weights, are fetched."""
 LINE = 64
-"""Bytes of a cache line."""
+"""Bytes of a cache line. `lines` are as many of them as a row's weights lie in, on the average."""
 HALF_BIAS = np.float32(2.0**112)
 """Moves the exponent of a float16 that is read as a float32 to its place."""
 ONE = np.uint64(1)
@@ -139,7 +139,7 @@ def dense(ids: Any, stride: Any, weights: Any, scales: Any, out: Any) -> None:
 
 
 @compiled  # type: ignore[untyped-decorator]
-def prefix(ids: Any, groups: Any, starts: Any, shift: Any, weights: Any, scales: Any, out: Any) -> None:
+def prefix(ids: Any, groups: Any, starts: Any, shift: Any, lines: Any, weights: Any, scales: Any, out: Any) -> None:
     count, width = out.shape
     step = np.uint64(max(1, LINE // weights.itemsize))
     for i in range(count):
@@ -147,8 +147,8 @@ def prefix(ids: Any, groups: Any, starts: Any, shift: Any, weights: Any, scales:
             prefetch(starts, np.intp(ids[i + STARTS_AHEAD]))
         if i + WEIGHTS_AHEAD < count:
             place = start_of(np.uint64(ids[i + WEIGHTS_AHEAD]), groups, starts, shift)
-            prefetch(weights, item_of(weights, place))
-            prefetch(weights, item_of(weights, place + step))
+            for line in range(lines):
+                prefetch(weights, item_of(weights, place + np.uint64(line) * step))
         row = np.uint64(ids[i])
         scale = scale_of(weights, scales, row)
         start = start_of(row, groups, starts, shift)
@@ -159,7 +159,9 @@ def prefix(ids: Any, groups: Any, starts: Any, shift: Any, weights: Any, scales:
 
 
 @compiled  # type: ignore[untyped-decorator]
-def csr(ids: Any, groups: Any, starts: Any, shift: Any, columns: Any, weights: Any, scales: Any, out: Any) -> None:
+def csr(
+    ids: Any, groups: Any, starts: Any, shift: Any, lines: Any, columns: Any, weights: Any, scales: Any, out: Any
+) -> None:
     count, width = out.shape
     step = np.uint64(max(1, LINE // weights.itemsize))
     for i in range(count):
@@ -167,8 +169,8 @@ def csr(ids: Any, groups: Any, starts: Any, shift: Any, columns: Any, weights: A
             prefetch(starts, np.intp(ids[i + STARTS_AHEAD]))
         if i + WEIGHTS_AHEAD < count:
             place = start_of(np.uint64(ids[i + WEIGHTS_AHEAD]), groups, starts, shift)
-            prefetch(weights, item_of(weights, place))
-            prefetch(weights, item_of(weights, place + step))
+            for line in range(lines):
+                prefetch(weights, item_of(weights, place + np.uint64(line) * step))
             prefetch(columns, np.intp(place))
         row = np.uint64(ids[i])
         scale = scale_of(weights, scales, row)
@@ -182,7 +184,9 @@ def csr(ids: Any, groups: Any, starts: Any, shift: Any, columns: Any, weights: A
 
 
 @compiled  # type: ignore[untyped-decorator]
-def mask(ids: Any, groups: Any, starts: Any, shift: Any, words: Any, weights: Any, scales: Any, out: Any) -> None:
+def mask(
+    ids: Any, groups: Any, starts: Any, shift: Any, lines: Any, words: Any, weights: Any, scales: Any, out: Any
+) -> None:
     """`words` (N, w) are unsigned; bit b of word j is column j * 64 + b (there is one word only if it is smaller)."""
     count, width = out.shape
     per_row = words.shape[1]
@@ -194,7 +198,7 @@ def mask(ids: Any, groups: Any, starts: Any, shift: Any, words: Any, weights: An
             prefetch(words, ahead * per_row)
         if i + WEIGHTS_AHEAD < count:
             place = start_of(np.uint64(ids[i + WEIGHTS_AHEAD]), groups, starts, shift)
-            for line in range(3):
+            for line in range(lines):
                 prefetch(weights, item_of(weights, place + np.uint64(line) * step))
         row = np.uint64(ids[i])
         scale = scale_of(weights, scales, row)
