@@ -43,7 +43,13 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
                 table = drawn(rows, k, rate, prefixes)
                 extent = Extent.of(table)
                 chosen: dict[tuple[str, str], CompressedEmbedding] = {}
-                forms = PREFIX_FORMS if prefixes else FORMS if case["every_layout"] else (("auto", "float32"), ("auto", "int8"))
+                forms = (
+                    PREFIX_FORMS
+                    if prefixes
+                    else FORMS
+                    if case["every_layout"]
+                    else (("auto", "float32"), ("auto", "int8"))
+                )
                 for layout, values in forms:
                     found = extent.smallest(values) if layout == "auto" else layout  # type: ignore[arg-type]
                     if (found, values) not in chosen and (rate > 1 or found == "dense"):

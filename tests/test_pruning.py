@@ -214,7 +214,9 @@ def test_bytes_and_quality_are_recorded_for_all_layouts_and_precisions(settings,
     found, scheme = pruned(settings(compression_rate=4.0), trained, tmp_path / "p")
     dense, extent = scheme.to_dense(), storage.Extent.of(scheme.to_dense())
     assert found.bytes == extent.all_bytes()
-    assert {layout: list(of) for layout, of in found.bytes.items()} == dict.fromkeys(storage.LAYOUTS, list(storage.PRECISIONS))
+    assert {layout: list(of) for layout, of in found.bytes.items()} == {
+        layout: list(storage.PRECISIONS) for layout in storage.LAYOUTS
+    }
     assert found.stored_bytes("int8") == min(of["int8"] for of in found.bytes.values()) < found.stored_bytes()
     model = PrunedModel.load(
         tmp_path / "p" / "scheme.safetensors", tmp_path / "p" / "model.safetensors", PARAMS.models["mf"]
@@ -229,7 +231,7 @@ def test_bytes_and_quality_are_recorded_for_all_layouts_and_precisions(settings,
 
 
 @pytest.mark.parametrize(("task", "model"), [("rating", "mf"), ("ctr", "fm")])
-def test_recalibration_refits_one_number_on_validation(task, model, data_of, tmp_path, caplog):
+def test_recalibration_refits_one_number_on_validation(task, model, data_of, tmp_path):
     searched, data = search_settings(task, model, "full_table", max_epochs=1), data_of[task]
     run_search(searched, data, tmp_path / "search")
     runs = {}

@@ -439,7 +439,12 @@ class PruneResult:
         """
         from nisbench.serving import export
 
-        return export(self.step, Path(folder), layout, values, onnx=onnx)
+        exported = export(self.step, Path(folder), layout, values)
+        if onnx:
+            from nisbench.serving import programs
+
+            programs.export_onnx(exported)
+        return exported
 
     def __repr__(self) -> str:
         head = f"<pruning {self.step.dataset} {self.step.label}, id {self.step.id}: "

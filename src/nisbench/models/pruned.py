@@ -54,9 +54,7 @@ class PrunedModel:
     def to_recommender(self) -> Recommender:
         """The recommender that is measured and served."""
         n, width = self.embeddings.shape
-        return self.served_from(
-            SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings))
-        )
+        return self.served_from(SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings)))
 
     def served_from(self, table: Table) -> Recommender:
         """The recommender that is measured and served, with a table in the place of the embeddings."""

@@ -91,7 +91,6 @@ class CompressedEmbedding(nn.Module):
     def _fill(self, table: np.ndarray) -> None:
         """Take over a table (N, K), some rows at a time."""
         counts, done = np.zeros(self.rows, dtype=np.int64), 0
-        weights = self.weights.numpy()
         for part in row_slices(self.rows, self.width):
             rows = table[part]
             if not np.isfinite(rows).all():
@@ -100,32 +99,35 @@ class CompressedEmbedding(nn.Module):
             if scales is not None:
                 self.scales[part] = torch.from_numpy(scales.view(np.int16)).view(torch.bfloat16)
             if self.layout == "dense":
-                if self.values == "int4":
-                    codes = _packed(np.pad(codes, ((0, 0), (0, self.width % 2))))
-                weights[part] = codes
+                pairs = np.pad(codes, ((0, 0), (0, self.width % 2))) if self.values == "int4" else codes
+                self.weights.numpy()[part] = _packed(pairs) if self.values == "int4" else codes
                 continue
             kept = rows != 0
             if self.layout == "prefix":
                 kept = np.arange(self.width) < prefix_lengths(kept)[:, None]
             counts[part] = kept.sum(axis=1)
-            flat = codes[kept]
-            if self.values == "int4":
-                _pack_into(weights, flat, done)
-            else:
-                weights[done : done + len(flat)] = flat
-            if self.layout == "csr":
-                numbers = np.nonzero(kept)[1].astype(column_type(self.width))
-                self.columns.numpy()[done : done + len(flat)] = numbers if self.width <= 256 else numbers.view(np.int16)
-            if self.layout == "mask":
-                bits = np.packbits(kept, axis=1, bitorder="little")
-                self.words.numpy()[part, : bits.shape[1]] = bits
-            done += len(flat)
+            self._append(codes, kept, part, done)
+            done += int(counts[part].sum())
         if self.layout != "dense":
             starts = np.concatenate([[0], np.cumsum(counts)])
             groups = starts[:: 1 << self.shift]
             self.groups.copy_(torch.from_numpy(groups))
             within = starts - groups[np.arange(self.rows + 1) >> self.shift]
             self.starts.copy_(torch.from_numpy(within.astype(np.uint16).view(np.int16)))
+
+    def _append(self, codes: np.ndarray, kept: np.ndarray, part: slice, start: int) -> None:
+        """Store the codes of some rows (n, K) that are `kept` (n, K), from the weight number `start` on."""
+        weights, flat = self.weights.numpy(), codes[kept]
+        if self.values == "int4":
+            _pack_into(weights, flat, start)
+        else:
+            weights[start : start + len(flat)] = flat
+        if self.layout == "csr":
+            columns, numbers = _view(self.columns), np.nonzero(kept)[1]
+            columns[start : start + len(flat)] = numbers
+        if self.layout == "mask":
+            bits = np.packbits(kept, axis=1, bitorder="little")
+            self.words.numpy()[part, : bits.shape[1]] = bits
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -173,24 +175,26 @@ class CompressedEmbedding(nn.Module):
         return self.__dict__ | {"_views": None}  # of a copy's own buffers
 
     def _gathered(self, ids: Tensor) -> Tensor:
-        """By torch's own operations, on any device and in exported programs: (n,) int64 -> (n, K)."""
+        """By torch's own operations, on any device and in exported programs: (n,) int64 -> (n, K).
+
+        Bits are taken apart by division: ONNX's exporter has no shifts.
+        """
         every = torch.arange(self.width, device=ids.device)
         if self.layout == "dense":
             rows = self.weights.index_select(0, ids)
             if self.values == "int4":
-                rows = torch.stack([rows & 15, rows >> 4], 2).flatten(1)[:, : self.width]
+                rows = rows.int()[:, every // 2] // (1 + 15 * (every % 2)) & 15
             return self._scaled(rows, ids)
         start, end = self._places(ids), self._places(ids + 1)
         if self.layout == "mask":
-            bits = self.words.index_select(0, ids)[:, every >> 3] >> (every & 7).to(torch.uint8)
-            kept = (bits & 1).long()
+            kept = self.words.index_select(0, ids)[:, every // 8].long() // 2 ** (every % 8) & 1
             place, there = start[:, None] + kept.cumsum(1) - kept, kept.float()
         else:
             place = start[:, None] + every
             there = (place < end[:, None]).float()
         place = place.clamp(max=max(1, self.stored) - 1)  # what lies beyond a row is read, and multiplied by 0
         if self.values == "int4":
-            codes = (self.weights[place >> 1] >> (4 * (place & 1)).to(torch.uint8)) & 15
+            codes = self.weights[place // 2].int() // (1 + 15 * (place % 2)) & 15
         else:
             codes = self.weights[place]
         rows = self._scaled(codes, ids) * there
@@ -201,7 +205,7 @@ class CompressedEmbedding(nn.Module):
 
     def _places(self, ids: Tensor) -> Tensor:
         """Where rows start among the weights: (n,) int64."""
-        return self.groups[ids >> self.shift] + (self.starts[ids].long() & 0xFFFF)
+        return self.groups[ids // (1 << self.shift)] + (self.starts[ids].long() & 0xFFFF)
 
     def _scaled(self, codes: Tensor, ids: Tensor) -> Tensor:
         """Codes of rows (n, w) as float32 weights."""

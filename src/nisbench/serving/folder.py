@@ -2,7 +2,7 @@
 
 ``table.safetensors`` holds the compressed embeddings and ``network.safetensors`` all other weights. ``vocabulary.parquet``
 has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md`` what a person wants to know.
-``model.onnx`` is there if it was asked for.
+`nisbench.serving.programs` adds ``model.onnx``.
 """
 
 from collections.abc import Sequence
@@ -75,13 +75,11 @@ def export(
     folder: Path,
     layout: Layout | Literal["auto"] = "auto",
     values: Precision = "float32",
-    *,
-    onnx: bool = False,
 ) -> Path:
     """Write the result of a pruning that is done into `folder`, over what an earlier export left there. Returns the folder.
 
     The table is stored in that layout and precision (`nisbench.embedding.storage`); ``auto`` is the layout of the fewest
-    bytes. With `onnx`, the model is written for ONNX Runtime too (`nisbench.serving.programs`).
+    bytes.
     """
     records.check(step)
     run = read_pruning(step.path("run"))
@@ -131,11 +129,7 @@ def export(
     write_table(folder / VOCABULARY, vocabulary.select(["field", "token"]).append_column("row", rows))
     write_text(folder / "README.md", _readme(step, run, description, task.metrics))
     write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
-    (folder / ONNX).unlink(missing_ok=True)
-    if onnx:
-        from nisbench.serving import model as served, programs  # noqa: PLC0415 - these read folders
-
-        programs.write_onnx(served.load_model(folder), folder / ONNX)
+    (folder / ONNX).unlink(missing_ok=True)  # of an earlier model
     return folder
 
 

@@ -113,7 +113,9 @@ class ServedModel:
         rows = torch.from_numpy(self._rows(known[field], _arrow(field, tokens))).to(self.table.weights.device)
         project = self.recommender.projection
         with torch.no_grad():
-            found = project(self.recommender.embedding, rows[:, None], None).dense()[:, 0] if project else self.table(rows)
+            found = (
+                project(self.recommender.embedding, rows[:, None], None).dense()[:, 0] if project else self.table(rows)
+            )
         embeddings: np.ndarray = found.cpu().numpy()
         return embeddings
 

@@ -1,7 +1,10 @@
 """A compressed table as what a recommender takes its embeddings from."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nisbench.embedding.batch import Embeddings
 from nisbench.embedding.table import SelectedTable, Table
@@ -38,6 +41,9 @@ class CompressedTable(Table):
 
 class DecodedEmbeddings(Embeddings):
     """The embeddings of a batch whose table has a row for each of its ids: nothing is gained by a sum over that table first."""
+
+    def linear(self, weight: Tensor, bias: Tensor, field_sizes: Sequence[int]) -> Tensor:  # noqa: ARG002
+        return functional.linear(self.dense().flatten(1), weight, bias)
 
     def _repetitive(self, times: int) -> bool:  # noqa: ARG002
         return False
