@@ -180,7 +180,9 @@ def raw(small, split="test"):
     data = small.search.data
     frame, tokens = getattr(data, split), data.features["token"].to_numpy()
     fields = [name for name in frame if name != "label"]
-    return pd.DataFrame({name: tokens[frame[name]] if frame[name].dtype.kind == "i" else frame[name] for name in fields})
+    return pd.DataFrame(
+        {name: tokens[frame[name]] if frame[name].dtype.kind == "i" else frame[name] for name in fields}
+    )
 
 
 @pytest.mark.parametrize("values", PRECISIONS)
@@ -254,7 +256,7 @@ def test_a_field_of_a_later_version_and_a_damaged_table_are_refused():
     about = json.loads((folder / "model.json").read_text())
     fields = [about["fields"][0] | {"kind": "tree"}, about["fields"][1]]
     (folder / "model.json").write_text(json.dumps(about | {"fields": fields}))
-    with pytest.raises(nb.NisbenchError, match="the field 'user' is of the kind 'tree'.*it reads categorical, scalar"):
+    with pytest.raises(nb.NisbenchError, match=r"the field 'user' is of the kind 'tree'.*it reads categorical, scalar"):
         nb.load_model(folder)
     (folder / "model.json").write_text(json.dumps(about))
     tensors, extent = load_tensors(folder / "table.safetensors")
@@ -398,7 +400,9 @@ def test_what_cannot_be_a_program_says_so(monkeypatch):
     with pytest.raises(nb.NisbenchError, match="projected block by block"):
         programs.exported(served)
     monkeypatch.setattr(programs, "find_spec", lambda _name: None)
-    with pytest.raises(nb.NisbenchError, match=r"onnx and onnxscript: not installed. Run: pip install 'nisbench\[onnx\]'"):
+    with pytest.raises(
+        nb.NisbenchError, match=r"onnx and onnxscript: not installed. Run: pip install 'nisbench\[onnx\]'"
+    ):
         pruned("rating").export("small", onnx=True)
 
 

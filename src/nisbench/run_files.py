@@ -187,6 +187,13 @@ class PruneRun(RunFile):
         """Quality on test with embeddings of that precision."""
         return self.metrics if precision == "float32" else self.rounded_metrics.get(precision, {})
 
+    @property
+    def mean_error(self) -> float | None:
+        """The mean prediction on test less the base rate."""
+        if self.mean_prediction is None or self.mean_label is None:
+            return None
+        return self.mean_prediction - self.mean_label
+
     def stored_bytes(self, precision: str = "float32") -> int:
         """What the embeddings take in the layout that takes the least, and their projections (float32), if any."""
         return min((of[precision] for of in self.bytes.values()), default=0) + 4 * self.projection_weights

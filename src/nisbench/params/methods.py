@@ -12,6 +12,15 @@ from nisbench.params.models import FirstOrder, Model
 Importance = Literal["effective", "raw", "random"]
 """Pruning criterion: magnitude of weight x selection (Eq. 9), magnitude of the weight alone, or random."""
 
+Rounded = Literal["float16", "int8", "int4"]
+"""A precision below float32, as `nisbench.embedding.storage` has it."""
+
+
+def rounded_entry(entry: str, precision: str | None) -> str:
+    """What a method's entry is called where a grid asks for it in another precision than its own."""
+    return f"{entry}_{precision}" if precision else entry
+
+
 Role = Literal["method", "baseline", "reference", "control"]
 """A search method; a baseline, which searches by trying out; the tuned baseline that every result is held against; or a control,
 which bounds what a search can bring."""
@@ -32,6 +41,10 @@ class Method(Kind):
     rounds: Annotated[int, Field(ge=0), UNHASHED]
     """Number of pruning rounds, each followed by training; rates rise geometrically. 0 = prune once, without training."""
 
+    quantise: Annotated[Rounded | None, Field(default=None, exclude=True)]
+    """The precision that embeddings are rounded to after all training, for this entry's rows of tables. Part of no id: every pruning
+    is measured in all precisions. null = float32."""
+
     role: ClassVar[Role] = "method"
     learns_selection: ClassVar[bool] = False
     """Whether the search trains its selection on validation instances, so that its validation loss is lower than its test loss."""
@@ -49,8 +62,9 @@ class Method(Kind):
 
     @property
     def in_paper(self) -> PaperName | None:
-        """`kind_in_paper`, unless the result is pruned differently from the paper."""
-        return self.kind_in_paper if self.importance == "effective" and not self.rounds else None
+        """`kind_in_paper`, unless the result is pruned differently from the paper, or rounded."""
+        as_there = self.importance == "effective" and not self.rounds and not self.quantise
+        return self.kind_in_paper if as_there else None
 
     @property
     def own_model(self) -> Model | None:

@@ -40,7 +40,7 @@ class Task(Kind):
     """What the table's figures are, as the beginning of a sentence."""
     predicts_logits: ClassVar[bool] = False
     """Whether predictions are the logits of probabilities, which are what a served model answers with."""
-    costs: ClassVar[tuple[str, ...]] = ("nonzeros", "params_mib", "core_seconds", "peak_memory_mib")
+    costs: ClassVar[tuple[str, ...]] = ("nonzeros", "params_mib", "bytes", "core_seconds", "peak_memory_mib")
     """What tables show beside the metrics."""
     pruned_rates: ClassVar[tuple[float, ...] | None] = None
     """Where the paper compares DNIS with search baselines: the compression rates at which it still wins on all models."""
@@ -139,7 +139,7 @@ class TopK(Task):
     table: ClassVar[str] = "table4"
     table_title: ClassVar[str] = "Table 4: top-k recommendation"
     measured: ClassVar[str] = "Recall, MRR and NDCG at ranks up to k of each user's last item, in percent"
-    costs: ClassVar[tuple[str, ...]] = ("nonzeros", "core_seconds", "peak_memory_mib")
+    costs: ClassVar[tuple[str, ...]] = ("nonzeros", "bytes", "core_seconds", "peak_memory_mib")
     splits_by_user: ClassVar[bool] = True
 
     def column_groups(self) -> dict[str, list[str]]:

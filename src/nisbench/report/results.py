@@ -13,7 +13,7 @@ from nisbench.studies import StudyPlan
 
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "run_id", "code", "failed",
+    "weights", "nonzeros", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "run_id", "code", "failed",
 ]  # fmt: skip
 
 MEASURED_COSTS = ["core_seconds", "peak_memory_mib"]
@@ -48,13 +48,16 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
             paper = paper.get(key, {})
         nonzeros = None if failed else pruned.nonzeros + pruned.projection_weights
         size = None if failed else pruned.size_mib + 4 * pruned.projection_weights / 2**20
-        task = cell.settings.task
+        task, precision = cell.settings.task, plan.method_of(cell).quantise or "float32"
+        stored = None if failed else pruned.stored_bytes(precision)
         values = {
             "params_mib": size,
+            "bytes": stored,
             "nonzeros": nonzeros,
             "peak_memory_mib": searched.peak_memory_mib,
             "core_seconds": searched.core_seconds + pruned.core_seconds,
-            **(dict.fromkeys(metric.name for metric in task.metrics) if failed else pruned.metrics),
+            **({"mean_error": None if failed else pruned.mean_error} if task.has_base_rate else {}),
+            **(dict.fromkeys(metric.name for metric in task.metrics) if failed else pruned.metrics_at(precision)),
         }
         if "hours" in paper:  # of one GPU
             paper = {**paper, "core_seconds": 3600 * paper["hours"]}
@@ -72,6 +75,7 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
             "weights": pruned.weights,
             "nonzeros": nonzeros,
             "size_mib": size,
+            "bytes": stored,
             "best_epoch": best and best.best_epoch,
             "epochs": best and best.epochs,
             "stopped": best and best.stopped,
