@@ -22,6 +22,9 @@ from nisbench.serving.compressed import CompressedEmbedding
 RATES = (1, 2, 5, 10, 20)
 IDS = 8192
 TURN = 5
+"""Batches that a form looks up before the next form's turn."""
+MOST_FOR_ALL = 1_000_000
+"""Of a larger table, only the smallest layout is timed: all of them at once would take several times its memory."""
 FORMS = (
     ("auto", "float32"), ("csr", "float32"), ("mask", "float32"), ("auto", "float16"), ("auto", "int8"), ("auto", "int4"),
     ("dense", "float16"), ("dense", "int8"), ("dense", "int4"),

@@ -325,13 +325,14 @@ def test_a_precision_has_rows_of_its_own_and_no_runs(study):
     assert len({cell.prune.id for cell in found.cells}) == len(found.cells) / 2 == 3
     results = summary(found)
     body = table_of(tables.comparison(found, results, Rating), "MF, MovieLens-20M")
-    assert list(body) == [
+    assert [name for name in body if isinstance(name, str)] == [
         "DNIS (as searched)", "DNIS (CR = 2)", "DNIS, int8 (as searched)", "DNIS, int8 (CR = 2)",
-        "Grid Search", ("Grid Search", "paper"), "Grid Search, int8",
+        "Grid Search", "Grid Search, int8",
     ]  # fmt: skip
+    assert ("DNIS, int8 (CR = 2)", "paper") not in body
     plain, rounded = body["DNIS (CR = 2)"], body["DNIS, int8 (CR = 2)"]
     assert (plain[2], rounded[2]) == ("200", "50")
-    assert float(rounded[-1]) == pytest.approx(1.5 * float(plain[-1]), abs=1e-4)
+    assert float(rounded[-2]) == pytest.approx(1.5 * float(plain[-2]), abs=1e-4)
     points, _, _ = figures.pareto(found, results)
     assert set(points["series"]) == {"DNIS", "DNIS, int8", "Grid Search", "Grid Search, int8"}
     assert [cell.method for cell in found.cells if found.method_of(cell).in_paper == "DNIS"] == ["dnis", "dnis"]
