@@ -306,7 +306,8 @@ def test_the_split_that_a_seed_draws_in_a_study_is_at_hand(checkout):
     with pytest.raises(nb.NisbenchError, match="its split is published, so no seed can draw another"):
         nb.load_dataset("criteo_x1").redrawn(1)
 
-def test_a_cell_is_exported_by_the_command_line(checkout, monkeypatch):
+@pytest.mark.usefixtures("checkout")
+def test_a_cell_is_exported_by_the_command_line(monkeypatch):
     monkeypatch.setattr(logs.log, "handlers", [])
     run = CliRunner().invoke
     (cell,) = [cell for cell in plan(Path()).study("small").cells if cell.compression_rate == 2]
