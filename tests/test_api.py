@@ -306,6 +306,7 @@ def test_the_split_that_a_seed_draws_in_a_study_is_at_hand(checkout):
     with pytest.raises(nb.NisbenchError, match="its split is published, so no seed can draw another"):
         nb.load_dataset("criteo_x1").redrawn(1)
 
+
 @pytest.mark.usefixtures("checkout")
 def test_a_cell_is_exported_by_the_command_line(monkeypatch):
     monkeypatch.setattr(logs.log, "handlers", [])
