@@ -78,7 +78,7 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
 def drawn(rows: int, k: int, rate: float, prefixes: bool) -> np.ndarray:
     """A table (rows, k) of which 1 / rate is not 0: the first columns of each row, as many as drawn, or any weights."""
     generator = np.random.default_rng(0)
-    table = np.empty((rows, k), dtype=np.float32)
+    table: np.ndarray = torch.empty((rows, k)).numpy()  # memory of torch, as nn.Embedding has it
     for part in row_slices(rows, k):
         of_part = table[part]
         generator.standard_normal(out=of_part, dtype=np.float32)

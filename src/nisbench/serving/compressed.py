@@ -86,7 +86,7 @@ class CompressedEmbedding(nn.Module):
         chosen = extent.smallest(values) if layout == "auto" else layout
         found = cls(*table.shape, chosen, values, extent.stored(chosen))
         found._fill(table)
-        return found
+        return found.on_large_pages()
 
     def _fill(self, table: np.ndarray) -> None:
         """Take over a table (N, K), some rows at a time."""
@@ -114,6 +114,18 @@ class CompressedEmbedding(nn.Module):
             self.groups.copy_(torch.from_numpy(groups))
             within = starts - groups[np.arange(self.rows + 1) >> self.shift]
             self.starts.copy_(torch.from_numpy(within.astype(np.uint16).view(np.int16)))
+
+    def on_large_pages(self) -> "CompressedEmbedding":
+        """Move the buffers to memory for which NumPy asks the system for large pages. Returns itself.
+
+        Rows lie anywhere in a table. With pages of 4 KiB, the processor would have to look up where most of them are.
+        """
+        for name, tensor in self.named_buffers():
+            view = _view(tensor)
+            copy = np.empty(view.shape, view.dtype)
+            copy[...] = view
+            setattr(self, name, torch.from_numpy(copy).view(tensor.dtype))
+        return self
 
     def _append(self, codes: np.ndarray, kept: np.ndarray, part: slice, start: int) -> None:
         """Store the codes of some rows (n, K) that are `kept` (n, K), from the weight number `start` on."""

@@ -205,7 +205,7 @@ def _table(path: Path) -> CompressedEmbedding:
         table.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError, NisbenchError) as error:
         raise NisbenchError(f"{path}: not a compressed table: {shortened(str(error), 200)}") from None
-    return table
+    return table.on_large_pages()
 
 
 def _arrow(name: str, column: Any) -> pa.Array:
