@@ -58,7 +58,7 @@ def measured(case: dict[str, Any]) -> list[dict[str, Any]]:
                     if (found, values) not in chosen and (rate > 1 or found == "dense"):
                         small = CompressedEmbedding.from_dense(table, found, values)  # type: ignore[arg-type]
                         chosen[found, values] = small.to(device)
-                dense = nn.Embedding.from_pretrained(torch.from_numpy(table).to(device))
+                dense = nn.Embedding.from_pretrained(torch.from_numpy(table).to(device))  # type: ignore[no-untyped-call]
                 least = times_of({None: dense, **chosen}, batches)
                 records += [
                     {

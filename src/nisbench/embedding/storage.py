@@ -120,7 +120,7 @@ def group_size(columns: int) -> int:
 # --- rounding -------------------------------------------------------------------------------------------------
 
 
-def encode(rows: np.ndarray, precision: Precision) -> tuple[np.ndarray, np.ndarray | None]:
+def codes_of(rows: np.ndarray, precision: Precision) -> tuple[np.ndarray, np.ndarray | None]:
     """Weights (n, K) float32 as codes (n, K) and, for integers, scales (n,) as the upper 16 bits of a float32 (bfloat16).
 
     Codes are float32, float16, or int8 within what int8 or int4 can hold.
@@ -145,7 +145,7 @@ def widened(scales: np.ndarray) -> np.ndarray:
 def rounded(embeddings: np.ndarray, precision: Precision, out: np.ndarray) -> np.ndarray:
     """The weights (N, K) that come back from storage in that precision, written to `out` (N, K) float32."""
     for part in row_slices(*embeddings.shape):
-        codes, scales = encode(embeddings[part], precision)
+        codes, scales = codes_of(embeddings[part], precision)
         out[part] = codes
         if scales is not None:
             out[part] *= widened(scales)[:, None]

@@ -232,7 +232,7 @@ def _rounds_in(about: Mapping[str, object], file: Path) -> list[Round]:
 
 def rounded_metrics(task: tasks.Task, model: PrunedModel, test: Instances) -> dict[str, dict[str, float]]:
     """The metrics with embeddings rounded to each precision below float32. It takes one copy of them for all."""
-    copy, found = np.empty_like(model.embeddings), {}
+    copy, found = np.empty_like(model.embeddings), dict[str, dict[str, float]]()
     for precision in PRECISIONS[1:]:
         of_copy = model.with_embeddings(rounded(model.embeddings, precision, copy))
         found[precision] = task.evaluate(of_copy.to_recommender().to(test.ids.device), test)

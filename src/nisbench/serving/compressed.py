@@ -12,8 +12,8 @@ from nisbench.embedding.storage import (
     Extent,
     Layout,
     Precision,
+    codes_of,
     column_type,
-    encode,
     group_size,
     mask_bytes,
     prefix_lengths,
@@ -67,7 +67,7 @@ class CompressedEmbedding(nn.Module):
             self.register_buffer("columns", torch.zeros(count, dtype=kind))
         if layout == "mask":
             self.register_buffer("words", torch.zeros(rows, mask_bytes(width), dtype=torch.uint8))
-        self.register_load_state_dict_post_hook(_check_loaded)
+        self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_dense(
@@ -84,7 +84,7 @@ class CompressedEmbedding(nn.Module):
         _check_choice("values", values, PRECISIONS)
         extent = Extent.of(table)
         chosen = extent.smallest(values) if layout == "auto" else layout
-        found = cls(*table.shape, chosen, values, extent.stored(chosen))
+        found = cls(len(table), table.shape[1], chosen, values, extent.stored(chosen))
         found._fill(table)
         return found.on_large_pages()
 
@@ -95,7 +95,7 @@ class CompressedEmbedding(nn.Module):
             rows = table[part]
             if not np.isfinite(rows).all():
                 raise NisbenchError("a table with weights that are not finite numbers cannot be compressed")
-            codes, scales = encode(rows, self.values)
+            codes, scales = codes_of(rows, self.values)
             if scales is not None:
                 self.scales[part] = torch.from_numpy(scales.view(np.int16)).view(torch.bfloat16)
             if self.layout == "dense":
@@ -168,7 +168,7 @@ class CompressedEmbedding(nn.Module):
         """The layout's kernel, and what it takes between ids and output: views of the buffers, made once."""
         weights = self._buffers["weights"]
         if self._views is None or self._views[0] is not weights:  # moved, or loaded anew
-            views = {name: _view(tensor) for name, tensor in self._buffers.items()}
+            views = {name: _view(tensor) for name, tensor in self.named_buffers()}
             if self.layout == "dense":
                 stride = self.width + (self.width % 2 if self.values == "int4" else 0)
                 found = [kernels.dense, np.uint64(stride)]

@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
+an_intrinsic: Any = intrinsic  # whose types are those of the code that is called, not of the call
 
 STARTS_AHEAD, WEIGHTS_AHEAD = 24, 12
 """Rows ahead at which a row's start, and its weights, are fetched."""
@@ -29,7 +30,7 @@ ONE = np.uint64(1)
 # --- what numba lacks -----------------------------------------------------------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@an_intrinsic
 def prefetch(_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001 - the number of arguments matters
     """Have the cache line of an array's item fetched. The index may lie outside: that does nothing."""
 
@@ -45,7 +46,7 @@ def prefetch(_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001 - th
     return types.void(array, types.intp), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@an_intrinsic
 def lowest_bit(_context: Any, word: Any) -> Any:  # noqa: ARG001 - the number of arguments matters
     """The place of the lowest bit that is set in a uint64 other than 0."""
 
@@ -59,7 +60,7 @@ def scale_of(weights: Any, scales: Any, row: Any) -> Any:
     """The factor of a row's weights, from its upper 16 bits; 1 for floats, which have none."""
 
 
-@overload(scale_of, strict=False)  # type: ignore[untyped-decorator]
+@overload(scale_of, strict=False)
 def _scale_of(weights: Any, scales: Any, row: Any) -> Any:  # noqa: ARG001 - numba reads the names
     if weights.dtype in {types.float32, types.uint16}:
         return lambda weights, scales, row: np.float32(1)  # noqa: ARG005
@@ -70,7 +71,7 @@ def weight_at(weights: Any, place: Any, scale: Any) -> Any:
     """One weight as a float32."""
 
 
-@overload(weight_at, strict=False)  # type: ignore[untyped-decorator]
+@overload(weight_at, strict=False)
 def _weight_at(weights: Any, place: Any, scale: Any) -> Any:  # noqa: ARG001 - numba reads the names
     if weights.dtype == types.float32:
         return lambda weights, place, scale: weights[place]  # noqa: ARG005
@@ -96,7 +97,7 @@ def item_of(weights: Any, place: Any) -> Any:
     """The index of the item that holds a weight."""
 
 
-@overload(item_of, strict=False)  # type: ignore[untyped-decorator]
+@overload(item_of, strict=False)
 def _item_of(weights: Any, place: Any) -> Any:  # noqa: ARG001 - numba reads the names
     if weights.dtype == types.uint8:
         return lambda weights, place: np.intp(place >> ONE)  # noqa: ARG005
