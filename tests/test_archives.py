@@ -1,14 +1,17 @@
 """Archives made to harm: refused in one clear sentence, before much is unpacked."""
 
+import bz2
 import gzip
 import io
+import lzma
 import tarfile
 import zipfile
 
+import pyarrow as pa
 import pytest
 
 from nisbench.data import archives
-from nisbench.data.archives import numbered_lines, open_member
+from nisbench.data.archives import fetched_from, numbered_lines, open_member
 from nisbench.errors import NisbenchError
 
 MIB = 1 << 20
@@ -23,12 +26,12 @@ def _small(monkeypatch):
 
 @pytest.fixture
 def read(tmp_path):
-    """What `wanted` holds in an archive of these bytes."""
+    """What `wanted`, or another file, holds in an archive of these bytes."""
 
-    def read_wanted(data):
+    def read_wanted(data, member="wanted", url=None):
         path = tmp_path / "archive"
         path.write_bytes(data)
-        with open_member(path, "wanted") as stream:
+        with fetched_from(url, path), open_member(path, member) as stream:
             return stream.read()
 
     return read_wanted
@@ -67,6 +70,23 @@ def sparse(real_size):
     header[148:156] = b"%06o\0 " % tarfile.calc_chksums(header)[0]
     return gzip.compress(bytes(header) + bytes(512) + bytes(1024), 1)
 
+
+def zstd(data):
+    with pa.CompressedOutputStream(file := pa.BufferOutputStream(), "zstd") as stream:
+        stream.write(data)
+    return file.getvalue().to_pybytes()
+
+
+PACKED = {
+    "as it is": bytes,
+    "gz": gzip.compress,
+    "two gz in a row": lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:]),
+    "bz2": bz2.compress,
+    "two bz2 in a row": lambda data: bz2.compress(data[:9]) + bz2.compress(data[9:]),
+    "xz": lzma.compress,
+    "zst": zstd,
+}
+TEXT = b"userId,movieId,rating,timestamp\n1,2,3.5,4\n" * 2000
 
 BIG = bytes(2 * MIB)
 SAID = (2 * MIB).to_bytes(4, "little")
@@ -159,3 +179,64 @@ def test_a_line_without_an_end_is_refused():
     stream = io.BufferedReader(io.BytesIO(b"ab\n" + bytes(2 * MIB)))
     with pytest.raises(NisbenchError, match=r"x\.csv:2: a line of more than 1048576 bytes"):
         list(numbered_lines(stream, "x.csv"))
+
+
+# --- what it is, its first bytes tell -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
+@pytest.mark.parametrize("kind", [None, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_a_file_is_read_alone_or_from_a_tar_and_however_it_is_compressed(read, pack, kind):
+    if kind is None:
+        assert read(pack(TEXT), None) == TEXT
+        assert read(pack(TEXT), "my ratings.csv", "https://host/a/my%20ratings.csv?x=1") == TEXT
+        assert read(pack(TEXT), "r.csv", "/home/me/r.csv.GZ") == TEXT
+    else:
+        plain = gzip.decompress(tarred(("before", b"1"), ("./wanted", TEXT), kind=kind))
+        assert read(pack(plain)) == TEXT
+
+
+def test_bytes_that_are_no_text_are_read_alone_too(read):
+    assert read(b"PAR1\0\0", None) == b"PAR1\0\0"
+    assert read(b"PK,name\n", None) == b"PK,name\n"
+
+
+@pytest.mark.parametrize("name", ["gz", "two gz in a row", "bz2", "xz", "zst"])
+def test_a_compressed_file_is_counted_too(read, name):
+    with pytest.raises(NisbenchError, match="unpacks to more than the 1048576 bytes"):
+        read(PACKED[name](b"1,2\n" * (MIB // 2)), None)
+
+
+@pytest.mark.parametrize("name", ["gz", "bz2", "xz", "zst"])
+def test_a_damaged_file_is_refused(read, name):
+    random = bytes(range(256)) * 4000
+    with pytest.raises(NisbenchError, match="not a readable archive"):
+        assert read(PACKED[name](random)[:-20], None) == random
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is an empty file"),
+        (b"\xef\xbb\xbf\r\n <!DOCTYPE html><html>", "is an HTML page"),
+        (gzip.compress(b"<HTML lang=de>"), "is an HTML page"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "is a 7z archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer to a file in Git LFS"),
+        (TEXT, "holds no 'ml/ratings.csv': it is not a zip or tar archive but a single file, which begins with 'userId,movieId'. "),
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_what_is_no_archive_is_called_what_it_is_and_as_the_user_called_it(read, data, says, tmp_path):
+    with pytest.raises(NisbenchError) as raised:
+        read(data, "ml/ratings.csv", "/home/me/mine.csv")
+    assert str(raised.value).startswith(f"/home/me/mine.csv: {says}")
+    with pytest.raises(NisbenchError) as raised:
+        read(data, "ml/ratings.csv", "https://me:secret@host/mine.csv")
+    assert str(raised.value).startswith(f"https://host/mine.csv: {says}")
+    assert str(raised.value).endswith(f"remove our copy, {tmp_path}, so that it is fetched anew.")
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_of_which_no_file_is_named_says_what_it_holds(read, pack):
+    with pytest.raises(NisbenchError, match=r"is an archive.* of those in it: 'a.csv', 'b.csv'"):
+        read(pack(("a.csv", b"1"), ("b.csv", b"2")), None)

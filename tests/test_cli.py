@@ -1,19 +1,23 @@
 """The command line: its help, what it says of the plan and of results, and its errors."""
 
 import csv
+import errno
 import io
 import json
 import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
+import torch
 from filelock import FileLock, Timeout
 from scipy import stats
 from typer.testing import CliRunner
 
-from nisbench import __version__, cli, identity, logs, records
+from nisbench import __version__, cli, execution, identity, locks, logs, records
 from nisbench.commands.output import size, table
 from nisbench.cost import remaining
 from nisbench.cost.estimate import Timing
@@ -23,6 +27,7 @@ from nisbench.errors import NisbenchError
 from nisbench.logs import duration
 from nisbench.search import pruning, trials
 from nisbench.studies import plan
+from nisbench.wiring import WORK
 from tests.helpers.fake_runs import pretend, pretend_cells
 from tests.helpers.paths import ROOT, SMALL
 
@@ -439,21 +444,26 @@ def make(*files: Path) -> None:
 
 @pytest.fixture
 def unasked(demo):
-    """A finished run and half-finished data that no study asks for, a leftover in what one asks for, and others' files."""
+    """A finished run and half-finished data that no study asks for, leftovers in what one asks for, and others' files."""
     pretend(demo.cells[0].prune, mse=0.5)
-    part = demo.cells[0].search.folder / ".run.json.x.part"
-    make(OLD_RUN / "run.json", OLD_RUN / "trials" / "0.json", OLD_RUN / "step.json", OLD_DATA / ".x.part", part)
+    search = demo.cells[0].search.folder
+    parts = [
+        search / ".run.json.x.part", search / "trials" / "0" / ".w.y.part",
+        Path("results/demo/curves/.a.svg.z.part"), Path("results/gone/.page.html.z.part"),
+    ]  # fmt: skip
+    make(OLD_RUN / "run.json", OLD_RUN / "trials" / "0.json", OLD_RUN / "step.json", OLD_DATA / ".x.part", *parts)
     make(
         Path("data/notes.txt"),
         Path("data/old/my-own/file"),
         Path("results/demo/table1.md"),
         Path("other/split-0123456789ab/x"),
     )
-    return {str(OLD_RUN): "finished", str(OLD_DATA): "half-finished", str(part): "leftover"}
+    return {str(OLD_RUN): "finished", str(OLD_DATA): "half-finished"} | dict.fromkeys(map(str, parts), "leftover")
 
 
 def everything() -> set[str]:
-    return {str(path) for path in Path().rglob("*") if path.is_file() and path.parts[0] not in {"logs", "params"}}
+    files = (path for path in Path().rglob("*") if path.is_file() and path.parts[0] not in {"logs", "params"})
+    return {str(path) for path in files if path.suffix != ".lock"}
 
 
 def test_what_no_study_asks_for_is_listed_and_nothing_removed(printed, unasked):
@@ -462,20 +472,23 @@ def test_what_no_study_asks_for_is_listed_and_nothing_removed(printed, unasked):
     assert {each["path"]: each["what"] for each in found} == unasked
     assert {each["path"]: each["bytes"] for each in found}[str(OLD_RUN)] == 3000
     shown = printed("gc")
-    assert "3 of 3, 4.9 KiB" in shown
+    assert "6 of 6, 7.8 KiB" in shown
     assert "nisbench gc --remove" in shown
     assert everything() == before
 
 
 def test_what_no_study_asks_for_is_removed_and_nothing_else(printed, unasked, demo):
     before = everything()
-    assert "Removed 3 of 3" in printed("gc", "--remove")
+    assert "Removed 6 of 6" in printed("gc", "--remove")
     gone = {path for path in before if any(path.startswith(name) for name in unasked)}
     assert everything() == before - gone
     assert not Path("results/runs/old").exists()
     assert Path("data/old/my-own").exists()
     records.check(demo.cells[0].prune)
-    assert printed("gc") == "Nothing: all of data/ and results/runs/ is asked for by a study.\n"
+    assert (
+        printed("gc")
+        == "Nothing: all of data/ and results/runs/ is asked for by a study, and no killed process left anything.\n"
+    )
 
 
 @pytest.mark.usefixtures("unasked")
@@ -494,9 +507,7 @@ def test_links_are_not_followed(printed, tmp_path):
 
 @pytest.mark.usefixtures("unasked")
 def test_a_step_that_another_process_is_at_is_left_alone(printed):
-    lock = Path("logs/locks/0123456789ab")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with FileLock(locks.beside(OLD_RUN)):
         found = {each["path"]: each for each in json.loads(printed("gc", "--json", "--remove"))}
     assert found[str(OLD_RUN)]["in_use"]
     assert not found[str(OLD_RUN)]["removed"]
@@ -506,8 +517,7 @@ def test_a_step_that_another_process_is_at_is_left_alone(printed):
 
 @pytest.mark.usefixtures("unasked")
 def test_nothing_is_removed_while_a_snakemake_is_at_work(refused):
-    Path(".snakemake").mkdir()
-    with FileLock(".snakemake/nisbench.lock"):
+    with FileLock(locks.SNAKEMAKE):
         assert "A snakemake is at work here" in refused("gc", "--remove")
     assert OLD_RUN.exists()
 
@@ -526,6 +536,10 @@ def test_verify_names_what_is_damaged(call, demo):
     found = call("verify", "demo", "--json")
     assert found.exit_code == 1
     assert [each["id"] for each in json.loads(found.stdout)["wrong"]] == [prune.id]
+    prune.path("scheme").unlink()  # as if it were not done
+    found = call("verify", "demo")
+    assert found.exit_code == 1
+    assert f"{prune.path('scheme')} is missing, but it was written" in found.stdout
     assert call("verify", "demo", "--remove").exit_code == 0
     assert not prune.folder.exists()
 
@@ -572,6 +586,19 @@ def test_the_doctor_names_development_ids_and_their_remedy(call, monkeypatch):
     monkeypatch.setattr(identity, "is_development", lambda _step: False)
     found = {each["what"]: each for each in json.loads(call("doctor", "--json").stdout)}
     assert found["ids"]["state"] == "ok"
+
+
+def test_the_doctor_names_folders_that_may_not_be_written(call, folder, monkeypatch):
+    for name in ("results", "data"):
+        (folder / name).touch()  # no folder can be made there
+    (folder / "logs").symlink_to("/proc")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/numba")
+    found = call("doctor")
+    assert found.exit_code == 1
+    assert "wrong folders    results: not a directory" in found.output
+    assert "note  folders    data: not a directory" in found.output
+    assert "wrong folders    logs: " in found.output
+    assert "Set NUMBA_CACHE_DIR to a folder" in found.output
 
 
 PLUGIN = '''
@@ -720,7 +747,8 @@ def test_removing_is_not_cut_short_to_files_without_a_record(demo, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (RuntimeError("[enforce] can't allocate memory: you tried"), "Lower training.batch_size"),
+        (RuntimeError("[enforce] can't allocate memory: you tried"), "Lower training.base_dimension"),
+        (MemoryError(), "out of memory. Lower training.base_dimension"),
         (OSError("full"), "full"),
     ],
 )
@@ -739,6 +767,30 @@ def test_a_machine_that_is_too_small_is_told_in_one_message(monkeypatch, capsys,
     assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), pa.lib.ArrowMemoryError("malloc of size 64 failed"), torch.OutOfMemoryError("CUDA out of memory")],
+)
+def test_memory_that_runs_out_in_a_step_says_what_to_lower(demo, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    prepare = demo.cells[0].prune.needs["split"].needs["prepare"]
+    monkeypatch.setitem(WORK, "prepare", fail)
+    with pytest.raises(NisbenchError, match=r"out of memory. Lower .*instances.*or ask snakemake for fewer --cores"):
+        execution.run_step(prepare)
+
+
+def test_what_cannot_fit_is_refused_before_it_is_made(demo, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=1000))
+    prepare = demo.cells[0].prune.needs["split"].needs["prepare"]
+    with pytest.raises(
+        NisbenchError, match=r"generating .* would take .* GiB of memory, and this machine has 0\.0\. Lower"
+    ):
+        execution.run_step(prepare)
+    assert not prepare.record.exists()
+
+
 @pytest.mark.usefixtures("call")
 def test_an_error_is_one_message_without_traceback(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["nisbench", "plan", "nowhere"])
@@ -746,6 +798,26 @@ def test_an_error_is_one_message_without_traceback(monkeypatch, capsys):
         cli.main()
     assert stopped.value.code == 1
     assert capsys.readouterr().err.startswith("nisbench: There is no study 'nowhere'")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(errno.EACCES, "", "results/x"), "nisbench: results/x: permission denied. Give yourself the right to it"),
+        (NotADirectoryError(errno.ENOTDIR, "", "results/x"), "nisbench: results/x: not a directory. It is gone, or is no folder"),
+        (OSError(errno.ENOSPC, "", "results/x"), "nisbench: results/x: no space left on device. Free some room"),
+        (RuntimeError("cannot cache function 'f': no locator available for file 'x.py'"), "nisbench: no place to keep compiled code. Set NUMBA_CACHE_DIR"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("folder")
+def test_an_error_of_the_file_system_says_what_to_do(error, says, monkeypatch, capsys):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err.startswith(says)
 
 
 def test_a_benchmark_s_wrong_name_is_one_message(monkeypatch, capsys):

@@ -24,6 +24,11 @@ def line(label="0", numbers=("1",) * 13, tokens=("a",) * 26):
     return "\t".join([label, *numbers, *tokens]) + "\n"
 
 
+def with_numbers(*first):
+    """A line whose first numbers are these."""
+    return line(numbers=(*map(str, first), *["1"] * (13 - len(first))))
+
+
 @pytest.fixture
 def settings(small):
     return small.params.datasets["criteo"]
@@ -88,6 +93,39 @@ def test_a_column_that_is_always_missing_is_0_and_unknown(prepared):
     assert (found.values[:, :13] == 0).all()
     assert vocabulary["token"].tolist()[13:] == [UNKNOWN] * 26
     assert found.ids[0].tolist() == list(range(39))
+
+
+def test_a_column_of_one_number_is_0(prepared, caplog):
+    """Whether that is above its scalar maximum (I1's is 20) or not."""
+    with caplog.at_level("WARNING", "nisbench"):
+        found, _ = prepared("".join(with_numbers(1000, -3, "", i) for i in range(3)))
+    assert (found.values[:, :3] == 0).all()
+    assert found.values[:, 3].tolist() == [0.0, 0.5, 1.0]
+    assert "I1, I2, I5" in caplog.text
+    assert "I3" not in caplog.text
+    assert "I4" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ([1000, 1500], "I1 runs from 1000 to 1500, but scalar_maxima[0] is 20, by which it cannot be scaled: raise scalar_maxima[0] above 1000"),
+        ([20, 21], "raise scalar_maxima[0] above 20"),
+        ([0, 1e30], "I1 runs from 0 to 1e+30, which is 0 to 5e+28 as it would be trained on: more than 10000. Raise scalar_maxima[0]"),
+        ([19.9999, 20, 40], "more than 10000. Raise scalar_maxima[0]"),
+    ],
+    ids=range(4),
+)  # fmt: skip
+def test_a_number_that_scaling_would_leave_wild_is_refused_with_the_key_to_set(prepared, numbers, says):
+    with pytest.raises(NisbenchError) as raised:
+        prepared("".join(with_numbers(number) for number in numbers))
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("numbers", [[19, 21], [0, 20, 100_000], [-1e30, 0, 20]])
+def test_a_number_that_is_scaled_to_something_moderate_is_taken(prepared, numbers):
+    found, _ = prepared("".join(with_numbers(number) for number in numbers))
+    assert found.values[:, 0].abs().max() <= 10_000
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Data: what goes in comes out in the one schema, what is malformed is named, and test never leaks."""
 
+import gzip
 import hashlib
 import threading
+from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -103,7 +105,7 @@ def test_a_malformed_line_is_named(prepared, text, line, says):
 @pytest.mark.parametrize(
     ("files", "update", "says"),
     [
-        ({"ml-1m/ratings.dat": ""}, {}, "ml-1m/ratings.dat: Empty"),
+        ({"ml-1m/ratings.dat": ""}, {}, "ml-1m/ratings.dat: holds no ratings"),
         ({"other.dat": DAT}, {}, "holds no 'ml-1m/ratings.dat'; it holds 'other.dat'"),
         ({"r.csv": CSV.replace("rating", "stars")}, {"ratings": "r.csv"}, "r.csv:1: expected the header"),
         ({"r.csv": CSV.split("\n", 1)[0] + "\n"}, {"ratings": "r.csv"}, "holds no ratings"),
@@ -158,14 +160,17 @@ def test_the_real_csv_layout_is_read(real_data, config, tmp_path):
 
 @pytest.fixture
 def server():
-    """A web server whose every answer is taken from a list: bytes in full, bytes cut off, or an error status."""
-    answers: list[tuple[int, bytes, int]] = []
+    """A web server whose every answer is taken from a list: a status, bytes, in full or cut off, and further headers."""
+    answers: list[tuple] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            status, body, length = answers.pop(0)
-            self.send_response(status)
-            self.send_header("Content-Length", str(length))
+            status, body, length, *headers = answers.pop(0)
+            self.send_response(*status if isinstance(status, tuple) else (status,))
+            if length is not None:
+                self.send_header("Content-Length", str(length))
+            for name, value in headers:
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 
@@ -195,14 +200,79 @@ def test_a_transfer_that_breaks_off_is_begun_again(server, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("answer", "says"),
-    [((404, b"", 0), "404"), ((200, BODY[:-1], len(BODY) - 1), "MD5 sum")],
-)
+    [((404, b"", 0), "404"), ((200, BODY[:-1], len(BODY) - 1), "MD5 sum"), ((200, b"<html>", 6), "MD5.*it is an HTML page")],
+)  # fmt: skip
 def test_what_cannot_be_had_leaves_nothing(server, tmp_path, answer, says):
     url, answers = server
     answers.append(answer)
     with pytest.raises(NisbenchError, match=says):
         download.run(url, MD5, tmp_path / "data.zip")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((204, b"", None), "the server answers 204"),
+        ((206, BODY, len(BODY)), "the server answers 206"),
+        ((304, b"", None), "the server answers 304"),
+        ((200, b"", 0), "is an empty file, not data"),
+        ((200, b"", None), "is an empty file, not data"),
+        ((200, b"\n<!DOCTYPE HTML><title>Log in", 29), "is an HTML page, not data"),
+        ((200, BODY[:500], len(BODY)), "could not be downloaded: .*IncompleteRead"),
+        ((200, BODY[:500], 1 << 50), "refused: more than 64 GiB"),
+        (((404, "\x1b]0;gone\x07"), b"", 0), r"404 .*: \\x1b\]0;gone\\x07"),
+    ],
+    ids=range(9),
+)
+def test_without_an_md5_what_is_no_whole_file_is_refused(server, tmp_path, monkeypatch, answer, says):
+    monkeypatch.setattr(download, "PAUSE", 0)
+    url, answers = server
+    answers += [answer] * download.ATTEMPTS
+    with pytest.raises(NisbenchError, match=says) as raised:
+        download.run(url.replace("://", "://me:secret@"), None, tmp_path / "data.zip")
+    assert "secret" not in str(raised.value)
+    assert str(raised.value).replace("\n", "").isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_endless_answer_is_cut_off(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MOST_BYTES", 5000)
+    url, answers = server
+    answers.append((200, BODY, None))
+    with pytest.raises(NisbenchError, match="refused: more than"):
+        download.run(url, None, tmp_path / "data.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_stored_as_it_lies_on_the_server(server, tmp_path):
+    """As curl and wget save it, and as its MD5 sum is: a Content-Encoding is part of the file."""
+    url, answers = server
+    packed = gzip.compress(BODY, mtime=0)
+    answers.append((200, packed, len(packed), ("Content-Encoding", "gzip")))
+    download.run(url, hashlib.md5(packed).hexdigest(), tmp_path / "data.zip")  # noqa: S324
+    assert (tmp_path / "data.zip").read_bytes() == packed
+
+
+def test_the_password_in_an_address_is_sent_and_shown_nowhere(tmp_path, caplog):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(BODY)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd, caplog.at_level("DEBUG", "nisbench"):
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+        download.run(f"http://me:s%40crt@127.0.0.1:{httpd.server_port}/a.zip?b=c", None, tmp_path / "data.zip")
+        httpd.shutdown()
+    assert asked == [("/a.zip?b=c", "Basic " + b64encode(b"me:s@crt").decode())]
+    assert "crt" not in caplog.text
 
 
 def test_a_local_file_is_checked_and_copied(tmp_path):
@@ -213,6 +283,8 @@ def test_a_local_file_is_checked_and_copied(tmp_path):
         download.run(str(tmp_path / "here.zip"), "0" * 32, tmp_path / "other.zip")
     with pytest.raises(NisbenchError, match="no such file"):
         download.run(str(tmp_path / "nowhere.zip"), None, tmp_path / "other.zip")
+    with pytest.raises(NisbenchError, match="is a folder"):
+        download.run(str(tmp_path), None, tmp_path / "other.zip")
     assert not (tmp_path / "other.zip").exists()
 
 

@@ -87,6 +87,11 @@ def test_lines_of_code_fit_a_page(page):
     assert long == []
 
 
+def test_the_profile_s_lines_that_are_shown_are_those_of_our_own():
+    (shown,) = blocks(ROOT / "docs" / "how-to" / "run-with-dvc.md", "text")
+    assert yaml.safe_load(shown).items() <= yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text()).items()
+
+
 PLUGIN = re.compile(r"# (\w+\.py)\n")
 
 

@@ -4,24 +4,30 @@ import dataclasses
 import errno
 import os
 import resource
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from nisbench import files, machine, records
-from nisbench.data import parquet
+from nisbench.data import parquet, planted_topk, split
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError
-from nisbench.files import atomic_write, write_json, write_text
+from nisbench.execution import run_with_inputs
+from nisbench.files import atomic_write, read_json, write_json, write_text
+from nisbench.params.datasets import RandomSplit
 from nisbench.params.step_settings import SearchSettings
 from nisbench.run_files import read_pruning, read_search
 from nisbench.search.context import SearchContext
+from nisbench.steps import block_step, search_step
+from nisbench.tasks import task as tasks
 from nisbench.tasks.rating import RatingPrediction
-from nisbench.tensor_files import save_tensors
-from tests.helpers.training import interrupted_after, prune_settings, run_pruning, run_search, tiny_data
+from nisbench.tensor_files import load_tensors, save_tensors
+from tests.helpers.training import CPU, interrupted_after, prune_settings, run_pruning, run_search, tiny_data
 
 
 @pytest.fixture(scope="module")
@@ -293,3 +299,263 @@ def test_a_scheme_whose_arrays_do_not_fit_is_refused(name, tensor, tmp_path):
     dataclasses.replace(scheme, **{name: np.array(tensor, dtype=getattr(scheme, name).dtype)}).save(tmp_path / "other")
     with pytest.raises(NisbenchError, match="its arrays do not fit together"):
         DimensionScheme.load(tmp_path / "other")
+
+
+# --- readable files of wrong content --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(data, small, mf, tmp_path_factory):
+    """A search that is done: its settings and folder."""
+    terms = {"base_dimension": 8, "batch_size": 256, "max_epochs": 1}
+    settings = SearchSettings(
+        task=small.params.tasks["rating"], model=mf, method=small.params.methods["dnis"],
+        training=small.params.training.model_copy(update=terms), seed=1,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("searched")
+    run_search(settings, data, folder)
+    return settings, folder
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"best_trial": 5}, "there is no trial 5, of 1"),
+        ({"best_trial": None}, "best_trial: there is none"),
+        ({"weights": -1}, "weights: input should be greater than or equal to 0"),
+        ({"weights": 10**30}, "weights: input should be less than 9007199254740992"),
+        ({"weights": 7}, "weights: they are not the best trial's"),
+        ({"seconds": -1.0}, "seconds: input should be greater"),
+        ({"peak_memory_mib": 1e300}, "peak_memory_mib: input should be less"),
+        ({"trials": []}, "trials: list should have at least 1 item"),
+    ],
+)
+def test_a_search_s_run_file_of_absurd_numbers_is_refused(searched, tmp_path, change, says):
+    write_json(tmp_path / "run.json", read_json(searched[1] / "run.json") | change)
+    with pytest.raises(NisbenchError, match=rf"run\.json: .*{says}.* Delete it and run again"):
+        read_search(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"best_epoch": 9}, "best_epoch is 9, of 1 epochs"),
+        ({"failed": "nan"}, "a trial has either a validation loss or a reason"),
+        ({"losses": [1e300]}, r"losses\.0: input should be less"),
+        ({"fused": 0}, "fused: input should be greater"),
+    ],
+)
+def test_a_trial_of_absurd_numbers_is_refused(searched, tmp_path, change, says):
+    run = read_json(searched[1] / "run.json")
+    write_json(tmp_path / "run.json", run | {"trials": [run["trials"][0] | change]})
+    with pytest.raises(NisbenchError, match=rf"run\.json: trials\.0.*{says}"):
+        read_search(tmp_path / "run.json")
+
+
+def drop(name):
+    return lambda tensors, _: tensors.pop(name)
+
+
+def put(name, change):
+    return lambda tensors, _: tensors.update({name: change(tensors[name].clone()).contiguous()})
+
+
+def say(**about):
+    return lambda _, said: said.update(about)
+
+
+WEIGHT = "embedding.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (drop(WEIGHT), "embedding.weight is missing"),
+        (drop("embedding.selection"), "embedding.selection is missing"),
+        (drop("first_order"), "first_order is missing"),
+        (lambda tensors, _: tensors.update({"other": torch.ones(1)}), "other is not a tensor of this model"),
+        (put(WEIGHT, lambda weight: weight[:-1]), r"embedding.weight is \(99, 8\) of torch.float32, not \(100, 8\)"),
+        (put(WEIGHT, torch.Tensor.double), "embedding.weight is .* of torch.float64, not .* of torch.float32"),
+        (put(WEIGHT, lambda weight: weight.fill_(torch.nan)), "embedding.weight: some values are not finite"),
+        (put("embedding.block", lambda block: block - 1), "embedding.block: numbers from -1"),
+        (put("embedding.block", lambda block: block + 1), "embedding.block: numbers from 1 to"),
+        (
+            put("embedding.selection", lambda selection: 2 + selection),
+            "embedding.selection: some values are not between",
+        ),
+        (put("embedding.selection", torch.Tensor.flatten), "embedding.selection is .* not .blocks, columns"),
+        (put("first_order", lambda bias: bias[1:]), "first_order is"),
+        (put("first_order", lambda bias: bias / 0), "first_order: some values are not finite"),
+        (say(widths=[10**12]), "what it says of its model is"),
+        (say(widths=[7]), r"its widths \[7\] are not those of a table of 8 columns"),
+        (say(widths="8"), "what it says of its model is"),
+        (say(projection=[[[1]], [8]]), "its projection is"),
+    ],
+)
+def test_weights_of_another_model_are_refused_by_pruning(searched, data, tmp_path, change, says):
+    settings, folder = searched
+    shutil.copytree(folder, tmp_path / "search")
+    path = tmp_path / "search" / "weights.safetensors"
+    tensors, about = load_tensors(path)
+    change(tensors, about)
+    save_tensors(path, tensors, about)
+    with pytest.raises(NisbenchError, match=rf"weights\.safetensors: {says}.* Delete it and run again"):
+        run_pruning(prune_settings(settings, 2.0), tmp_path / "search", data, tmp_path / "prune")
+
+
+@pytest.mark.parametrize("weights", [5, 10**6])
+def test_a_run_file_that_does_not_fit_its_weights_is_refused_by_pruning(searched, data, tmp_path, weights):
+    settings, folder = searched
+    shutil.copytree(folder, tmp_path / "search")
+    run = read_json(folder / "run.json")
+    trial = run["trials"][0] | {"weights": weights}
+    write_json(tmp_path / "search" / "run.json", run | {"weights": weights, "trials": [trial]})
+    with pytest.raises(NisbenchError, match=rf"run\.json: weights: {weights}, but weights.safetensors holds 800"):
+        run_pruning(prune_settings(settings, 1.0), tmp_path / "search", data, tmp_path / "prune")
+
+
+def test_a_file_whose_column_names_are_no_text_is_refused(data, tmp_path):
+    whole = data["train"].read_bytes()
+    (tmp_path / "train").write_bytes(whole.replace(b"user", b"\xaeser"))
+    with pytest.raises(NisbenchError, match=r"train: .* Delete it and run again"):
+        parquet.open_instances(tmp_path / "train")
+
+
+def changed(name, values, kind=None):
+    """The table with another column of this name, made from its values."""
+
+    def change(table):
+        column = table[name].to_pylist()
+        return table.set_column(
+            table.column_names.index(name), name, pa.array(values(column), kind or table[name].type)
+        )
+
+    return change
+
+
+def first(value):
+    return lambda column: [value, *column[1:]]
+
+
+INSTANCES = [
+    (changed("label", lambda column: list(map(str, column)), pa.string()), "column label: string, not float"),
+    (changed("label", first(None)), "column label: some values are missing"),
+    (changed("label", first(float("nan"))), "column label: some values are not finite"),
+    (changed("user", first(-1)), "column user: values from -1 to"),
+    (changed("user", first(60)), "column user: values from 0 to 60; they must lie from 0 to 59"),
+    (changed("item", lambda column: column, pa.int64()), "column item: int64, not int32"),
+    (lambda table: table.drop_columns(["item"]), "its columns are label, user, not label, user, item"),
+    (lambda table: table.slice(0, 0), "it holds no instances"),
+    (lambda table: table.replace_schema_metadata({b"nisbench": b"[1]"}), "its schema describes no fields"),
+]
+FEATURES = [
+    (lambda table: table.slice(1), "it has 99 rows, but the instances 100 features"),
+    (lambda table: table.drop_columns(["block"]), "it has no column block"),
+    (changed("block", lambda column: [2 * value for value in column]), "column block: not all numbers up to"),
+    (changed("block", first(-1)), "column block: some values are below 0"),
+    (changed("frequency", first(10**6)), "column frequency: a field's do not sum to the"),
+    (changed("field", first("other")), "column field: the fields are not those of the instances"),
+    (changed("token", first(None)), "column token: some values are missing"),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [("train", *each) for each in INSTANCES] + [("validation", *each) for each in INSTANCES]
+    + [("features", *each) for each in FEATURES],
+)  # fmt: skip
+def test_data_of_wrong_content_are_refused_by_a_search(searched, data, tmp_path, file, change, says):
+    pq.write_table(change(pq.read_table(data[file])), tmp_path / file)
+    with pytest.raises(NisbenchError, match=rf"{file}: {says}.* Delete it and run again"):
+        run_search(searched[0], {**data, file: tmp_path / file}, tmp_path / "search")
+
+
+@pytest.mark.parametrize(("change", "says"), INSTANCES)
+def test_instances_of_wrong_content_are_refused_by_the_split(data, tmp_path, change, says):
+    pq.write_table(change(pq.read_table(data["train"].with_name("instances"))), tmp_path / "instances")
+    targets = {name: tmp_path / name for name in split.SPLITS}
+    with pytest.raises(NisbenchError, match=rf"instances: {says}.* Delete it and run again"):
+        split.run(RandomSplit(proportions=[8, 1, 1], seed=1), tmp_path / "instances", targets)
+    assert [path.name for path in tmp_path.iterdir()] == ["instances"]
+
+
+# --- splits on which a task is not defined --------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_clicks(small, tmp_path):
+    """The block step of clicks so rare that there is none, and their task."""
+    rare = {"instances": 200, "click_rate": 1e-9, "categorical_fields": [6, 4], "rank": 2, "levels": 2}
+    dataset, task = small.params.datasets["planted_ctr"].model_copy(update=rare), small.params.tasks["ctr"]
+    return block_step(dataset, task, tmp_path), task
+
+
+def test_a_split_without_clicks_is_told_with_data_set_and_parts(without_clicks):
+    block, _ = without_clicks
+    with pytest.raises(NisbenchError) as raised:
+        run_with_inputs(block)
+    assert str(raised.value) == (
+        "Planted clicks: AUC is not defined on train (160 instances, none of them clicks) and validation (20 instances, none of "
+        "them clicks) and test (20 instances, none of them clicks). Give the data set's `split` another seed or other proportions, "
+        "or use more instances"
+    )
+    assert not records.done(block.needs["split"])
+    assert records.why_not_done(block) == f"split planted_ctr failed: {raised.value}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"), [([1, 0, 2], "neither 0 nor 1"), ([1, 1, 1], r"test \(3 instances, all of them")]
+)
+def test_labels_that_are_no_clicks_are_refused(small, tmp_path, labels, says):
+    fields, paths = parquet.fields_in_a_row({"a": "categorical"}, [1]), {}
+    for name in split.SPLITS:
+        paths[name] = tmp_path / name
+        values = np.array(labels if name == "test" else [0, 1, 1], np.float32)
+        parquet.write(paths[name], values, {"a": np.zeros(3, np.int32)}, fields)
+    with pytest.raises(NisbenchError, match=says):
+        tasks.check_splits(small.params.tasks["ctr"], paths)
+
+
+def refused(attempt):
+    try:
+        attempt()
+    except NisbenchError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "popularity"])
+def test_too_few_candidates_are_told_by_the_split_as_by_the_measurement(small, tmp_path, sampling):
+    """Whatever number is asked for: where the test metrics could be computed after the search, and only there, the split is accepted."""
+    update = {"users": 12, "items": 10, "instances": 50, "rank": 2, "levels": 2}
+    dataset = small.params.datasets["planted_topk"].model_copy(update=update)
+    planted_topk.prepare(dataset, None, tmp_path / "i", tmp_path / "v")
+    paths = {name: tmp_path / name for name in split.SPLITS}
+    split.run(dataset.split, tmp_path / "i", paths)
+    accepted = []
+    for candidates in range(1, 11):
+        task = small.params.tasks["topk"].model_copy(update={"candidates": candidates, "sampling": sampling})
+        checked = refused(lambda task=task: tasks.check_splits(task, paths))
+        assert checked == refused(lambda task=task: tasks.build(task, paths, CPU))
+        accepted.append(not checked)
+    assert accepted[0]
+    assert not accepted[-1]
+
+
+def test_a_search_of_another_task_than_the_split_was_made_for_is_refused_before_it_trains(small, tmp_path):
+    update = {"users": 12, "items": 10, "instances": 50, "rank": 2, "levels": 2}
+    dataset = small.params.datasets["planted_topk"].model_copy(update=update)
+    few, many = (small.params.tasks["topk"].model_copy(update={"candidates": n}) for n in (1, 10))
+    run_with_inputs(block_step(dataset, few, tmp_path))
+    params = small.params
+    search = search_step(
+        block_step(dataset, many, tmp_path),
+        many,
+        params.models["neumf_topk"],
+        params.methods["dnis"],
+        params.training,
+        1,
+    )
+    with pytest.raises(NisbenchError, match=r"Planted implicit feedback: .*validation\.parquet: a user of .* Lower it"):
+        run_with_inputs(search)
+    assert [path.name for path in search.folder.iterdir()] == ["failed.txt"]

@@ -4,37 +4,48 @@ In `make test` each parser is given a few hundred inputs, the same every time. M
 ``pytest tests/test_fuzz.py --hypothesis-profile=thorough``.
 """
 
+import bz2
 import copy
 import functools
 import gzip
 import io
 import json
+import lzma
 import random
 import resource
 import shutil
 import tarfile
+import time
+import traceback
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from nisbench import records
-from nisbench.data import criteo, criteo_x1, instances, movielens
+from nisbench import records, steps
+from nisbench.data import click_log, criteo, criteo_x1, instances, movielens
 from nisbench.data.archives import open_member
 from nisbench.data.click_log import COLUMNS
 from nisbench.errors import NisbenchError
+from nisbench.execution import run_step, run_with_inputs
+from nisbench.models.pruned import PrunedModel
 from nisbench.params import loading
 from nisbench.params.datasets import Member
-from nisbench.report import page
+from nisbench.params.studies import task_tables
+from nisbench.report import claims, dnis_figures, page, recovery, tables
+from nisbench.report.results import complete, provenance, summary
+from nisbench.report.results import metrics as metrics_of
 from nisbench.run_files import read_pruning, read_search
-from nisbench.studies import plan
+from nisbench.studies import plan, plan_study
 from nisbench.tensor_files import load_tensors, save_tensors
 from tests.helpers.archives import zipped
 from tests.helpers.hypothesis import THOROUGH
+from tests.helpers.mutations import mutate
 from tests.helpers.paths import SMALL
 
 SLOWEST = 20_000  # milliseconds for one input, on a busy machine
@@ -60,6 +71,7 @@ def returns_or_says_why(parser, *arguments):
     event("refused" if said else "returned")
     if said is not None:
         assert 0 < len(said.encode()) < LONGEST_MESSAGE
+        assert said.replace("\n", "").isprintable()
     return returned
 
 
@@ -113,7 +125,7 @@ def mutated(draw, data, most=3):
 
 
 @st.composite
-def tables(draw, rows, separator, header=None):
+def lines_of(draw, rows, separator, header=None):
     """Lines of which most are well-formed, and in a few of which a value is odd, missing or one too many."""
     lines = [
         list(row) for row in draw(st.lists(st.sampled_from(rows), min_size=1, max_size=6, unique=not draw(rarely)))
@@ -140,7 +152,7 @@ def sound(outputs):
     assert len(loaded) > 0
     assert 0 <= loaded.ids.min() <= loaded.ids.max() < tokens
     assert torch.isfinite(loaded.labels).all()
-    assert loaded.values is None or torch.isfinite(loaded.values).all()
+    assert loaded.values is None or loaded.values.abs().max() <= click_log.WILDEST
 
 
 def prepared(module, settings, folder, files):
@@ -173,15 +185,15 @@ def ml_1m(small):
 
 
 @inputs(400)
-@given(data=tables(RATINGS, b"::") | st.binary(max_size=300))
+@given(data=lines_of(RATINGS, b"::") | st.binary(max_size=300))
 def test_any_ratings_dat(folder, ml_1m, data):
     prepared(movielens, ml_1m, folder, {ml_1m.ratings: data})
 
 
 @inputs(400)
 @given(
-    ratings=tables(RATINGS, b",", header=[name.encode() for name in movielens.HEADER]) | st.binary(max_size=300),
-    movies=st.none() | st.just(b"\n".join(map(b",".join, MOVIES))) | tables(MOVIES, b",", (b"movieId", b"t", b"g")) | st.binary(max_size=300),
+    ratings=lines_of(RATINGS, b",", header=[name.encode() for name in movielens.HEADER]) | st.binary(max_size=300),
+    movies=st.none() | st.just(b"\n".join(map(b",".join, MOVIES))) | lines_of(MOVIES, b",", (b"movieId", b"t", b"g")) | st.binary(max_size=300),
 )  # fmt: skip
 def test_any_ratings_csv_and_movies_csv(folder, ml_1m, ratings, movies):
     names = {"ratings": "r.csv", "movies": None if movies is None else "m.csv"}
@@ -203,7 +215,7 @@ CLICKS_X1 = clicks([b"0.05", b"0.004983", b"-0.001", b"1"], [b"1", b"2", b"20395
 
 
 @inputs(150)
-@given(data=tables(CLICKS, b"\t") | st.binary(max_size=300), min_count=st.integers(1, 3))
+@given(data=lines_of(CLICKS, b"\t") | st.binary(max_size=300), min_count=st.integers(1, 3))
 def test_any_criteo_train_txt(folder, small, data, min_count):
     settings = small.params.datasets["criteo"].model_copy(update={"min_count": min_count})
     prepared(criteo, settings, folder, {settings.member: data})
@@ -212,7 +224,7 @@ def test_any_criteo_train_txt(folder, small, data, min_count):
 @inputs(80)
 @given(
     damaged=st.integers(0, 2),
-    data=tables(CLICKS_X1, b",", [c.encode() for c in COLUMNS]) | st.binary(max_size=300),
+    data=lines_of(CLICKS_X1, b",", [c.encode() for c in COLUMNS]) | st.binary(max_size=300),
 )
 def test_any_csv_of_criteo_x1(folder, small, damaged, data):
     good = b"".join(b",".join(row) + b"\n" for row in [[c.encode() for c in COLUMNS], *CLICKS_X1[:2]])
@@ -247,16 +259,25 @@ def tar_bytes(kind):
     return file.getvalue()
 
 
+def zstd(data):
+    with pa.CompressedOutputStream(file := pa.BufferOutputStream(), "zstd") as stream:
+        stream.write(data)
+    return file.getvalue().to_pybytes()
+
+
 ZIPS = [zip_bytes(method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)]
 TARS = [tar_bytes(kind) for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)]
 zips = st.sampled_from(ZIPS).flatmap(mutated)
 archives = {
     "zip": zips,
     "tar.gz": st.sampled_from([gzip.compress(data) for data in TARS]).flatmap(mutated),
+    "tar.bz2": st.sampled_from([bz2.compress(data) for data in TARS]).flatmap(mutated),
+    "xz alone": st.just(lzma.compress(RATINGS_DAT)).flatmap(mutated),
+    "tar.zst": st.sampled_from([zstd(data) for data in TARS]).flatmap(mutated),
     "tar in a sound gz": st.sampled_from(TARS).flatmap(mutated).map(lambda data: gzip.compress(data, 1)),
-    "noise": st.sampled_from([b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08\0", b""]).flatmap(
-        lambda start: st.binary(max_size=300).map(lambda rest: start + rest)
-    ),
+    "noise": st.sampled_from(
+        [b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08\0", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b""]
+    ).flatmap(lambda start: st.binary(max_size=300).map(lambda rest: start + rest)),
 }
 
 
@@ -273,6 +294,47 @@ def test_any_archive(folder, kind, data):
 
     returns_or_says_why(read)
     path.unlink()
+
+
+# --- bombs within the limits of archives ----------------------------------------------------------------------
+
+CLICK = b"0" + b"\t1" * 13 + b"\ta" * 26 + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "says"),
+    [
+        ("ml", {"r.csv": (b"userId,movieId,rating,timestamp\n", b"1,1,1,1\n" * (160 << 17), b"")}, "user 1 rates movie 1 more than once"),
+        ("ml", {"r.csv": (b"userId,movieId,rating,timestamp\n", b"1,1,9,1\n" * (160 << 17), b"")}, "r.csv:2: rating must be"),
+        ("ml", {"r.csv": (b"", b"\n" * (63 << 20), b"x")}, "r.csv:66060289: expected the header"),
+        ("ml", {"r.csv": (b"userId,movieId,rating,timestamp\n1,1,1,1", b"\n" * (63 << 20), b"x")}, "r.csv:66060290: expected 4 columns"),
+        ("ml", {"r.dat": (b"1::1::1::1", b"", b""), "m.csv": (b"", b"\n" * (63 << 20), b"x")}, "m.csv:66060289: expected a movie's number"),
+        ("ml", {"r.dat": (b"1::1::1::1", b"", b""), "m.csv": (b"", b"1\n" * (63 << 19), b"x")}, "m.csv:33030145: expected a movie's number"),
+        ("criteo", {"train.txt": (b"", b"\n" * (63 << 20), b"")}, "is empty"),
+        ("criteo", {"train.txt": (CLICK, b"\n" * (63 << 20), b"x")}, "train.txt:66060290: expected 40 columns"),
+        ("criteo", {"train.txt": (b"", CLICK * 600_000, b"x")}, "train.txt:600001: expected 40 columns"),
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_a_bomb_within_the_limits_takes_little_time_and_memory(folder, ml_1m, small, kind, files, says):
+    """Beside noise, which lets an archive unpack to more."""
+    with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, parts in files.items():
+            with archive.open(name, "w") as file:
+                for part in parts:
+                    file.write(part)
+        archive.writestr("noise", random.Random(0).randbytes(2 << 20))  # noqa: S311
+    names = [*files, None]
+    settings = (
+        ml_1m.model_copy(update={"ratings": names[0], "movies": names[1]})
+        if kind == "ml"
+        else small.params.datasets[kind]
+    )
+    started = time.process_time()
+    with pytest.raises(NisbenchError, match=says):
+        settings.module().prepare(settings, folder / "bomb.zip", folder / "i", folder / "v")
+    assert time.process_time() - started < SLOWEST / 1000
+    (folder / "bomb.zip").unlink()
 
 
 # --- parameters -----------------------------------------------------------------------------------------------
@@ -535,3 +597,133 @@ def test_any_run_file_and_record(folder, read, data):
     if found is not None and read is read_search:  # what the report then does with it
         page.trials_of(found)
         page.machine_of(found)
+
+
+# --- readable, with the right checksum, and wrong -------------------------------------------------------------
+
+ATTACKED = """
+datasets:
+  planted_ratings: {users: 12, items: 8, instances: 200, rank: 2, levels: 2, blocks: {count: 3}}
+  planted_ctr: {instances: 200, scalar_fields: 1, categorical_fields: [6, 4], rank: 2, levels: 2, blocks: {count: 3}}
+  planted_topk: {users: 12, items: 16, instances: 60, rank: 2, levels: 2, blocks: {count: 3}}
+tasks:
+  topk: {candidates: 3, negatives: 1}
+studies:
+  attacked:
+    title: Attacked
+    grids:
+      rating: {datasets: [planted_ratings], models: [mf], methods: {dnis: [1, 2], mde_projected: [1], oracle: [1]}}
+      ctr: {datasets: [planted_ctr], models: [deepfm], methods: {dnis: [2]}}
+      topk: {datasets: [planted_topk], models: [neumf_topk], methods: {dnis: [1]}}
+    seeds: [1]
+    tables: [table1, table2, table3, table4, recovery]
+    overrides:
+      training: {base_dimension: 4, batch_size: 64, max_epochs: 1, device: cpu}
+      methods: {mde_projected: {settings: [{base_dimension: 4, temperature: 0.3, budget: null}]}}
+"""
+
+FEW, MANY = 60, 1000
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """A project of a tiny study, all of whose steps are done; its plan."""
+    root = tmp_path_factory.mktemp("attacked")
+    shutil.copytree(SMALL / "params", root / "params", ignore=lambda *_: ["studies"])
+    (root / "params" / "studies").mkdir()
+    (root / "over.yaml").write_text(ATTACKED)
+    config = loading.load(root, [root / "over.yaml"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        found = plan_study("attacked", config)
+        for step in found.steps.values():
+            run_with_inputs(step)
+        yield found
+
+
+READERS = {
+    "prepare": ("split", "block"),
+    "split": ("block", "search", "prune"),
+    "block": ("search",),
+    "search": ("prune",),
+}
+"""The steps that read each step's files."""
+
+
+def readers_of(found, step):
+    return [
+        user for user in found.steps.values() if user.name in READERS.get(step.name, ()) and step in user.needs.values()
+    ]
+
+
+def read_by_reports(found):
+    """All that tables, figures and the page read, without drawing."""
+    results = summary(found)
+    compared = complete(found, results)
+    sheets = {"table1": tables.table1(found, results)}
+    for name, task in task_tables().items():
+        if name in found.study.tables:
+            sheets[name] = tables.comparison(found, results, task)
+    for cell in found.cells:
+        recovery.measured(cell)
+        dnis_figures.frequency_and_size(cell)
+        dnis_figures.selection_of(cell)
+        PrunedModel.load(cell.prune.path("scheme"), cell.prune.path("model"), cell.settings.model)
+    page.text(found, results, claims.findings(*compared), sheets, {})
+    metrics_of(results)
+    provenance(found)
+
+
+KINDS = {
+    "instances": ("prepare", "instances"), "vocabulary": ("prepare", "vocabulary"), "train": ("split", "train"),
+    "validation": ("split", "validation"), "test": ("split", "test"), "features": ("block", "features"),
+    "search": ("search", "run"), "weights": ("search", "weights"), "pruning": ("prune", "run"), "scheme": ("prune", "scheme"),
+    "model": ("prune", "model"), "record of a search": ("search", "record"), "record of a pruning": ("prune", "record"),
+}  # fmt: skip
+
+
+def suffix_of(kind):
+    name, file = KINDS[kind]
+    return Path(steps.FILES[name].get(file, "step.json")).suffix
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_readable_and_wrong_is_refused_or_harmless(attacked, kind, tmp_path):
+    """With the right checksum: what is read next ends, or raises the one error that users are shown.
+
+    The files of each sort (JSON, tensors, Parquet) are attacked 60 times together; in the thorough profile 1000 times.
+    """
+    name, file = KINDS[kind]
+    attackable = [step for step in attacked.steps.values() if step.name == name]
+    count = MANY if settings.get_current_profile_name() == THOROUGH else FEW
+    attacks = count // sum(suffix_of(each) == suffix_of(kind) for each in KINDS) + 1
+    refused, foreign = 0, []
+    for number in range(attacks):
+        rng = random.Random(f"{kind} {number}")  # noqa: S311
+        step = rng.choice(attackable)
+        path = step.record if file == "record" else step.path(file)
+        readers = readers_of(attacked, step)
+        folders = [step.folder, *(reader.folder for reader in readers)]
+        for at, folder in enumerate(folders):
+            shutil.copytree(folder, tmp_path / str(at))
+        done, said = mutate(path, rng), ""
+        try:
+            if file != "record" and path.is_file():
+                records.write(step)
+            for reader in readers:
+                run_step(reader)
+            if name in {"block", "search", "prune"}:
+                read_by_reports(attacked)
+        except NisbenchError as error:
+            said = str(error)
+        except Exception:  # noqa: BLE001
+            foreign.append(f"{kind} {number}: {step.title()}: {done}:\n{traceback.format_exc(limit=-4)}")
+        finally:
+            for at, folder in enumerate(folders):
+                shutil.rmtree(folder)
+                shutil.move(tmp_path / str(at), folder)
+        refused += bool(said)
+        assert len(said.encode()) < LONGEST_MESSAGE
+    print(f"{kind}: {refused} of {attacks} refused, {len(foreign)} foreign errors")
+    assert not foreign, "\n".join(foreign)
+    assert refused > attacks / 4

@@ -1,15 +1,21 @@
 """What steps leave beside their results: each says what computed it from what, and damage is found on use and made again."""
 
+import errno
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from nisbench import cli, logs, records
+from nisbench import cli, execution, logs, records
 from nisbench.errors import NisbenchError
 from nisbench.execution import run_step, run_with_inputs
+from nisbench.files import md5_sum
+from nisbench.search import trials
+from nisbench.steps import download_step
 from nisbench.studies import plan
 from tests.helpers.code import PackageCopy, forget
 from tests.helpers.paths import SMALL
@@ -153,16 +159,89 @@ def test_a_step_whose_input_is_not_what_was_written_does_not_run(harm):
     assert not any(Path(path).exists() for path in user.paths())
 
 
-@pytest.mark.usefixtures("project")
-def test_a_record_that_was_lost_is_written_again_and_nothing_else():
+class Killed(BaseException):
+    """No handler of errors holds it up."""
+
+
+def killed(monkeypatch, module, name):
+    """Run the DNIS search anew, and kill it when it calls a function. What it left in its folder."""
     step = step_of("search planted_ratings mf-dnis")
-    before = {file: step.path(file).read_bytes() for file in step.files}
-    (step.folder / "trials").mkdir()  # what was left to resume from
-    step.record.unlink()
-    run_step(step)
-    assert records.check(step).id == step.id
-    assert {file: step.path(file).read_bytes() for file in step.files} == before
+    records.remove(step)
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, name, kill)
+        run_step(step)
+    return step, {path.name for path in step.folder.iterdir()}
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("module", "name"), [(trials, "write_run"), (records, "write"), (records, "write_json")])
+def test_a_search_that_is_killed_before_its_record_ends_from_its_saved_trials(module, name, monkeypatch):
+    """And what was placed before the kill is not trusted: it may be damaged since."""
+    whole = step_of("search planted_ratings mf-dnis").path("weights").read_bytes()
+    step, left = killed(monkeypatch, module, name)
+    assert {"trials", "weights.safetensors"} <= left
+    assert not records.done(step)
+    step.path("weights").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "train", None)  # nothing is trained again
+        run_step(step)
+    records.check(step)
+    assert step.path("weights").read_bytes() == whole
     assert {path.name for path in step.folder.iterdir()} == {*step.files.values(), "step.json"}
+
+
+@pytest.mark.usefixtures("project")
+def test_a_search_that_is_killed_after_its_record_is_done(monkeypatch):
+    step, left = killed(monkeypatch, execution, "_delete_others")
+    assert left >= {*step.files.values(), "step.json"}
+    records.check(step)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_record_is_no_way_to_a_new_checksum_for_damaged_files(project, content):
+    step, user = step_of("search planted_ratings mf-dnis"), step_of("prune planted_ratings mf-dnis")
+    whole = step.path("weights").read_bytes()
+    step.path("weights").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    step.record.write_text(content)
+    records.remove(user)
+    with pytest.raises(
+        NisbenchError, match=rf"step\.json: .*nisbench verify --remove {step.id}, and run the same command"
+    ):
+        run_step(user)
+    project("verify", "--remove", step.id)
+    run_with_inputs(user)
+    assert step.path("weights").read_bytes() == whole
+
+
+@pytest.mark.parametrize("key", ["step", "dataset", "label", "settings", "needs", "code"])
+@pytest.mark.usefixtures("project")
+def test_a_record_that_says_another_thing_than_the_step_s_is_damaged(key):
+    step = step_of("search planted_ratings mf-dnis")
+    record = json.loads(step.record.read_text())
+    record[key] = {**record[key], "seed": "2"} if isinstance(record[key], dict) else "other"
+    step.record.write_text(json.dumps(record))
+    with pytest.raises(
+        NisbenchError, match=rf"step\.json is damaged or was changed: its {key} .*verify --remove {step.id}"
+    ):
+        records.check(step)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("file", ["weights.safetensors", "step.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_folder_in_place_of_a_file_is_told(file, make):
+    step = step_of("search planted_ratings mf-dnis")
+    (step.folder / file).unlink()
+    make(step.folder / file)
+    with pytest.raises(NisbenchError, match=rf"{file}:? is not a file.*verify --remove {step.id}"):
+        records.check(step)
+    records.remove(step)
+    assert not step.folder.exists()
 
 
 @pytest.mark.usefixtures("project")
@@ -227,3 +306,52 @@ def test_results_of_older_code_are_not_taken_for_today_s(done_search, package):
         shutil.copytree(done_search.folder, search.folder)  # by hand
         with pytest.raises(NisbenchError, match="is of another step"):
             records.check(search)
+
+
+# --- dates in the future ------------------------------------------------------------------------------------------
+
+
+def test_what_a_step_reads_is_not_dated_in_the_future_when_it_ends(project):
+    """Snakemake would take the step for failed. A link, as DVC makes them, has a date of its own."""
+    block = step_of("block planted_ratings")
+    train, vocabulary = block.needs["split"].path("train"), block.needs["prepare"].path("vocabulary")
+    target = vocabulary.rename(vocabulary.absolute().parents[1] / "cached")
+    vocabulary.symlink_to(target)
+    later = time.time() + 7200
+    for path in (train, target, vocabulary):
+        os.utime(path, (later, later), follow_symlinks=False)
+    project("block", block.id)
+    assert all(path.lstat().st_mtime <= block.record.stat().st_mtime for path in (train, target, vocabulary))
+
+
+@pytest.mark.usefixtures("project")
+def test_a_date_in_the_future_that_may_not_be_changed_is_told_before_any_work(monkeypatch):
+    block = step_of("block planted_ratings")
+    train = block.needs["split"].path("train")
+    os.utime(train, (time.time() + 7200,) * 2)
+    before = block.record.read_bytes()
+
+    def refuse(path, **_more):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    with pytest.raises(NisbenchError, match=rf"{train} is dated in the future.*touch {train}"):
+        run_step(block)
+    assert block.record.read_bytes() == before
+
+
+def test_an_archive_that_lost_its_record_is_told_by_its_md5_sum_and_not_fetched_again(small, tmp_path):
+    source = tmp_path / "source.zip"
+    source.write_bytes(b"archive")
+    about = {"url": str(source), "md5": md5_sum(source)}
+    step = download_step(small.params.datasets["movielens_1m"].model_copy(update=about), tmp_path)
+    run_step(step)
+    step.record.unlink()
+    source.unlink()
+    run_step(step)
+    records.check(step)
+    step.record.unlink()
+    step.path("archive").write_bytes(b"damaged")
+    with pytest.raises(NisbenchError):
+        run_step(step)
+    assert not records.done(step)

@@ -21,9 +21,10 @@ from nisbench.errors import NisbenchError
 from nisbench.params.kinds import VARIABLE
 from nisbench.params.loading import load
 from nisbench.params.tasks import CTR, RANKED, Rating, TopK
+from nisbench.records import pruning_result
 from nisbench.report import build, claims, dnis_figures, figures, outputs, page, significance, style, tables
 from nisbench.report.formatting import TIMES
-from nisbench.report.results import metrics, pruning_result, summary
+from nisbench.report.results import metrics, summary
 from nisbench.run_files import (
     FeatureCounts,
     Machine,
@@ -36,6 +37,7 @@ from nisbench.run_files import (
     write_run,
 )
 from nisbench.studies import plan, plan_study
+from nisbench.tensor_files import save_tensors
 
 ROOT = Path(__file__).parents[1]
 MSE = {"grid_search": 0.7, "random_search": 0.6, "mde": 0.65, "dnis": 0.5, "network_pruning": 0.55}
@@ -82,19 +84,30 @@ def study(tmp_path, monkeypatch):
         found = plan_study(name, load(ROOT, [tmp_path / "over.yaml"]))
         monkeypatch.chdir(tmp_path)
         for block in found.blocks.values():
-            path = block.needs["prepare"].path("instances")
-            parquet.write(path, [1, 2, 3], {"user": [0, 1, 1], "movie": [2, 3, 2]},
-                          parquet.fields_in_a_row({"user": "categorical", "movie": "categorical"}, [2, 3]))  # fmt: skip
-            for split, count in {"train": 2, "validation": 1, "test": 0}.items():
-                parquet.write_table(block.needs["split"].path(split), pa.table({"label": [1.0] * count}))
+            split, path = block.needs["split"], block.needs["prepare"].path("instances")
+            fields = parquet.fields_in_a_row({"user": "categorical", "movie": "categorical"}, [2, 3])
+            for file, n in [
+                (path, 4),
+                (split.path("train"), 2),
+                (split.path("validation"), 1),
+                (split.path("test"), 1),
+            ]:
+                ids = {"user": np.zeros(n, np.int32), "movie": np.full(n, 2, np.int32)}
+                parquet.write(file, np.ones(n, np.float32), ids, fields)
+            records.write(split)
             features = {"frequency": pa.array([100, 10, 5, 1, 0]), "block": pa.array([0, 0, 1, 1, 1])}
             parquet.write_table(block.path("features"), pa.table(features))
         for cell in found.cells:
             search = cell.search
             hours = (1 if cell.method == "dnis" else 2) + noise(cell)
             search.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"embedding.selection": torch.tensor([[1.0, 1.0, 0.8], [0.5, 0.0, 0.1], [0.4, 0.0, 0.0]])},
-                      search.path("weights"))  # fmt: skip
+            selection = torch.tensor([[1.0, 1.0, 0.8], [0.5, 0.0, 0.1], [0.4, 0.0, 0.0]])
+            table = {
+                "block": torch.tensor([0, 0, 1, 1, 2], dtype=torch.int32),
+                "selection": selection,
+                "weight": torch.ones(5, 3),
+            }
+            save_tensors(search.path("weights"), {f"embedding.{name}": tensor for name, tensor in table.items()})
             write(search, made_up_search([made_up_trial(seconds=3600.0 * hours)]))
             k = cell.settings.training.base_dimension
             mse = MSE.get(cell.method, 0.6) + 0.15 * (cell.compression_rate - 1) + 0.1 * (64 - k) / 64 + noise(cell)
@@ -350,7 +363,7 @@ def test_models_may_be_pruned_at_different_rates(study):
 def test_table_1_counts_the_files_and_shows_the_paper_s_counts(study):
     found = study()
     first, second = tables.table1(found, summary(found)).tables[0].rows[:2]
-    assert first == ["MovieLens-20M", "3", "2", "5", "2", "1", "0"]
+    assert first == ["MovieLens-20M", "4", "2", "5", "2", "1", "1"]
     assert second == ["*paper*", "20,000,263", "2", "165,771", "-", "-", "-"]
 
 
@@ -370,7 +383,9 @@ def test_seeds_with_splits_of_their_own_are_one_row_and_one_panel(study):
     found = study(SPLIT_PER_SEED, name="x")
     assert len(found.blocks) == 3
     first = next(cell.search.needs["split"] for cell in found.cells if cell.seed == 3)
-    parquet.write_table(first.path("test"), pa.table({"label": [1.0] * 7}))
+    fields = parquet.fields_in_a_row({"user": "categorical", "movie": "categorical"}, [2, 3])
+    ids = {"user": np.zeros(7, np.int32), "movie": np.full(7, 2, np.int32)}
+    parquet.write(first.path("test"), np.ones(7, np.float32), ids, fields)
     records.write(first)
     sheet = tables.table1(found, summary(found))
     assert [row[-1] for row in sheet.tables[0].rows if row[0] != "*paper*"] == ["7"]
@@ -713,12 +728,54 @@ def test_all_files_are_written_old_ones_go_and_the_same_runs_give_the_same_bytes
     html = (folder / "page.html").read_text()
     assert html.count('src="data:image/svg+xml;base64,') == len(found.study.figures)
     assert 'src="figure' not in html
-    first, second = made_up_trial(fused=2), made_up_trial(failed=NAN, stopped="diverged")
+    first, second = made_up_trial(fused=2), made_up_trial(failed=NAN, stopped="diverged", validation_loss=None)
     assert page.trials_of(made_up_search([first, second])) == "2, up to 2 fused, 1 failed"
 
     written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     build.run(found)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written
+
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> [me](javascript:alert(1)) ![](https://evil/x.png) &lt; $x_ $ {a} |"
+
+
+@pytest.mark.filterwarnings("ignore:Tight layout not applied")  # for want of room beside so long a title
+def test_text_from_elsewhere_is_shown_and_does_nothing(study):
+    """Titles come from overlays, the rest from run files, and both may come from anyone."""
+    titled = {"title": HOSTILE}
+    overlay = {
+        "studies": {"movielens_1m": {**titled, "seeds": [1]}},
+        "datasets": {"movielens_1m": titled},
+        "models": {"mf": titled},
+        "methods": {"dnis": titled, "grid_search": titled},
+    }
+    found = study(json.dumps(overlay), "movielens_1m")
+    machine = MACHINE.model_copy(
+        update={"device": HOSTILE + "\x1b[2J", "packages": {"torch": HOSTILE, "nisbench": HOSTILE}}
+    )
+    searches = list(dict.fromkeys(cell.search for cell in found.cells))
+    for search in searches:
+        trial = made_up_trial(name=HOSTILE + "\n# x")
+        failed = made_up_trial(name=HOSTILE, failed="\n\n" + HOSTILE, validation_loss=None)
+        write(search, made_up_search([trial, failed]).model_copy(update={"machine": machine}))
+    write(searches[0], made_up_search([made_up_trial(name=HOSTILE)]))  # of another machine: a column
+    write(
+        found.cells[0].prune,
+        read_pruning(found.cells[0].prune.path("run")).model_copy(update={"failed": HOSTILE, "metrics": {}}),
+    )
+    build.run(found)
+    folder = Path("results/movielens_1m")
+    for path in folder.glob("*.md"):
+        text = path.read_text().partition("```yaml")[0]
+        assert "alert(1)" in text
+        assert not re.search(r"<(script|img)|\]\((javascript|https://evil)|\x1b|\n# x", text)
+    html = (folder / "page.html").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert not re.search(r"<(script|img src=(?!\"data:)|a href=\"javascript)|src=\"https?:|\x1b", html)
+    assert "default-src 'none'" in html
+    assert html.count("<details open><summary>") == html.count("</details>") > 2
+    assert "&lt;details" not in html
+    assert "&lt;/details" not in html
 
 
 def test_the_manifest_of_a_changed_report_is_a_free_name(study):
@@ -788,8 +845,11 @@ def test_runs_that_failed_are_marked_and_the_rest_is_compared(study):
         search, pruning = read_search(cell.search.path("run")), read_pruning(cell.prune.path("run"))
         trial = search.trials[0]
         if cell.method == "dnis" or (cell.method, cell.seed) == ("mde", 2):
-            failed = trial.model_copy(update={"validation_loss": None, "failed": NAN, "losses": []})
-            write(cell.search, search.model_copy(update={"best_trial": None, "failed": NAN, "trials": [failed]}))
+            failed = trial.model_copy(update={"validation_loss": None, "failed": NAN, "best_epoch": 0, "losses": []})
+            write(
+                cell.search,
+                search.model_copy(update={"best_trial": None, "weights": 0, "failed": NAN, "trials": [failed]}),
+            )
             nothing = {"metrics": {}, "weights": 0, "nonzeros": 0, "size_mib": 0.0, "failed": NAN}
             write(cell.prune, pruning.model_copy(update=nothing))
         elif cell.method == "grid_search" and not search.trials[1:]:
@@ -808,6 +868,29 @@ def test_runs_that_failed_are_marked_and_the_rest_is_compared(study):
     told = pd.read_csv("results/small/claims.csv")
     assert not told["of"].str.startswith("DNIS").any()
     assert "dnis" not in json.loads(Path("results/small/metrics.json").read_text())["movielens_20m"]["mf"]
+
+
+def test_what_is_not_done_is_marked_with_its_reason_and_the_rest_is_shown(study):
+    """One search failed, and with it its prunings; another study, in which nothing is done, has no tables."""
+    found = study(SMALL, "small")
+    for cell in found.cells:
+        if cell.method == "dnis":
+            cell.search.record.unlink(missing_ok=True)
+            cell.prune.record.unlink(missing_ok=True)
+            records.failure(cell.search).write_text("the disk is full\n")
+    with pytest.raises(NisbenchError, match=r"step\.json is missing"):
+        build.run(found)
+    build.run(found, partial=True)
+    body = table_of(tables.comparison(found, summary(found, partial=True), Rating), "MF, MovieLens-20M")
+    assert body["DNIS (as searched)"][0] == "failed"
+    assert "failed" not in body["MDE"]
+    text = Path("results/small/README.md").read_text()
+    assert "* MF, DNIS, MovieLens-20M, seed 1: search ml-20m mf-dnis-seed1 failed: the disk is full" in text
+    assert not outputs.is_current(found)  # it will be made again
+    for cell in found.cells:
+        cell.search.record.unlink(missing_ok=True)
+    build.run(found, partial=True)
+    assert Path("results/small/README.md").read_text() == text
 
 
 def test_a_missing_or_broken_run_is_named(study):

@@ -11,6 +11,7 @@ from nisbench.data import instances, parquet
 from nisbench.data.instances import Instances
 from nisbench.embedding.batch import Embeddings
 from nisbench.embedding.table import SelectedTable, Table
+from nisbench.errors import NisbenchError
 from nisbench.models import recommender as recommenders
 from nisbench.models.pruned import PrunedModel
 from nisbench.params.methods import MDE, GridSearch, MDEPair, ProjectedSetting, RandomSearch
@@ -513,6 +514,18 @@ def test_no_more_columns_are_fused_than_there_is_room_for(monkeypatch):
     specs = [TrialSpec(f"{d}", prefix_selection(np.full(3, d), 8)) for d in (2, 3, 4)]
     monkeypatch.setattr(trials.fused, "columns_with_room", lambda *_: 5)
     assert context(specs, fused_trials=8)(0) == [0, 1]
+
+
+def test_tables_and_selections_that_cannot_fit_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr("nisbench.memory._total", lambda: 4 * 3 * 16 - 1)
+    settings = search_settings("rating", "mf", "grid_search", base_dimension=16)
+    context = SearchContext(settings, data=None, field_sizes=(4, 4), features=FEATURES, device=CPU)
+    with pytest.raises(
+        NisbenchError, match=r"3 blocks by 16 dimensions would take .* Lower training\.base_dimension or blocks\.count"
+    ):
+        context.specs()
+    with pytest.raises(NisbenchError, match=r"the table of 'wide' would take .* Lower training\.base_dimension"):
+        context.recommender(TrialSpec("wide", torch.ones(3, 16)))
 
 
 # --- a table of a method's own --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from nisbench.params.kinds import OWN, kinds
 from nisbench.params.loading import load
 from nisbench.params.models import NeuMF
 from nisbench.params.tasks import Metric, Rating
-from nisbench.steps import block_step, download_step
+from nisbench.steps import block_step, download_step, hashed_form
 from nisbench.studies import plan, plan_study
 from nisbench.wiring import WORK
 from tests.helpers.code import PackageCopy, forget, recomputed, reworded
@@ -194,6 +194,16 @@ def test_a_local_file_that_changes_after_planning_is_refused(small, tmp_path):
     assert not step.path("archive").exists()
 
 
+def test_a_password_in_an_address_is_in_no_record_and_no_id(small):
+    found = []
+    for login in ("", "me:secret@", "me:another@"):
+        update = {"url": f"https://{login}host/ml.zip", "md5": None}
+        found.append(download_step(small.params.datasets["movielens_latest_small"].model_copy(update=update)))
+    assert len({step.id for step in found}) == 1
+    assert hashed_form(found[1]) == {"identity": "https://host/ml.zip"}
+    assert found[1].settings.url == "https://me:secret@host/ml.zip"  # to fetch it by
+
+
 def test_archives_of_one_md5_for_data_of_two_kinds_are_two_downloads(small):
     """An id has one folder."""
     dataset = small.params.datasets["movielens_1m"]
@@ -294,10 +304,11 @@ def test_what_a_settings_class_adds_to_params_is_in_the_id(small, monkeypatch):
 
 def test_what_a_step_s_files_are_called_is_in_the_id(small, monkeypatch):
     dataset = small.params.datasets["planted_ratings"]
-    before = block_step(dataset)
+    task = small.params.task_of("planted_ratings")
+    before = block_step(dataset, task)
     swapped = {"train": "test.parquet", "validation": "validation.parquet", "test": "train.parquet"}
     monkeypatch.setitem(steps.FILES, "split", swapped)
-    after = block_step(dataset)
+    after = block_step(dataset, task)
     assert before.needs["prepare"].id == after.needs["prepare"].id
     assert before.needs["split"].id != after.needs["split"].id
     assert before.id != after.id
@@ -377,7 +388,7 @@ def package(tmp_path_factory):
 
 def all_steps(config):
     """What `plan` would find, without its checks."""
-    blocks = [block_step(dataset) for dataset in config.params.datasets.values()]
+    blocks = [block_step(dataset, config.params.task_of(name)) for name, dataset in config.params.datasets.items()]
     steps_of_blocks = [step for block in blocks for step in block.upstream()]
     return steps_of_blocks + [step for name in config.by_study for step in plan_study(name, config).steps.values()]
 

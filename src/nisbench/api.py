@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from nisbench import execution, records
+from nisbench.checkout import check as check_code
 from nisbench.errors import NisbenchError
 from nisbench.identity import PACKAGE, kind_file
 from nisbench.params import datasets, methods, models, tasks
 from nisbench.params.base import Kind, Settings
 from nisbench.params.checks import check_run, explained
 from nisbench.params.kinds import OWN, kinds
-from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
+from nisbench.params.loading import OVERLAYS_VARIABLE, Config, checked_url, load
 from nisbench.params.training import Training as TrainingSettings
 from nisbench.params.tree import Tree, dotted, nearest
-from nisbench.run_files import PruneRun, SearchRun, read_pruning, read_search
+from nisbench.run_files import PruneRun, SearchRun
 from nisbench.steps import Step, block_step, prune_step, search_step
 from nisbench.studies import plan_study
 
@@ -68,6 +69,7 @@ def _checkout() -> Path | None:
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "Snakefile").is_file() and (folder / "params" / "datasets.yaml").is_file():
+            check_code(folder)
             return folder
     return None
 
@@ -230,7 +232,7 @@ class PreparedDataset:
     @cached_property
     def step(self) -> Step:
         """The last of its steps in the pipeline: blocking."""
-        return block_step(self.settings, self.root)
+        return block_step(self.settings, self.task_settings, self.root)
 
     @property
     def train(self) -> "pd.DataFrame":
@@ -291,8 +293,11 @@ def load_dataset(dataset: str | datasets.Dataset, /, **changes: Any) -> Prepared
         task, changes = given, {**changes, "task": str(given.kind_name())}
         _check_source(task)
     settings = _changed(type(dataset), dict(dataset), changes, where) if changes else dataset
-    if isinstance(settings, datasets.Archive) and not settings.url.lower().startswith(("https://", "http://")):
-        settings = settings.model_copy(update={"url": str(Path(settings.url).expanduser().resolve())})
+    if isinstance(settings, datasets.Archive):
+        try:
+            settings = settings.model_copy(update={"url": checked_url(settings.url, Path())})
+        except NisbenchError as error:
+            raise NisbenchError(f"{where}: url: {error}") from error
     if task is None:
         if settings.task not in params.tasks:
             raise NisbenchError(f"{where}: there is no task {settings.task!r}{nearest(settings.task, params.tasks)}")
@@ -318,8 +323,7 @@ class SearchResult:
     @cached_property
     def run(self) -> SearchRun:
         """All that was recorded, as in ``run.json``."""
-        records.check(self.step)
-        return read_search(self.step.path("run"))
+        return records.search_result(self.step)
 
     @property
     def failed(self) -> str | None:
@@ -341,12 +345,11 @@ class SearchResult:
     @cached_property
     def selection(self) -> "np.ndarray":
         """The chosen selection (L, columns) float32, a row per block of features: 1 = the dimension exists, 0 = not."""
-        from nisbench.tensor_files import load_tensors
+        from nisbench.models.pruned import selection_in
 
         if self.failed:
             raise NisbenchError(f"the search has no result: {self.failed}")
-        selection: np.ndarray = load_tensors(self.step.path("weights"))[0]["embedding.selection"].numpy()
-        return selection
+        return selection_in(self.step.path("weights"))
 
     def prune(
         self,
@@ -390,8 +393,7 @@ class PruneResult:
     @cached_property
     def run(self) -> PruneRun:
         """All that was recorded, as in ``run.json``."""
-        records.check(self.step)
-        return read_pruning(self.step.path("run"))
+        return records.pruning_result(self.step)
 
     @property
     def failed(self) -> str | None:

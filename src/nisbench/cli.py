@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 import nisbench
-from nisbench import logs
+from nisbench import checkout, logs, memory
 from nisbench.commands.formats import Format, Layout, Precision
 from nisbench.errors import NisbenchError
+from nisbench.files import problem
 from nisbench.steps import StepName
 from nisbench.studies import Plan
 from nisbench.studies import plan as resolve_plan
@@ -50,6 +51,7 @@ def main() -> None:
     """Run the command line. A user's error is one message, on stderr and in the step's log, and exit status 1."""
     logs.set_up()
     try:
+        checkout.restart_with_own_code(Path())
         app()
     except NisbenchError as error:
         logs.log.error("nisbench: %s", error)
@@ -62,15 +64,19 @@ def main() -> None:
             raise
         logs.log.error("nisbench: %s is not installed. Run: pip install 'nisbench[workflow,report]'", error.name)
         sys.exit(1)
-    except (OSError, MemoryError) as error:
+    except OSError as error:
         logs.log.debug("unexpected", exc_info=True)
-        logs.log.error("nisbench: %s: %s", type(error).__name__, error)
+        logs.log.error("nisbench: %s", problem(error))
         sys.exit(1)
     except Exception as error:
         logs.log.debug("unexpected", exc_info=True)
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's
-            first = str(error).splitlines()[0]
-            logs.log.error("nisbench: out of memory. Lower training.batch_size or training.base_dimension.\n%s", first)
+        if memory.has_run_out(error):
+            logs.log.error("nisbench: %s", memory.advice(None, error))
+            sys.exit(1)
+        if "no locator available" in str(error):  # numba's
+            logs.log.error(
+                "nisbench: no place to keep compiled code. Set NUMBA_CACHE_DIR to a folder you may write to."
+            )
             sys.exit(1)
         raise
 
@@ -434,26 +440,33 @@ def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
 
 
 @app.command(rich_help_panel=STEPS)
-def tables(study: StudyName, log: Log = None) -> None:
+def tables(
+    study: StudyName,
+    log: Log = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Of what is done: the rest is marked as failed, with the reason.")
+    ] = False,
+) -> None:
     """Assemble a study's tables, figures and page from its runs, into results/STUDY/. It takes a study, not an id.
 
-    Names each file as it is made, on stderr.
+    Names each file as it is made, on stderr. Where some runs cannot be made,
+    --partial makes the tables of the others. Snakemake does so at its end.
 
     Example: nisbench tables demo
     """
-    from nisbench.execution import delete_leftovers, locked
+    from nisbench.execution import at_work, delete_leftovers
     from nisbench.report import build
     from nisbench.report.outputs import is_current
 
     logs.set_up(log, f"tables {study}")
     plan = current_plan().study(study)
-    with locked(Path(), f"tables-{study}") as waited:
+    with at_work(plan.folder, plan.steps.values()) as waited:
         if waited and is_current(plan):
             logs.log.info("already finished by another process")
             return
         delete_leftovers(plan.folder)
         delete_leftovers(plan.folder / "curves")
-        build.run(plan)
+        build.run(plan, partial)
 
 
 def _run(name: StepName, step_id: str, log: Path | None, threads: int = 1) -> None:

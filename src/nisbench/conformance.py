@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +25,7 @@ from nisbench.embedding.scheme import DimensionScheme
 from nisbench.embedding.table import SelectedTable
 from nisbench.errors import NisbenchError
 from nisbench.execution import run_with_inputs
+from nisbench.files import DELETE
 from nisbench.models.pruned import PrunedModel
 from nisbench.models.recommender import Recommender
 from nisbench.params.base import Kind, Name
@@ -87,7 +87,7 @@ class Case:
     training: Training
 
     def search(self, seed: int = 1, root: Path | None = None) -> Step:
-        block = block_step(self.dataset, root or self.root)
+        block = block_step(self.dataset, self.task, root or self.root)
         return search_step(block, self.task, self.model, self.method, self.training, seed)
 
     @cached_property
@@ -347,28 +347,14 @@ def prepares(case: Case) -> None:
     prepare = case.search().needs["split"].needs["prepare"]
     run_with_inputs(prepare)
     path = prepare.path("instances")
-    file = parquet.open_parquet(path)
-    fields = parquet.fields_of(file.schema_arrow, path)
-    columns = ["label", *(field.name for field in fields)]
-    found = file.schema_arrow.names
-    check(found[: len(columns)] == columns, f"the columns are {', '.join(found)}; expected: {', '.join(columns)}")
-    check(set(found[len(columns) :]) <= set(parquet.SPLIT_COLUMNS), f"there are unknown columns: {', '.join(found)}")
-    check(np.isfinite(parquet.column(file, "label")).all(), "some labels are not numbers")
-    for before, after in pairwise([parquet.Field("", "scalar", 0, 0), *fields]):
-        check(after.first == before.first + before.count, f"the ids of {after.name} do not follow those before it")
-    for field in fields:
-        values = parquet.column(file, field.name)
-        if field.kind == "categorical":
-            low, high = int(values.min()), int(values.max())
-            sound = field.first <= low and high < field.first + field.count
-            text = f"{field.name} has {field.count} features from {field.first} on, but ids from {low} to {high}"
-        else:
-            sound, text = bool(np.isfinite(values).all()), f"some values of {field.name} are not numbers"
-        check(sound, text)
-    vocabulary = parquet.read_table(prepare.path("vocabulary"))
-    names = [name for field in fields for name in [field.name] * field.count]
-    check(vocabulary["field"].to_pylist() == names, "the vocabulary does not list the features of each field in order")
-    check("token" in vocabulary.column_names, "the vocabulary has no column `token`")
+    try:
+        file = parquet.open_instances(path)
+        for _ in file.batches(1 << 20):
+            pass
+        parquet.read_vocabulary(prepare.path("vocabulary"), file.fields)
+    except NisbenchError as error:
+        raise ClaimError(str(error).removesuffix(DELETE)) from error
+    fields = file.fields
     numbers = sum(field.kind == "scalar" for field in fields)
     said = type(case.dataset).field_count
     check(said in {None, len(fields)}, f"it has {len(fields)} fields, but its settings class says {said}")
@@ -377,14 +363,14 @@ def prepares(case: Case) -> None:
         f"{numbers} of its fields hold numbers, unlike it says",
     )
     size = case.dataset.expected_size()
-    is_size = size == (tuple(field.count for field in fields), file.metadata.num_rows)
+    is_size = size == (file.field_sizes, len(file))
     check(size is None or is_size, f"it has not the size {size} that its settings say")
 
 
 def prepares_the_same(case: Case) -> None:
     """Prepared twice, the data set is the same, to the byte."""
     prepare, again = (
-        block_step(case.dataset, root).needs["prepare"] for root in (case.root, case.root / "prepared-again")
+        block_step(case.dataset, case.task, root).needs["prepare"] for root in (case.root, case.root / "prepared-again")
     )
     for step in (prepare, again):
         run_with_inputs(step)

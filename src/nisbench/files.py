@@ -48,7 +48,36 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_WRITTEN = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM)
+NOT_ALLOWED = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EISDIR)
+NOT_WRITTEN = (*NO_ROOM, *NOT_ALLOWED)
+
+
+def problem(error: OSError, path: Path | None = None) -> str:
+    """What is wrong with a file or folder, and what to do about it. `path` names it, if the error does not, or does worse."""
+    name = path or error.filename
+    what = (
+        f"{name}: {os.strerror(error.errno).lower()}." if error.errno and name else f"{type(error).__name__}: {error}."
+    )
+    if error.errno in NO_ROOM:
+        return f"{what} Free some room, or lift the limit, and run the same command again."
+    if error.errno in NOT_ALLOWED:
+        return f"{what} Give yourself the right to it, and run the same command again. See `nisbench doctor`."
+    if error.errno in NO_FOLDER:
+        return f"{what} It is gone, or is no folder, or none can be made there. See `nisbench doctor`."
+    return what
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `NisbenchError` if no file can be made in `folder`, or it cannot be made itself. Leaves nothing behind."""
+    there = folder
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise NisbenchError(problem(error, there)) from error
 
 
 def _number(error: BaseException) -> int | None:
@@ -66,6 +95,22 @@ def _not_written(path: Path, number: int | None) -> str:
     there = next(folder for folder in path.absolute().parents if folder.exists())
     left = shutil.disk_usage(there).free / 2**20
     return f"{problem} {left:,.0f} MiB are free there. Free some, or lift the limit, and run the same command: it goes on from what is done."
+
+
+DELETE = ". Delete it and run again."
+"""The remedy for any file that is not what it should be: a step of which a file is missing is done again."""
+
+
+def bad_file(path: Path, problem: str) -> NisbenchError:
+    """The error of a file that is not what it should be."""
+    return NisbenchError(f"{path}: {problem}{DELETE}")
+
+
+def check_regular(path: Path) -> Path:
+    """`path`. Raises `NisbenchError` if something else than a file is there: a pipe, which would be waited for, or a folder."""
+    if path.exists() and not path.is_file():
+        raise bad_file(path, "is not a file")
+    return path
 
 
 def md5_sum(path: Path) -> str:
@@ -87,9 +132,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises `NisbenchError` if the file is no JSON, or holds what no file of ours does: NaN, infinity."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+        text = check_regular(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise NisbenchError(f"{path}: not readable as JSON: {error}. Delete it and run again.") from error
+        raise bad_file(path, f"not readable as JSON: {error}") from error
 
 
 def _finite(text: str) -> float:

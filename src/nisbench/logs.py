@@ -3,7 +3,16 @@
 import logging
 from pathlib import Path
 
+from nisbench.errors import printable
+
 log = logging.getLogger("nisbench")
+
+
+class _Printable(logging.Formatter):
+    """Messages may quote what servers and files say."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def set_up(log_file: Path | None = None, speaker: str = "") -> None:
@@ -15,12 +24,12 @@ def set_up(log_file: Path | None = None, speaker: str = "") -> None:
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
     prefix = f"[{speaker}] ".replace("%", "%%") if speaker else ""
-    terminal.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    terminal.setFormatter(_Printable(f"{prefix}%(message)s"))
     log.addHandler(terminal)
     if log_file:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(log_file, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(file)
 
 

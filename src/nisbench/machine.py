@@ -16,8 +16,8 @@ from typing import cast
 
 import psutil
 import torch
-from filelock import FileLock, Timeout
 
+from nisbench import locks
 from nisbench.errors import NisbenchError
 from nisbench.logs import log
 from nisbench.run_files import Machine, Packages
@@ -80,10 +80,8 @@ def _one_of(indices: list[int]) -> Iterator[int]:
     waiting = False
     while True:
         for index in indices:
-            lock = FileLock(folder / f"{torch.cuda.get_device_properties(index).uuid}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            lock = locks.take(folder / f"{torch.cuda.get_device_properties(index).uuid}.lock")
+            if lock is None:
                 continue
             try:
                 yield index

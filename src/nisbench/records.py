@@ -5,19 +5,23 @@ it is used.
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from nisbench.errors import NisbenchError
-from nisbench.files import write_json
-from nisbench.identity import PACKAGE
-from nisbench.run_files import RunFile, read_as
+from nisbench.errors import NisbenchError, shortened
+from nisbench.files import DELETE, bad_file, write_json
+from nisbench.identity import PACKAGE, canonical_json
+from nisbench.params.step_settings import PruneSettings
+from nisbench.run_files import Count, PruneRun, RunFile, SearchRun, read_as, read_pruning, read_search
 from nisbench.steps import Step, hashed_form
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -25,7 +29,7 @@ Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 class FileSum(RunFile):
     sha256: Hash
-    bytes: int
+    bytes: Count
 
 
 class Record(RunFile):
@@ -48,17 +52,24 @@ def write(step: Step) -> None:
     """Record that a step is done, now that all its files exist."""
     record = Record(
         id=step.id,
-        step=step.name,
-        dataset=step.dataset,
-        label=step.label,
-        settings=hashed_form(step),
-        needs={name: needed.id for name, needed in step.needs.items()},
-        code=step.code,
+        **_identity(step),
         commit=commit(),
         time=now(),
         files={name: sums_of(step.path(key)) for key, name in step.files.items()},
     )
     write_json(step.record, record.model_dump(mode="json"))
+
+
+def _identity(step: Step) -> dict[str, Any]:
+    """What a record says of a step that its id is made of."""
+    return {
+        "step": step.name,
+        "dataset": step.dataset,
+        "label": step.label,
+        "settings": hashed_form(step),
+        "needs": {name: needed.id for name, needed in step.needs.items()},
+        "code": step.code,
+    }
 
 
 def read(path: Path) -> Record:
@@ -72,14 +83,21 @@ def check(step: Step) -> Record:
         record = read(step.record)
     except FileNotFoundError:
         raise NisbenchError(f"{step.record} is missing. Make it with: nisbench {step.name} {step.id}") from None
+    except NisbenchError as error:
+        raise NisbenchError(f"{str(error).removesuffix(DELETE)}. {_remedy(step)}") from error
     if record.id != step.id or set(record.files) != set(step.files.values()):
-        raise NisbenchError(f"{step.record} is of another step ({record.id}). {_remedy(step)}")
+        raise NisbenchError(f"{step.record} is of another step ({shortened(record.id)}). {_remedy(step)}")
+    for key, value in _identity(step).items():
+        if canonical_json(getattr(record, key)) != canonical_json(value):
+            raise NisbenchError(
+                f"{step.record} is damaged or was changed: its {key} are not the step's. {_remedy(step)}"
+            )
     for name, written in record.files.items():
         file = step.folder / name
-        try:
-            found = sums_of(file)
-        except FileNotFoundError:
-            raise NisbenchError(f"{file} is missing, but it was written. {_remedy(step)}") from None
+        if not file.is_file():
+            what = "is not a file" if file.exists() else "is missing"
+            raise NisbenchError(f"{file} {what}, but it was written. {_remedy(step)}")
+        found = sums_of(file)
         if found != written:
             resized = found.bytes != written.bytes
             what = f"{found.bytes} bytes, not {written.bytes}" if resized else "another SHA-256 sum"
@@ -87,14 +105,47 @@ def check(step: Step) -> Record:
     return record
 
 
+def search_result(step: Step) -> SearchRun:
+    """A search's result, once its files are seen to be what was written."""
+    check(step)
+    return read_search(step.path("run"))
+
+
+def pruning_result(step: Step) -> PruneRun:
+    """A pruning's result, likewise. Raises `NisbenchError` if its metrics are not the task's."""
+    check(step)
+    run, settings = read_pruning(step.path("run")), step.settings
+    assert isinstance(settings, PruneSettings)
+    expected = {metric.name for metric in settings.task.metrics}
+    if not run.failed and run.metrics.keys() != expected:
+        raise bad_file(
+            step.path("run"), f"metrics: {shortened(', '.join(run.metrics))}, not {', '.join(sorted(expected))}"
+        )
+    return run
+
+
 def done(step: Step) -> bool:
     return all(Path(path).exists() for path in step.paths())
 
 
+def failure(step: Step) -> Path:
+    """Where `nisbench.execution` says why a step failed, until it is done."""
+    return step.folder / "failed.txt"
+
+
+def why_not_done(step: Step) -> str | None:
+    """What keeps a step from being done: the first of those below it that failed, or that is not done; None if it is done."""
+    missing = [] if done(step) else [each for each in step.upstream() if not done(each)]
+    for each in missing:
+        if failure(each).is_file():
+            return f"{each.title()} failed: {failure(each).read_text(encoding='utf-8').strip()}"
+    return f"{missing[0].title()} is not done" if missing else None
+
+
 def delete_outputs(step: Step) -> None:
     """Delete a step's files, and then its record: if this is cut short, damaged files are still known to be damaged."""
-    for path in step.paths():
-        Path(path).unlink(missing_ok=True)
+    for path in map(Path, step.paths()):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def remove(step: Step) -> None:
@@ -112,6 +163,32 @@ def sums_of(file: Path) -> FileSum:
 def _sums_of_state(path: Path, size: int, _time: int) -> FileSum:
     with path.open("rb") as file:
         return FileSum(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=size)
+
+
+def date_back(steps: Iterable[Step]) -> None:
+    """Date the files of steps that are dated in the future to now.
+
+    When a job ends, Snakemake calls it failed if a file that it read is younger than what it made, even a file whose time
+    it was told to ignore. Raises `NisbenchError` if a date may not be changed.
+    """
+    for step in steps:
+        for path in map(Path, step.paths()):
+            for follow in (True, False):  # DVC may have put a link there
+                with suppress(FileNotFoundError):
+                    if path.stat(follow_symlinks=follow).st_mtime > time.time():
+                        _date_to_now(path, follow)
+
+
+def _date_to_now(path: Path, follow_symlinks: bool) -> None:
+    try:
+        os.utime(path, follow_symlinks=follow_symlinks)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise NisbenchError(
+            f"{path} is dated in the future, and its date may not be changed. Snakemake would call each job that reads it "
+            f"failed. Set the clock right, or have its owner run: touch {path}"
+        ) from error
 
 
 def _remedy(step: Step) -> str:

@@ -2,19 +2,29 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from typing_extensions import TypedDict  # before Python 3.12, pydantic knows only this one
 
-from nisbench.errors import NisbenchError
-from nisbench.files import read_json, write_json
+from nisbench.errors import shortened
+from nisbench.files import bad_file, read_json, write_json
 
 
 class RunFile(BaseModel):
     """Base of what is in the files: types are exact, and nothing is added."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+"""Whole numbers that every reader can hold, floats among them."""
+Seconds = Annotated[float, Field(ge=0, lt=1e11)]
+Size = Annotated[float, Field(ge=0, lt=1e11)]
+"""In MiB."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Measure = Annotated[float, Field(gt=-1e100, lt=1e100)]
+"""A loss or a metric. Those of float32 predictions are smaller by far, and means over seeds cannot overflow."""
 
 
 class Packages(TypedDict):
@@ -30,7 +40,7 @@ class Machine(RunFile):
     """What to know of the machine to judge or repeat a result. It names no user, host or path."""
 
     device: str
-    threads: int
+    threads: Annotated[int, Field(ge=1, lt=2**31)]
     python: str
     system: str
     packages: Packages
@@ -53,30 +63,38 @@ class Trial(RunFile):
     """What is kept of one trained selection."""
 
     name: str
-    validation_loss: float | None
+    validation_loss: Measure | None
     """None where the trial failed."""
-    best_epoch: int
-    epochs: int
+    best_epoch: Count
+    epochs: Count
     """Epochs done. This and `best_epoch` count those of a warm start."""
-    warm_start_epochs: int
+    warm_start_epochs: Count
     """How many of them were a warm start."""
     stopped: Stopped
-    learning_rate: float
+    learning_rate: Annotated[float, Field(ge=0, lt=1e100)]
     """Of the weights, as a further epoch would have had it: how far a schedule came."""
-    weights: int
+    weights: Count
     """Embedding weights that the selection lets exist."""
-    seconds: float
+    seconds: Seconds
     """0 where an earlier trial had the same selection, whose result this is."""
-    peak_memory_mib: float
-    other_load: float | None
+    peak_memory_mib: Size
+    other_load: Share | None
     """Share of the machine's cores that other processes kept busy meanwhile, from 0 to 1. Of a trial that was resumed: since then.
     None where the system does not tell."""
-    losses: list[float]
+    losses: list[Measure]
     """Validation loss after each epoch."""
-    fused: int = 1
+    fused: Annotated[int, Field(ge=1, lt=2**31)] = 1
     """Trials that were trained together, this one among them. Each has an equal share of the seconds."""
     failed: str | None = None
     """Why the trial has no result: where its loss ceased to be a number."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.validation_loss is None) != (self.failed is not None):
+            raise ValueError("a trial has either a validation loss or a reason for its failure")
+        if self.best_epoch > len(self.losses):
+            raise ValueError(f"best_epoch is {self.best_epoch}, of {len(self.losses)} epochs")
+        return self
 
     @property
     def loss(self) -> float:
@@ -91,14 +109,27 @@ class Trial(RunFile):
 class SearchRun(RunFile):
     """The result of a search."""
 
-    best_trial: int | None
+    best_trial: Count | None
     """None if all trials failed."""
-    weights: int
-    seconds: float
-    peak_memory_mib: float
+    weights: Count
+    seconds: Seconds
+    peak_memory_mib: Size
     machine: Machine
     trials: Annotated[list[Trial], Field(min_length=1)]
     failed: str | None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.best_trial is None:
+            if self.failed is None or self.weights:
+                raise ValueError("best_trial: there is none, so there must be a reason for it, and no weights")
+        elif self.best_trial >= len(self.trials):
+            raise ValueError(f"best_trial: there is no trial {self.best_trial}, of {len(self.trials)}")
+        elif self.failed is not None or self.trials[self.best_trial].failed is not None:
+            raise ValueError("best_trial: it failed")
+        elif self.weights != self.trials[self.best_trial].weights:
+            raise ValueError("weights: they are not the best trial's")
+        return self
 
     @property
     def best(self) -> Trial | None:
@@ -121,15 +152,15 @@ class SearchRun(RunFile):
 class Round(RunFile):
     """One round of pruning and training."""
 
-    compression_rate: float
-    threshold: float
-    validation_loss: float
-    best_epoch: int
+    compression_rate: Annotated[float, Field(ge=1, lt=1e100)]
+    threshold: Annotated[float, Field(ge=0, lt=1e100)]
+    validation_loss: Measure
+    best_epoch: Count
     """0 = the weights before the first epoch."""
-    epochs: int
+    epochs: Count
     stopped: Stopped
-    seconds: float
-    other_load: float | None
+    seconds: Seconds
+    other_load: Share | None
     """As of a trial."""
 
     @property
@@ -138,22 +169,22 @@ class Round(RunFile):
 
 
 class FeatureCounts(RunFile):
-    count: int
-    without_dimensions: int
+    count: Count
+    without_dimensions: Count
 
 
 class PruneRun(RunFile):
     """The result of a pruning, measured on test."""
 
-    metrics: dict[str, float] = {}
-    weights: int = 0
+    metrics: dict[str, Measure] = {}
+    weights: Count = 0
     """Embedding weights that the search's selection let exist."""
-    nonzeros: int = 0
+    nonzeros: Count = 0
     """Embedding weights that are left."""
-    projection_weights: int = 0
-    threshold: float = 0.0
+    projection_weights: Count = 0
+    threshold: Annotated[float, Field(ge=0, lt=1e100)] = 0.0
     """Weights of smaller importance were pruned (epsilon of Eq. 9)."""
-    bytes: dict[str, dict[str, int]] = {}
+    bytes: dict[str, dict[str, Count]] = {}
     """What the embeddings take: layout -> precision -> bytes (`nisbench.embedding.storage`). Projections are not in it."""
     rounded_metrics: dict[str, dict[str, float]] = {}
     """Precision -> what `metrics` are where the embeddings are rounded to it, without training after it."""
@@ -163,12 +194,12 @@ class PruneRun(RunFile):
     """On test: of probabilities, where the task predicts logits. None where the task has no base rate."""
     mean_label: float | None = None
     """On test: the base rate."""
-    size_mib: float = 0.0
+    size_mib: Size = 0.0
     """The paper's "Params (M)": MiB of a deflated SciPy COO file."""
     features: FeatureCounts = FeatureCounts(count=0, without_dimensions=0)
-    test_instances: int = 0
+    test_instances: Count = 0
     rounds: list[Round] = []
-    seconds: float
+    seconds: Seconds
     machine: Machine
     failed: str | None = None
     """Why there is no result, in which case there are no metrics either."""
@@ -198,6 +229,18 @@ class PruneRun(RunFile):
         """What the embeddings take in the layout that takes the least, and their projections (float32), if any."""
         return min((of[precision] for of in self.bytes.values()), default=0) + 4 * self.projection_weights
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if bool(self.metrics) != (self.failed is None):
+            raise ValueError("a pruning has either metrics or a reason for its failure")
+        if self.nonzeros > self.weights:
+            raise ValueError(f"nonzeros: {self.nonzeros} of {self.weights} weights")
+        if self.features.without_dimensions > self.features.count:
+            raise ValueError(
+                f"features: {self.features.without_dimensions} of {self.features.count} without dimensions"
+            )
+        return self
+
 
 T = TypeVar("T", bound=RunFile)
 
@@ -207,11 +250,7 @@ def write_run(path: Path, run: RunFile) -> None:
 
 
 def read_search(path: Path) -> SearchRun:
-    run = read_as(SearchRun, path)
-    best = run.best_trial
-    if (best is None) != (run.failed is not None) or not -1 < (best or 0) < len(run.trials):
-        raise NisbenchError(f"{path}: best_trial: there is no trial {best}")
-    return run
+    return read_as(SearchRun, path)
 
 
 def read_pruning(path: Path) -> PruneRun:
@@ -231,5 +270,8 @@ def checked(form: TypeAdapter[Any], value: Any, path: Path) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "the whole file"
-        problem = f"{path}: {key}: {first['msg'].lower()}. It was not written by this version of nisbench"
-        raise NisbenchError(f"{problem}, or it is damaged: delete it and run again") from None
+        said = first["msg"].removeprefix("Value error, ").lower()
+        raise bad_file(
+            path,
+            f"{shortened(key)}: {shortened(said, 300)}. This version of nisbench did not write it, or it is damaged",
+        ) from None

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nisbench.errors import without_password
 from nisbench.files import md5_sum
 from nisbench.identity import canonical_json, core_identity, kind_source
 from nisbench.params.base import Kind, Settings
@@ -133,19 +134,19 @@ def hashed_form(step: Step) -> Any:
     return form
 
 
-def block_step(dataset: Dataset, root: Path = Path()) -> Step:
-    """The last of a data set's own steps, with download (if any), prepare and split below it."""
+def block_step(dataset: Dataset, task: Task, root: Path = Path()) -> Step:
+    """The last of a data set's own steps, with download (if any), prepare and split below it. `task` is the one it is for."""
     name = dataset.label
     needs = {"download": download_step(dataset, root)} if isinstance(dataset, Archive) else {}
     prepare = Step("prepare", name, "", PrepareSettings(dataset=dataset), needs, (type(dataset),), root)
-    split = Step("split", name, "", SplitSettings(split=dataset.split), {"prepare": prepare}, root=root)
+    split = Step("split", name, "", SplitSettings(split=dataset.split, task=task), {"prepare": prepare}, root=root)
     return Step("block", name, "", dataset.blocks, {"prepare": prepare, "split": split}, root=root)
 
 
 def download_step(dataset: Archive, root: Path = Path()) -> Step:
     # Without an MD5 sum, an address stands for what it holds today, and a local file for its content.
     local = os.path.isfile(dataset.url)  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
-    identity = dataset.md5 or (_md5_of_local(Path(dataset.url)) if local else dataset.url)
+    identity = dataset.md5 or (_md5_of_local(Path(dataset.url)) if local else without_password(dataset.url))
     md5 = identity if local else dataset.md5  # a local file may change between planning and fetching
     settings = DownloadSettings(url=dataset.url, md5=md5, identity=identity)
     return Step("download", dataset.label, "", settings, {}, root=root)

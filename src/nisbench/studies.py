@@ -200,9 +200,13 @@ def plan(root: Path, config: Config | None = None) -> Plan:
     config = config or load(root)
     studies = {name: plan_study(name, config) for name in config.by_study}
     planned = [step for study in studies.values() for step in study.steps.values()]
-    every = [dataset for params in (config.params, *config.by_grid.values()) for dataset in params.datasets.values()]
-    for dataset in {dataset.model_dump_json(): dataset for dataset in every}.values():
-        planned += block_step(dataset).upstream()  # a data set that no study uses can still be fetched
+    every = [
+        (dataset, params.task_of(name))
+        for params in (config.params, *config.by_grid.values())
+        for name, dataset in params.datasets.items()
+    ]
+    for dataset, task in {tuple(one.model_dump_json() for one in both): both for both in every}.values():
+        planned += block_step(dataset, task).upstream()  # a data set that no study uses can still be fetched
     steps: dict[str, Step] = {}
     for step in planned:
         other = steps.setdefault(step.id, step)
@@ -235,10 +239,10 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
         grids[apart] = GridPlan(key, title, params, variant)
         block_of: dict[tuple[str, int], Step] = {}
         for dataset in grid.datasets:
-            settings = params.datasets[dataset]
-            shared = None if study.split_per_seed else block_step(settings, root)
+            settings, task = params.datasets[dataset], params.task_of(dataset)
+            shared = None if study.split_per_seed else block_step(settings, task, root)
             for seed in study.seeds:
-                step = block_of[dataset, seed] = shared or block_step(settings.redrawn(seed), root)
+                step = block_of[dataset, seed] = shared or block_step(settings.redrawn(seed), task, root)
                 blocks[step.id] = step
                 dataset_names.setdefault(step.id, dataset)
         for dataset, model, entry, precision, seed in product(

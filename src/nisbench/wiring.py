@@ -4,9 +4,13 @@ A search is handed train and validation, never test. Only a pruning is handed al
 what a user has taken already.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
+from nisbench import memory
+from nisbench.errors import NisbenchError
+from nisbench.files import md5_sum
 from nisbench.params.datasets import BlockSettings
 from nisbench.params.step_settings import (
     DownloadSettings,
@@ -30,9 +34,13 @@ def download(step: Step, _threads: int) -> None:
 
 def prepare(step: Step, _threads: int) -> None:
     """Turn an archive into instances, or generate them."""
+    from nisbench.data.archives import fetched_from  # noqa: PLC0415
+
     dataset = cast(PrepareSettings, step.settings).dataset
+    memory.require(dataset.memory_to_prepare(), f"generating {step.dataset}", memory.LOWER["prepare"])
     archive = step.needs["download"].path("archive") if "download" in step.needs else None
-    dataset.module().prepare(dataset, archive, step.path("instances"), step.path("vocabulary"))
+    with fetched_from(getattr(dataset, "url", None), archive):
+        dataset.module().prepare(dataset, archive, step.path("instances"), step.path("vocabulary"))
 
 
 def split(step: Step, _threads: int) -> None:
@@ -40,9 +48,11 @@ def split(step: Step, _threads: int) -> None:
     from nisbench.data import split as splitting  # noqa: PLC0415
 
     settings = cast(SplitSettings, step.settings)
-    splitting.run(
-        settings.split, step.needs["prepare"].path("instances"), {name: step.path(name) for name in step.files}
-    )
+    with _naming_dataset(step):
+        splitting.run(
+            settings.split, step.needs["prepare"].path("instances"), {name: step.path(name) for name in step.files}
+        )
+    _check_splits(step, settings, step.files)
 
 
 def block(step: Step, _threads: int) -> None:
@@ -61,6 +71,7 @@ def search(step: Step, threads: int) -> None:
 
     settings = cast(SearchSettings, step.settings)
     splits = {name: step.needs["split"].path(name) for name in ("train", "validation")}
+    _check_splits(step.needs["split"], settings, splits)  # which may have been made for another task
     features = step.needs["block"].path("features")
     with machine.device(settings.training.device, threads, settings.training.deterministic) as device:
         trials.run(settings, splits, features, step.folder, device)
@@ -73,9 +84,36 @@ def prune(step: Step, threads: int) -> None:
 
     settings = cast(PruneSettings, step.settings)
     splits = {name: step.needs["split"].path(name) for name in ("train", "validation", "test")}
+    _check_splits(step.needs["split"], settings, splits)
     searched = step.needs["search"]
     with machine.device(settings.device, threads, settings.deterministic) as device:
         pruning.run(settings, searched.path("run"), searched.path("weights"), splits, step.folder, device)
+
+
+def _check_splits(split: Step, settings: SplitSettings | SearchSettings | PruneSettings, names: Iterable[str]) -> None:
+    """Raise `NisbenchError` if a step's task is not defined on those splits of a data set."""
+    from nisbench.tasks import task as tasks  # noqa: PLC0415
+
+    with _naming_dataset(split):
+        tasks.check_splits(settings.task, {name: split.path(name) for name in names})
+
+
+@contextmanager
+def _naming_dataset(split: Step) -> Iterator[None]:
+    try:
+        yield
+    except NisbenchError as error:
+        title = cast(PrepareSettings, split.needs["prepare"].settings).dataset.title
+        raise NisbenchError(f"{title}: {error}") from error
+
+
+def is_whole(step: Step) -> bool:
+    """Whether a step's files are seen to be right without its record: an archive, by its MD5 sum. It is not fetched again."""
+    settings = step.settings
+    if not isinstance(settings, DownloadSettings) or settings.md5 is None:
+        return False
+    archive = step.path("archive")
+    return archive.is_file() and md5_sum(archive) == settings.md5
 
 
 WORK: dict[StepName, Callable[[Step, int], None]] = {

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nisbench import checkout
 from nisbench.identity import CORE, CORE_FILE, core_source
 from tests.golden.cases import Values, compute, machine_kind
+from tests.helpers.paths import ROOT
 
 VALUES_FILE = Path(__file__).with_name("values.json")
 TOLERANCE = 2e-5
@@ -21,6 +23,7 @@ MOST_SHOWN = 10
 
 
 def main() -> int:
+    checkout.check(ROOT)
     started = time.perf_counter()
     recorded, core = read_values(), json.loads(CORE_FILE.read_text(encoding="utf-8"))
     values, refused = compute(), []

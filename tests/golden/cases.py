@@ -45,7 +45,7 @@ def compute() -> Values:
     found: Values = {step: {} for step in ("prepare", "split", "block", "search", "prune")}
     with TemporaryDirectory() as folder, machine.device("cpu", threads=1):
         for name, dataset in {**DATASETS, **archives(Path(folder))}.items():
-            block = block_step(dataset, Path(folder))
+            block = block_step(dataset, TASKS[dataset.task], Path(folder))
             for step in block.upstream():
                 _run(step)
                 if step.name in found:

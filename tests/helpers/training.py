@@ -1,5 +1,6 @@
 """What tests of training, search and pruning share: small settings of every kind, and small data for every task."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,7 @@ def prune_settings(settings: SearchSettings, rate: float) -> PruneSettings:
 def run_search(settings: SearchSettings, data: Paths, folder: Path, device: torch.device = CPU) -> SearchRun:
     splits = {name: data[name] for name in ("train", "validation")}
     trials.run(settings, splits, data["features"], folder, device)
+    shutil.rmtree(folder / "trials")  # as `nisbench.execution` does
     return read_search(folder / "run.json")
 
 
@@ -93,6 +95,7 @@ def run_pruning(
 ) -> PruneRun:
     splits = {name: data[name] for name in SPLITS}
     pruning.run(settings, search_folder / "run.json", search_folder / "weights.safetensors", splits, folder, device)
+    shutil.rmtree(folder / "rounds", ignore_errors=True)
     return read_pruning(folder / "run.json")
 
 

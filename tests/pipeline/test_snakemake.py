@@ -143,6 +143,7 @@ def test_a_table_that_was_lost_or_changed_is_made_again(done):
         (["search_ml"], "", "Data sets: planted_ratings, "),
         (["demo", "--config", "seed=2"], "", "NISBENCH_PARAMS"),
         (["demo", "--configfile", "params/training.yaml"], "", "NISBENCH_PARAMS"),
+        (["demo", "-n", "--workflow-profile", "none"], "", "Put these lines into your profile's config.yaml"),
     ],
 )
 def test_what_is_wrong_stops_snakemake_before_any_job(fresh, tmp_path, arguments, overlay, says):
@@ -153,6 +154,52 @@ def test_what_is_wrong_stops_snakemake_before_any_job(fresh, tmp_path, arguments
     stopped = fresh.run("snakemake", "--cores", "2", *arguments, overlays=overlays)
     assert stopped.returncode != 0
     assert says in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert not (fresh.root / "data").exists()
+
+
+def test_only_what_keeps_finished_runs_is_taken_for_a_profile(done, tmp_path):
+    """What was a run's input and is no more would make Snakemake, by its own rules, delete the run and do it again."""
+    profile = tmp_path / "cluster"
+    profile.mkdir()
+    (profile / "config.yaml").write_text("cores: 2\n")
+    options = ["--workflow-profile", str(profile)]
+    for wrong in (
+        options,
+        ["--workflow-profile", "none", "--cores", "2"],
+        ["--rerun-triggers", "input", "--cores", "2"],
+    ):
+        stopped = done.run("snakemake", *wrong, "demo")
+        assert stopped.returncode == 1
+        said = re.search(
+            r"^nisbench: With these settings \(rerun-triggers: .*\n.*:\n((?:    .*\n)+)", stopped.stderr, re.MULTILINE
+        )
+    (profile / "config.yaml").write_text("cores: 2\n" + re.sub("^ +", "", said[1], flags=re.MULTILINE))
+    assert jobs(done.succeeded("snakemake", *options, "demo")) == {}
+
+
+def test_dates_in_the_future_and_an_unwritable_home_change_nothing(done, monkeypatch):
+    """Snakemake takes a job for failed if what it read is younger than what it made, and deletes that."""
+    lose_search(done)
+    later = time.time() + 7200
+    for file in [*done.root.glob("data/*/*/*.parquet"), *done.root.glob("results/runs/*/*/*/*.json")]:
+        os.utime(file, (later, later))
+    monkeypatch.setenv("HOME", "/proc")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert done.snakemake("demo") == {"search": 1, "prune": 1, "tables_demo": 1}
+    assert done.to_do("demo") == {}
+
+
+@pytest.mark.parametrize(
+    ("place", "named"), [(".snakemake", ".snakemake"), ("results/demo", "results/demo"), ("logs", "logs")]
+)
+def test_a_folder_that_cannot_be_written_is_told_before_any_job(fresh, place, named):
+    (fresh.root / place).parent.mkdir(exist_ok=True)
+    (fresh.root / place).touch()
+    stopped = fresh.run("snakemake", "--cores", "2", "demo")
+    assert stopped.returncode == 1
+    (message,) = re.findall(r"^nisbench: .*$", stopped.stderr, re.MULTILINE)
+    assert message.startswith(f"nisbench: {named}: not a directory.")
     assert "Traceback" not in stopped.stderr
     assert not (fresh.root / "data").exists()
 
@@ -175,6 +222,8 @@ def lose_search(project):
     for manifest in project.root.glob("results/demo/runs-*.json"):
         manifest.unlink()
     shutil.rmtree(project.root / "logs")
+    for lock in project.root.glob("results/runs/**/.*.lock"):
+        lock.unlink()
     return searched
 
 
@@ -186,7 +235,7 @@ def started_search():
     def start(project):
         snakemake = project.start("snakemake", "--cores", "2", "demo")
         started.append(snakemake)
-        wait_for(lambda: list(project.root.glob("logs/locks/*")), snakemake)  # the search has begun
+        wait_for(lambda: list(project.root.glob("results/runs/*/search/.*.lock")), snakemake)  # the search has begun
         return snakemake, search_below(snakemake)
 
     yield start
@@ -227,7 +276,7 @@ def test_a_rerun_after_a_kill_waits_for_the_job_that_lives_on(done, started_sear
     job.suspend()  # so that it outlives Snakemake for certain
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
-    assert not [file.path for file in job.open_files() if "nisbench.lock" in file.path]
+    assert not [file.path for file in job.open_files() if "snakemake.lock" in file.path]
     rerun = done.start("snakemake", "--cores", "2", "demo")
     wait_for(lambda: "another process is at this step" in done.said.read_text(), rerun)
     job.resume()
@@ -295,3 +344,22 @@ def test_a_killed_search_goes_on_to_the_same_result(done):
     resumed = json.loads((finished / "run.json").read_text())
     assert [trial["losses"] for trial in resumed["trials"]] == [trial["losses"] for trial in expected["trials"]]
     assert (finished / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_data_set_that_fails_leaves_the_others_their_tables(done):
+    (done.root / "rare.yaml").write_text("datasets: {planted_ctr: {click_rate: 1.0e-9}}")
+    found = done.run("snakemake", "--cores", "2", "demo", overlays="rare.yaml")
+    output = found.stdout + found.stderr
+    assert found.returncode == 1
+    assert "Planted clicks: AUC is not defined on train (2,400 instances, none of them clicks)" in output
+    assert "search deepfm" not in output  # nothing trains in vain
+    results = done.root / "results" / "demo"
+    summary = pd.read_csv(results / "summary.csv")
+    missing = summary["failed"].notna()
+    assert set(summary[missing]["dataset"]) == {"planted_ctr"}
+    assert summary[~missing]["value"].notna().all()
+    assert set(summary[~missing]["dataset"]) == {"planted_ratings", "planted_topk"}
+    assert "failed" in (results / "table3.md").read_text()
+    assert "split planted_ctr failed: Planted clicks: AUC is not defined" in (results / "README.md").read_text()
+    assert done.snakemake("demo") == {"tables_demo": 1}  # mended: the whole report is made
+    assert "failed" not in (results / "table3.md").read_text()

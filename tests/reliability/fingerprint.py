@@ -9,8 +9,8 @@ Left out, and nothing else:
 * the sentences below a table about cost;
 * on the page, the time of all training and the date in the sentence at its head.
 
-All other files (Parquet, weights, schemes, pictures, metrics.json) are compared byte by byte, and no file may be there
-in one run only: nothing that a killed process left.
+Locks are left out too: they are empty, and stay. All other files (Parquet, weights, schemes, pictures, metrics.json) are
+compared byte by byte, and no file may be there in one run only: nothing that a killed process left.
 """
 
 import hashlib
@@ -32,12 +32,13 @@ SPENT = re.compile(
     r"took [\d.]+\s(?:s|min|h)(?:\s\d\d\s(?:s|min))? in all, added up over those that ran side by side, "
     r"on\s\d{4}-\d\d-\d\d(?: to \d{4}-\d\d-\d\d)?"
 )
+LOCK = re.compile(r"\..*\.(lock|holder)")
 NOT_RESULTS = {".snakemake", "logs", "src"}
 
 
 def fingerprint(root: Path) -> dict[str, str]:
     """A digest of each file of a project, by path; of what is measured anew in every run, none of."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not LOCK.fullmatch(path.name))
     named = {path.relative_to(root): path for path in files}
     return {str(name): _digest(path) for name, path in named.items() if name.parts[0] not in NOT_RESULTS}
 

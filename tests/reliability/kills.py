@@ -35,7 +35,7 @@ import psutil
 
 from nisbench.studies import StudyPlan, plan
 from tests.helpers.project import Project
-from tests.reliability.fingerprint import differences, fingerprint
+from tests.reliability.fingerprint import LOCK, differences, fingerprint
 from tests.reliability.project import make_project
 
 COMMAND = ("snakemake", "--cores", "2", "demo")
@@ -250,7 +250,8 @@ def jobs_of(snakemake: subprocess.Popen[bytes]) -> dict[str, int]:
 
 def half_done(root: Path) -> list[Path]:
     patterns = ("data/**/.*", "results/**/.*", "results/runs/*/search/*/trials/*", "results/runs/*/prune/*/rounds/*")
-    return [path for pattern in patterns for path in root.glob(pattern) if path.is_file()]
+    found = (path for pattern in patterns for path in root.glob(pattern) if path.is_file())
+    return [path for path in found if not LOCK.fullmatch(path.name)]
 
 
 def _processes_in(root: Path) -> list[psutil.Process]:

@@ -6,7 +6,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
 
+# The code beside the parameters is what runs, whichever is installed: in a git worktree, in a second clone, and in the
+# copy that DVC makes for a queued experiment.
+SOURCE = Path("src").resolve()
+if (SOURCE / "nisbench").is_dir():
+    sys.path.insert(0, str(SOURCE))
+    CODE_PATH = "PYTHONPATH"  # of jobs
+    os.environ[CODE_PATH] = os.pathsep.join(
+        filter(None, [str(SOURCE), os.environ.get(CODE_PATH)])
+    )
+
+from nisbench import checkout
 from nisbench.errors import NisbenchError
+from nisbench.files import check_writable, problem
 from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
 from nisbench.params.loading import OVERLAYS_VARIABLE
 from nisbench.records import done
@@ -21,9 +33,13 @@ if config:
     )
 
 try:
+    checkout.check(Path())
+    check_writable(Path(".snakemake"))
     PLAN = plan(Path())
 except NisbenchError as error:
     sys.exit(f"nisbench: {error}")
+except OSError as error:
+    sys.exit(f"nisbench: {problem(error)}")
 
 # `nisbench` is beside this Python, whether or not the environment is activated.
 shell.prefix(f'export PATH={quote(str(Path(sys.executable).parent))}:"$PATH"; ')
@@ -53,12 +69,64 @@ def read_by(name, need, *files):
     """
 
     def paths(wildcards):
+        check_settings()
         step = PLAN.step(wildcards.id, name)
+        if not done(step):
+            will_write(step.folder)
         if need not in step.needs or (done(step) and not planned_anew()):
             return []
         return made_by(step.needs[need], *files)
 
     return paths
+
+
+NEEDED = {
+    "rerun-triggers": "mtime",
+    "nolock": "true",
+    "ignore-incomplete": "true",
+    "keep-incomplete": "true",
+}
+"""What profiles/default says and every other profile must say. By Snakemake's own rules, a finished search is deleted
+and done again if its list of inputs is another than last time, or its Snakemake was killed, or a clock is wrong."""
+
+
+def check_settings():
+    """Stop before anything is deleted if a profile or an option replaces what keeps finished runs.
+
+    Snakemake knows its settings only once it has read the Snakefile: this is called from input functions, and at the start.
+    """
+    run = workflow.execution_settings
+    if run is None or not workflow.is_main_process:
+        return
+    found = {
+        "rerun-triggers": " ".join(
+            sorted(each.name.lower() for each in workflow.dag_settings.rerun_triggers)
+        ),
+        "nolock": str(not run.lock).lower(),
+        "ignore-incomplete": str(run.ignore_incomplete).lower(),
+        "keep-incomplete": str(run.keep_incomplete).lower(),
+    }
+    if found != NEEDED:
+        wrong = ", ".join(
+            f"{key}: {value}" for key, value in found.items() if value != NEEDED[key]
+        )
+        lines = "".join(f"\n    {key}: {value}" for key, value in NEEDED.items())
+        sys.exit(
+            f"nisbench: With these settings ({wrong}) Snakemake would delete finished searches and train them again. "
+            "Nothing was changed.\nPut these lines into your profile's config.yaml, or leave out --workflow-profile and "
+            f"--rerun-triggers:{lines}"
+        )
+
+
+def will_write(*folders):
+    """Stop, before any job begins, if a folder may not be written to. A dry run writes nothing."""
+    if workflow.execution_settings is None or workflow.dryrun:
+        return
+    try:
+        for folder in folders:
+            check_writable(folder)
+    except NisbenchError as error:
+        sys.exit(f"nisbench: {error}")
 
 
 def planned_anew():

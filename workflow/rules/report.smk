@@ -1,6 +1,6 @@
 """Each study's tables, figures and page, and what Snakemake's HTML report shows of them."""
 
-from nisbench.report.outputs import curves, outputs
+from nisbench.report.outputs import curves, is_current, outputs
 
 
 def shown(study):
@@ -15,13 +15,18 @@ def shown(study):
         cell = cells[0]
         about[f"{study.folder}/{name}"] = {
             "caption": "../report/curves.rst",
-            "category": study.title(cell.grid, model=cell.model),
-            "subcategory": study.title(cell.grid, method=cell.method),
-            "labels": {"data set": study.title(cell.grid, dataset=cell.dataset)},
+            "category": plain(study.title(cell.grid, model=cell.model)),
+            "subcategory": plain(study.title(cell.grid, method=cell.method)),
+            "labels": {"data set": plain(study.title(cell.grid, dataset=cell.dataset))},
         }
     # A line that begins with `report` would be a directive.
     marked = lambda path: report(path, **about[path]) if path in about else path
     return [marked(path) for path in outputs(study)]
+
+
+def plain(title):
+    """A title without what Snakemake would take for a wildcard or for HTML."""
+    return title.translate(str.maketrans("{}<>", "()()"))
 
 
 def of_study(caption, what):
@@ -32,13 +37,29 @@ def of_study(caption, what):
     }
 
 
+def pruned(study):
+    """What prunings have made for a study's report, as a function for a rule's input."""
+
+    def paths(wildcards):
+        check_settings()
+        if not is_current(study):
+            will_write(study.folder, Path("logs"))
+        return [
+            path
+            for cell in study.cells
+            for path in made_by(cell.prune, *cell.prune.files)
+        ]
+
+    return paths
+
+
 for _study in PLAN.studies.values():
 
     rule:
         name:
             f"tables_{_study.name}"
         input:
-            prunings=[made_by(cell.prune, *cell.prune.files) for cell in _study.cells],
+            prunings=pruned(_study),
             searches=[made_by(cell.search, *cell.search.files) for cell in _study.cells],
             features=[made_by(block, "features") for block in _study.blocks.values()],
             splits=[

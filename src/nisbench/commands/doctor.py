@@ -1,21 +1,25 @@
 """`nisbench doctor`: is this installation fit for work, and if not, what to do."""
 
+import json
 import os
 import platform
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import unquote, urlsplit
 
 import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from nisbench import identity, records
+from nisbench import checkout, identity, locks, records
 from nisbench.commands.output import print_json, size
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, without_password
+from nisbench.files import check_writable
 from nisbench.params.datasets import Archive
 from nisbench.params.kinds import ENTRY_POINTS, kinds, plugin_files
 from nisbench.params.loading import Config, load
@@ -47,11 +51,11 @@ class Findings(list[Finding]):
         self.append(Finding("wrong", what, text))
 
 
-def run(json: bool) -> int:
+def run(as_json: bool) -> int:
     """Print the state of the installation; 0 if a study can run, 1 if something must be mended first."""
     found = examine()
     troubles = any(each.state == "wrong" for each in found)
-    if json:
+    if as_json:
         print_json([asdict(each) for each in found])
         return int(troubles)
     console = Console(highlight=False, soft_wrap=True)
@@ -65,10 +69,12 @@ def run(json: bool) -> int:
 def examine() -> Findings:
     """All that is to be known of the installation."""
     found = Findings()
+    _code(found)
     _versions(found)
     _device(found)
     _room(found)
     _git(found)
+    _folders(found)
     try:
         _plugins(found)
         config = load(Path())
@@ -81,6 +87,37 @@ def examine() -> Findings:
     _identity(found)
     _data(config, found)
     return found
+
+
+def _code(found: Findings) -> None:
+    try:
+        checkout.check(Path())
+    except NisbenchError as error:
+        found.wrong("code", str(error))
+        return
+    installed = _installed_checkout()
+    if not checkout.own_package(Path()):
+        found.ok("code", f"{checkout.RUNNING}: this folder has params/ and no src/ of its own")
+    elif installed and not installed.samefile(Path()):
+        found.note(
+            "code",
+            f"{checkout.RUNNING}, this folder's, is what snakemake, dvc and nisbench run here. But {installed} is "
+            "installed, so Python and notebooks import that. For these, set PYTHONPATH=$PWD/src, or install this folder: "
+            "make .venv/ready && source .venv/bin/activate",
+        )
+    else:
+        found.ok("code", f"{checkout.RUNNING}, beside params/")
+
+
+def _installed_checkout() -> Path | None:
+    """The checkout that an editable installation is of."""
+    for distribution in metadata.distributions(name="nisbench"):
+        if url := distribution.read_text("direct_url.json"):
+            source = json.loads(url)
+            if source.get("dir_info", {}).get("editable"):
+                folder = Path(unquote(urlsplit(source["url"]).path))
+                return folder if folder.exists() else None
+    return None
 
 
 def _versions(found: Findings) -> None:
@@ -150,6 +187,38 @@ def _git(found: Findings) -> None:
         found.note("git", "this is no git repository: results do not record the commit of their code")
 
 
+def _folders(found: Findings) -> None:
+    """Those that steps, Snakemake and numba write to. Shared data may be read-only, as long as none is to be made."""
+    folders = [Path("results"), locks.SNAKEMAKE.parent, Path("logs"), Path(".snakemake")]
+    troubles = [trouble for folder in folders if (trouble := _unwritable(folder))]
+    for trouble in dict.fromkeys(troubles):
+        found.wrong("folders", trouble)
+    if trouble := _unwritable(Path("data")):
+        found.note("folders", f"{trouble} As long as it is so, no data can be prepared")
+    try:
+        check_writable(Path(tempfile.gettempdir()))
+    except (NisbenchError, FileNotFoundError) as error:
+        found.wrong("folders", f"{error} Set TMPDIR to a folder that you may write to")
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    caches = [Path(chosen)] if chosen else [checkout.RUNNING / "training" / "__pycache__", user_cache / "numba"]
+    if all(_unwritable(cache) for cache in caches):
+        where = " or ".join(map(str, caches))
+        found.wrong(
+            "folders", f"no compiled code can be kept in {where}. Set NUMBA_CACHE_DIR to a folder you may write to"
+        )
+    if not any(each.what == "folders" for each in found):
+        found.ok("folders", "results/, logs/ and data/ may be written to")
+
+
+def _unwritable(folder: Path) -> str | None:
+    try:
+        check_writable(folder)
+    except NisbenchError as error:
+        return str(error)
+    return None
+
+
 def _plugins(found: Findings) -> None:
     loaded = [
         f"{kind.section} {name} ({kind.module_name()})"
@@ -175,15 +244,18 @@ def _identity(found: Findings) -> None:
 
 def _data(config: Config, found: Findings) -> None:
     for name, dataset in config.params.datasets.items():
-        if block_step(dataset).path("features").exists():
+        if block_step(dataset, config.params.task_of(name)).path("features").exists():
             found.ok("data", f"{name}: ready")
         elif not isinstance(dataset, Archive):
             found.ok("data", f"{name}: will be generated")
         elif download_step(dataset).path("archive").exists():
             found.ok("data", f"{name}: downloaded, not yet prepared")
         elif "://" in dataset.url:
-            found.note("data", f"{name}: will be fetched from {dataset.url}, which needs a network")
+            found.note("data", f"{name}: will be fetched from {without_password(dataset.url)}, which needs a network")
         elif Path(dataset.url).is_file():
-            found.ok("data", f"{name}: will be read from {dataset.url}")
+            if os.access(dataset.url, os.R_OK):
+                found.ok("data", f"{name}: will be read from {dataset.url}")
+            else:
+                found.wrong("data", f"{name}: {dataset.url} may not be read. Give yourself the right to it")
         else:
             found.wrong("data", f"{name}: there is no file {dataset.url}")

@@ -1,6 +1,6 @@
-"""`nisbench gc`: what takes room below data/ and results/runs/ and is asked for by no study.
+"""`nisbench gc`: what takes room below data/ and results/runs/ and is asked for by no study, and what was left by kills.
 
-Nothing else is looked at, links are not followed, and the folder of a step that another process is at is left alone. A study that
+Nothing else is looked at, links are not followed, and a folder that another process is at is left alone. A study that
 needs an overlay is known only while NISBENCH_PARAMS names it.
 """
 
@@ -12,19 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from nisbench import locks
 from nisbench.commands.output import print_json, size, table
 from nisbench.errors import NisbenchError
 from nisbench.steps import ID_LENGTH, STEPS
 from nisbench.studies import Plan
 
-SNAKEMAKE = Path(".snakemake", "nisbench.lock")
-"""Held by a Snakemake at work here; see workflow/rules/hooks.smk."""
-
 RECORD = "step.json"
 
-_ID = rf"(?P<id>[0-9a-f]{{{ID_LENGTH}}})"
+_ID = f"[0-9a-f]{{{ID_LENGTH}}}"
 _OF_DATA = re.compile(rf"(?:{'|'.join(STEPS)})-{_ID}")
 _OF_RUNS = re.compile(rf"\S+-{_ID}")
 
@@ -34,8 +30,8 @@ class Found:
     """A folder that no study asks for, or what a killed process left in one that is asked for."""
 
     path: Path
-    step: str
-    """The id in the folder's name."""
+    folder: Path
+    """The step's or the report's folder that it is, or is in."""
     what: str
     bytes: int
     in_use: bool
@@ -43,7 +39,7 @@ class Found:
 
 def run(plan: Plan, remove: bool, json: bool) -> None:
     """List what no study asks for, and what killed processes left; delete it if `remove`."""
-    if remove and _is_held(SNAKEMAKE):
+    if remove and _is_held(locks.SNAKEMAKE):
         raise NisbenchError(
             "A snakemake is at work here, perhaps for a study of another overlay. Wait until it has ended."
         )
@@ -58,7 +54,7 @@ def run(plan: Plan, remove: bool, json: bool) -> None:
         print_json(rows)
         return
     if not found:
-        print("Nothing: all of data/ and results/runs/ is asked for by a study.")
+        print("Nothing: all of data/ and results/runs/ is asked for by a study, and no killed process left anything.")
         return
     lines = [[each.path, each.what + (", in use" if each.in_use else ""), size(each.bytes)] for each in found]
     print(table(["path", "what", "size"], lines, ["size"], fold="path"))
@@ -71,31 +67,37 @@ def run(plan: Plan, remove: bool, json: bool) -> None:
 
 
 def unasked(plan: Plan) -> Iterator[Found]:
-    """Folders of steps that are not in the plan, and leftovers in the folders of those that are."""
+    """Folders of steps that are not in the plan, and leftovers in the folders of those that are and of reports."""
     asked = {step.folder for step in plan.steps.values()}
-    for folder, step in _folders():
-        in_use = _is_held(_lock(step))
-        if folder not in asked:
+    steps = dict.fromkeys(_folders())
+    for folder in [*steps, *(folder for folder in _inside(Path("results")) if folder.name != "runs")]:
+        in_use = _is_held(locks.beside(folder))
+        if folder in steps and folder not in asked:
             what = "finished" if (folder / RECORD).exists() else "half-finished"
-            yield Found(folder, step, what, _size(folder), in_use)
+            yield Found(folder, folder, what, _size(folder), in_use)
             continue
-        for left in sorted((*folder.glob(".*.part"), *folder.glob(".download-*"))):
-            if not left.is_symlink():
-                yield Found(left, step, "leftover", _size(left), in_use)
+        for left in leftovers(folder):
+            yield Found(left, folder, "leftover", _size(left), in_use)
 
 
-def _folders() -> Iterator[tuple[Path, str]]:
-    """The folders of steps, by the form of their names, and the ids in these."""
+def leftovers(folder: Path) -> list[Path]:
+    """What a killed process has left in a folder, and no later one goes on from."""
+    found = [*folder.rglob(".*.part"), *folder.glob(".download-*")]
+    return sorted(path for path in found if not path.is_symlink())
+
+
+def _folders() -> Iterator[Path]:
+    """The folders of steps, by the form of their names."""
     for dataset in _inside(Path("data")):
         for folder in _inside(dataset):
-            if match := _OF_DATA.fullmatch(folder.name):
-                yield folder, match["id"]
+            if _OF_DATA.fullmatch(folder.name):
+                yield folder
     runs = Path("results", "runs")
     for dataset in _inside(runs) if not runs.parent.is_symlink() else ():
         for stage in _inside(dataset):
             for folder in _inside(stage) if stage.name in STEPS else ():
-                if match := _OF_RUNS.fullmatch(folder.name):
-                    yield folder, match["id"]
+                if _OF_RUNS.fullmatch(folder.name):
+                    yield folder
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -112,8 +114,9 @@ def _size(path: Path) -> int:
 
 
 def _remove(found: Found) -> bool:
-    """Delete it while no other process is at its step; of a folder, the record last. Returns whether it did."""
-    with _held(_lock(found.step)) as free:
+    """Delete it while no other process is at its folder; of a step, the record last. Returns whether it did."""
+    lock = locks.beside(found.folder)
+    with _held(lock) as free:
         if not free:
             return False
         if found.what == "leftover":
@@ -122,6 +125,7 @@ def _remove(found: Found) -> bool:
         for path in sorted(found.path.iterdir(), key=lambda path: path.name == RECORD):
             _delete(path)
         found.path.rmdir()
+        lock.unlink(missing_ok=True)  # who waits for it makes another
         for parent in found.path.parents:
             if parent in {Path("data"), Path("results", "runs")} or any(parent.iterdir()):
                 break
@@ -136,11 +140,6 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def _lock(step: str) -> Path:
-    """See `execution.locked`."""
-    return Path("logs", "locks", step)
-
-
 def _is_held(lock: Path) -> bool:
     if not lock.exists():
         return False
@@ -151,14 +150,9 @@ def _is_held(lock: Path) -> bool:
 @contextmanager
 def _held(lock: Path) -> Iterator[bool]:
     """Yields whether the lock was free, and is now ours."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
+    held = locks.take(lock)
     try:
-        held.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
+        yield held is not None
     finally:
-        held.release()
+        if held:
+            held.release()

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from tabulate import tabulate
 
+from nisbench.errors import printable
+
 Progress = Callable[[str, int, int], None]
 """What is being done, its number from 1, and how many there are."""
 
@@ -36,7 +38,7 @@ def table(
     """A table as text. On a terminal, the column `fold` is as narrow as the width asks for, and continues on further lines."""
     if not rows:
         return tabulate([], heads, tablefmt=form)
-    text = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    text = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths: list[int | None] = [None] * len(heads)
     if fold and (wide := width()):
         place = list(heads).index(fold)

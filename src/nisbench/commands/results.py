@@ -13,11 +13,12 @@ from nisbench.commands import cells
 from nisbench.commands.cells import Filter
 from nisbench.commands.formats import Format
 from nisbench.commands.output import print_json, table
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, printable
 from nisbench.params.step_settings import PruneSettings
 from nisbench.params.tasks import Task
 from nisbench.params.tree import nearest
-from nisbench.report.results import pruning_result, summary
+from nisbench.records import pruning_result
+from nisbench.report.results import summary
 from nisbench.report.significance import LEVEL, paired
 from nisbench.report.significance import shown as p_value
 from nisbench.steps import Step, rate_name
@@ -51,7 +52,7 @@ def show(
     if form is Format.json:
         print_json(frame.astype(object).where(frame.notna(), None).to_dict("records"))
     elif form is Format.csv:
-        print(frame.to_csv(index=False, lineterminator="\n"), end="")
+        print(printable(frame.to_csv(index=False, lineterminator="\n")), end="")
     else:
         print(_readable(frame, "pipe" if form is Format.md else "plain"))
         if len(done) < len(wanted) and form is Format.table:

@@ -8,12 +8,12 @@ from nisbench import records
 from nisbench.commands import cells
 from nisbench.commands.cells import Filter
 from nisbench.commands.output import print_json, size, table
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, printable
 from nisbench.logs import duration
 from nisbench.params.datasets import Dataset
 from nisbench.params.step_settings import PrepareSettings, PruneSettings, SearchSettings, SplitSettings
+from nisbench.records import pruning_result, search_result
 from nisbench.report.outputs import is_current
-from nisbench.report.results import pruning_result, search_result
 from nisbench.run_files import ALONE, Machine, PruneRun, Round, SearchRun, Trial
 from nisbench.steps import Step, hashed_form
 from nisbench.studies import Cell, Plan, StudyPlan
@@ -39,7 +39,7 @@ def show(plan: Plan, what: str, chosen: Filter, json: bool) -> None:
         known = [_known(step) for step in steps]
         print_json(known[0] if len(known) == 1 else known)
     else:
-        print("\n\n".join("\n".join(_lines(plan, step)) for step in steps))
+        print(printable("\n\n".join("\n".join(_lines(plan, step)) for step in steps)))
 
 
 def _known(step: Step) -> dict[str, Any]:

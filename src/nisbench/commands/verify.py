@@ -10,8 +10,8 @@ from nisbench.steps import Step
 
 
 def run(steps: list[Step], remove: bool, json: bool) -> int:
-    """Check the files of those steps that are done; 0 if they are as they were written, or were removed."""
-    there = [step for step in steps if records.done(step)]
+    """Check the files of those steps that were done once; 0 if they are as they were written, or were removed."""
+    there = [step for step in steps if step.record.exists()]  # even if a file was lost since
     wrong: list[tuple[Step, str]] = []
     console = Console(stderr=True)
     for step in track(there, "reading", transient=True, console=console, disable=not console.is_terminal):

@@ -1,25 +1,49 @@
-"""Read single files out of archives without ever unpacking to disk."""
+"""Read a file that was downloaded: alone or out of an archive, compressed or not, without ever unpacking to disk.
+
+What it is, its first bytes tell; its name does not matter.
+"""
 
 import codecs
 import hashlib
 import io
+import lzma
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from nisbench.errors import NisbenchError, shortened
+from nisbench.errors import NisbenchError, shortened, without_password
 
 DAMAGED = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, pa.ArrowException, EOFError, OSError, ValueError,
-    OverflowError, RuntimeError,
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, pa.ArrowException, EOFError, OSError,
+    ValueError, OverflowError, RuntimeError,
 )  # fmt: skip
+ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    **dict.fromkeys((b"BZh%d" % level for level in range(1, 10)), "bz2"),
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\0": "xz",
+}
+"""Compressions of one file or of a tar archive, by their first bytes."""
+SUFFIXES = {".gz", ".bz2", ".zst", ".xz"}
+NOT_DATA = {
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x04\x22\x4d\x18": "an LZ4 file",
+    b"%PDF-": "a PDF document",
+    b"version https://git-lfs": "a pointer to a file in Git LFS, not the file",
+}
+"""What is often taken for a data set, by its first bytes."""
+TAR_BLOCK = 512
 ENCRYPTED = 1  # bit of a zip entry's flags
 READ_AT_ONCE = 1 << 20
 MOST_MEMBERS = 10_000
@@ -29,9 +53,39 @@ LONGEST_HEADER = 64 << 10
 LONGEST_LINE = 1 << 20
 
 
+_url: ContextVar[str | None] = ContextVar("url", default=None)
+
+
+class UnreadableError(NisbenchError):
+    """A file is damaged, or is none that can be read."""
+
+
 @contextmanager
-def open_member(archive: Path, member: str) -> Iterator[io.BufferedReader]:
-    """The bytes of one file in a zip or tar.gz archive, as a stream.
+def fetched_from(url: str | None, archive: Path | None) -> Iterator[None]:
+    """While it is read, errors call the copy `archive` what the user calls it: the address or path in ``params/``."""
+    if url is None or archive is None:
+        yield
+        return
+    token = _url.set(url)
+    try:
+        yield
+    except NisbenchError as error:
+        text = str(error).replace(str(archive), without_password(url))
+        if isinstance(error, UnreadableError) and "://" in url:
+            text += (
+                f"\nOnce the address has another file, remove our copy, {archive.parent}, so that it is fetched anew."
+            )
+        raise NisbenchError(text) from error
+    finally:
+        _url.reset(token)
+
+
+@contextmanager
+def open_member(archive: Path, member: str | None) -> Iterator[io.BufferedReader]:
+    """The bytes of one file, as a stream.
+
+    `archive` is a zip or tar archive that holds the file `member`; or it is the file itself, and `member` is its name or
+    None. All but a zip may be compressed by gzip, bzip2, Zstandard or xz.
 
     Raises `NisbenchError`, then or while it is read, if the archive is damaged, lacks the file, unpacks to far more than its
     size, or holds names that point outside a folder it would be unpacked to: a publisher's archive does not.
@@ -39,9 +93,12 @@ def open_member(archive: Path, member: str) -> Iterator[io.BufferedReader]:
     with ExitStack() as stack:
         with _wrap_archive_errors(archive):
             with archive.open("rb") as file:
-                opened = _open_zip if file.read(2) == b"PK" else _open_tar
+                start = file.read(TAR_BLOCK)
             most = max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
-            stream = opened(stack, archive, member, most)
+            if start.startswith(ZIP):
+                stream = _open_zip(stack, archive, member, most)
+            else:
+                stream = _open_unzipped(stack, archive, member, most, _compression(start))
         yield io.BufferedReader(Counted(stream, archive, most), READ_AT_ONCE)
 
 
@@ -50,18 +107,78 @@ def _wrap_archive_errors(archive: Path) -> Iterator[None]:
     """Around what only an archive's content can make fail."""
     try:
         yield
+    except MemoryError:  # Arrow's is one of its other errors too
+        raise
     except DAMAGED as error:
-        raise NisbenchError(
-            f"{archive}: not a readable archive: {shortened(str(error))}. Delete it and run again."
+        raise UnreadableError(
+            f"{archive}: not a readable archive: {shortened(str(error))}. Replace it by a whole one."
         ) from error
 
 
-def _open_zip(stack: ExitStack, archive: Path, member: str, most: int) -> IO[bytes]:
+def _compression(start: bytes) -> str | None:
+    return next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
+
+
+def _open_unzipped(
+    stack: ExitStack, archive: Path, member: str | None, most: int, compression: str | None
+) -> IO[bytes]:
+    """A file that is itself what is wanted, or a tar archive."""
+    if compression == "xz":
+        plain: Any = stack.enter_context(lzma.LZMAFile(archive))  # noqa: SIM115
+    else:  # Arrow decompresses ahead in C++; as a stream, the archive is read no further than the file wanted
+        plain = stack.enter_context(pa.input_stream(str(archive), compression=compression, buffer_size=READ_AT_ONCE))
+    stream = io.BufferedReader(Counted(plain, archive, most), READ_AT_ONCE)
+    start = stream.peek(TAR_BLOCK)[:TAR_BLOCK]
+    if _is_tar(start):
+        return _open_tar(stack, stream, archive, member, most)
+    _check_alone(archive, member, start)
+    return stream
+
+
+def _is_tar(start: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(start, tarfile.ENCODING, "surrogateescape")
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # one that holds nothing
+        return True
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _check_alone(archive: Path, member: str | None, start: bytes) -> None:
+    """Refuse a file, which is no archive, if it cannot be what was asked for. `start` is what it begins with, unpacked."""
+    found = no_data(start)
+    if found:
+        raise UnreadableError(f"{archive}: is {found}. Name another file in `url`: the data, or a zip or tar of it.")
+    url = _url.get() or str(archive)
+    path = PurePosixPath(unquote(urlsplit(url).path) if "://" in url else url)
+    names = [path.name, *([path.stem] if path.suffix.lower() in SUFFIXES else [])]
+    if member is not None and member not in names:
+        raise UnreadableError(
+            f"{archive}: holds no {member!r}: it is not a zip or tar archive but a single file, which begins with "
+            f"{shown_bytes(start[:14])}. If that is the file wanted, name it {names[-1]!r} instead; else pack {member!r} "
+            "in a zip."
+        )
+
+
+def no_data(start: bytes) -> str | None:
+    """What a file is that begins so, if it is none of data; else None."""
+    if not start:
+        return "an empty file"
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    return next((what for magic, what in NOT_DATA.items() if start.startswith(magic)), None)
+
+
+def _open_zip(stack: ExitStack, archive: Path, member: str | None, most: int) -> IO[bytes]:
     opened = stack.enter_context(zipfile.ZipFile(archive))
     entries = opened.infolist()
     for number, entry in enumerate(entries, start=1):
         _check(archive, number, entry.filename)
     found = [entry for entry in entries if entry.filename == member]
+    if member is None:
+        raise _unnamed(archive, [entry.filename for entry in entries])
     if len(found) != 1:
         raise NisbenchError(
             f"{archive}: holds {len(found) or 'no'} {member!r}; it holds {_listed([entry.filename for entry in entries])}"
@@ -74,22 +191,25 @@ def _open_zip(stack: ExitStack, archive: Path, member: str, most: int) -> IO[byt
     return stack.enter_context(opened.open(found[0]))
 
 
-def _open_tar(stack: ExitStack, archive: Path, member: str, most: int) -> IO[bytes]:
-    # Arrow decompresses ahead in C++; as a stream, the archive is read no further than the file wanted.
-    plain = stack.enter_context(pa.input_stream(str(archive), compression="gzip", buffer_size=READ_AT_ONCE))
-    counted = Counted(plain, archive, most)
-    opened = stack.enter_context(tarfile.open(fileobj=counted, mode="r|", bufsize=READ_AT_ONCE, tarinfo=_Entry))  # noqa: SIM115
+def _open_tar(stack: ExitStack, stream: IO[bytes], archive: Path, member: str | None, most: int) -> IO[bytes]:
+    opened = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", bufsize=READ_AT_ONCE, tarinfo=_Entry))  # noqa: SIM115
     names = []
     for number, entry in enumerate(opened, start=1):
         _check(archive, number, entry.name)
         names.append(entry.name.removeprefix("./"))
         _check_size(archive, names[-1], entry.size, most)
         if names[-1] == member:
-            stream = opened.extractfile(entry) if entry.isfile() else None
-            if stream is None:
+            content = opened.extractfile(entry) if entry.isfile() else None
+            if content is None:
                 raise NisbenchError(f"{archive}: {member} is not a file but a folder, a link or the like")
-            return stream
+            return content
+    if member is None:
+        raise _unnamed(archive, names)
     raise NisbenchError(f"{archive}: holds no {member!r}; it holds {_listed(names)}")
+
+
+def _unnamed(archive: Path, names: list[str]) -> NisbenchError:
+    return NisbenchError(f"{archive}: is an archive. Name the file wanted of those in it: {_listed(names)}")
 
 
 class _Entry(tarfile.TarInfo):
@@ -167,13 +287,34 @@ class Digested(io.BufferedIOBase):
         return data
 
 
-def numbered_lines(stream: io.BufferedReader, file: str) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, without their ends or a byte order mark, and their numbers from 1."""
-    for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE + 1), b""), start=1):
-        if len(line) > LONGEST_LINE:
+def numbered_blocks(stream: io.BufferedReader, file: str) -> Iterator[tuple[int, bytes]]:
+    """A file in blocks of whole lines, without a byte order mark, and the number of each block's first line, from 1."""
+    number, rest = 1, b""
+    for read in iter(lambda: stream.read(LONGEST_LINE), b""):
+        head, end, tail = read.rpartition(b"\n")
+        if len(rest) + (read.index(b"\n") if end else len(read)) > LONGEST_LINE:
             raise NisbenchError(f"{file}:{number}: a line of more than {LONGEST_LINE} bytes")
-        text = line.rstrip(b"\r\n")
-        yield number, text.removeprefix(codecs.BOM_UTF8) if number == 1 else text
+        if end:
+            block = rest + head + end
+            yield number, block.removeprefix(codecs.BOM_UTF8) if number == 1 else block
+            number, rest = number + block.count(b"\n"), tail
+        else:
+            rest += read
+    if rest:
+        yield number, rest.removeprefix(codecs.BOM_UTF8) if number == 1 else rest
+
+
+def numbered_lines(stream: io.BufferedReader, file: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not empty, without their ends or a byte order mark, and their numbers from 1."""
+    for first, block in numbered_blocks(stream, file):
+        yield from lines_of(first, block)
+
+
+def lines_of(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a block that are not empty, and their numbers."""
+    for number, line in enumerate(block.split(b"\n"), first):
+        if line and (text := line.rstrip(b"\r")):
+            yield number, text
 
 
 def shown_bytes(text: bytes) -> str:

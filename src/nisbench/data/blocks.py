@@ -12,7 +12,7 @@ from nisbench.params.datasets import BlockSettings
 
 def run(settings: BlockSettings, vocabulary_file: Path, train_file: Path, features_file: Path) -> None:
     """Add to the vocabulary each feature's ``frequency`` in the training instances and its ``block``."""
-    vocabulary = parquet.read_table(vocabulary_file)
+    vocabulary = parquet.read_vocabulary(vocabulary_file, parquet.open_instances(train_file).fields)
     if settings.count > len(vocabulary):
         raise NisbenchError(f"blocks.count is {settings.count}, but there are only {len(vocabulary)} features")
     frequency = parquet.feature_counts(train_file, len(vocabulary))

@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from nisbench.data import parquet
-from nisbench.data.archives import LONGEST_LINE, Digested, numbered_lines, open_member, shown_bytes
+from nisbench.data.archives import LONGEST_LINE, Digested, lines_of, numbered_blocks, open_member, shown_bytes
 from nisbench.data.parquet import FieldKind
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
@@ -29,6 +29,8 @@ SCALARS = [f"I{i}" for i in range(1, 14)]
 TOKENS = [f"C{i}" for i in range(1, 27)]
 COLUMNS = ["label", *SCALARS, *TOKENS]
 UNKNOWN = "<unknown>"
+WILDEST = 10_000
+"""The largest number, either way, that is trained on. Those of Criteo, as scaled, go up to some 900."""
 LARGEST = float(np.finfo(np.float32).max)
 ENCODED_AT_ONCE = 1 << 20  # lines: the table of a field's tokens is built anew for each such batch
 BLOCK_BYTES = 1 << 23  # larger ones wait for each other: decompression, parsing and counting run side by side
@@ -48,6 +50,23 @@ class LogFile:
 
     def __str__(self) -> str:
         return f"{self.archive}: {self.member}"
+
+
+def check_scale(files: list[LogFile], found: "Contents", low: np.ndarray, span: np.ndarray, remedy: str) -> None:
+    """Raise `NisbenchError` if a number would be so large, once it is (x - low) / span, that nothing can be learned beside it.
+
+    `remedy` says what to do; in it, ``{i}`` is the number's place, from 0.
+    """
+    for i, name in enumerate(SCALARS):
+        least, most = (float(value[i] - low[i]) / float(span[i]) for value in (found.low, found.high))
+        if max(abs(least), abs(most)) > WILDEST:
+            raise NisbenchError(
+                f"{files[0] if len(files) == 1 else files[0].archive}: {name} runs from {found.low[i]:g} to {found.high[i]:g}, "
+                f"which is {least:g} to {most:g} as it would be trained on: more than {WILDEST}. {remedy.format(i=i)}"
+            )
+    constant = [name for name, least, most in zip(SCALARS, found.low, found.high, strict=True) if least == most]
+    if constant:
+        log.warning("%s: the same in every line that has it, so nothing can be learned from it", ", ".join(constant))
 
 
 def encode(
@@ -150,12 +169,9 @@ def count(files: list[LogFile]) -> Contents:
 
 
 def _count(log_file: LogFile, batch: pa.Table, found: Contents) -> None:
-    labels = batch["label"]
-    if labels.null_count or not pc.all(pc.is_in(labels, pa.array([0, 1], pa.int8()))).as_py():
-        raise _malformed(log_file, "a label is neither 0 nor 1")
+    if (problem := _problem(batch)) is not None:
+        raise _malformed(log_file, problem)
     for i, name in enumerate(SCALARS):
-        if pc.all(pc.less_equal(pc.abs(batch[name]), LARGEST)).as_py() is False:  # nor is NaN
-            raise _malformed(log_file, f"{name} holds a number that is not finite")
         extremes = pc.min_max(batch[name]).as_py()
         if extremes["min"] is not None:
             found.low[i] = min(found.low[i], extremes["min"])
@@ -188,8 +204,6 @@ def encoded(tokens: pa.ChunkedArray, kept: pa.Array, unknown: int) -> pa.Array:
 
 def batches(log_file: LogFile, check: bool = False) -> Iterator[pa.Table]:
     """The file in batches of lines: ``label`` int8, numbers float64, tokens dictionary-encoded; its MD5 sum is checked on demand."""
-    kinds: dict[str, pa.DataType] = {"label": pa.int8()}
-    kinds |= dict.fromkeys(SCALARS, pa.float64()) | dict.fromkeys(TOKENS, pa.dictionary(pa.int32(), pa.string()))
     digest = hashlib.md5(usedforsecurity=False)
     with open_member(log_file.archive, log_file.member) as opened, _arrow_errors(log_file):
         if log_file.header:
@@ -199,18 +213,24 @@ def batches(log_file: LogFile, check: bool = False) -> Iterator[pa.Table]:
             if names.split(log_file.delimiter) != COLUMNS:
                 wanted = log_file.delimiter.join((*COLUMNS[:2], "...", COLUMNS[-1]))
                 raise NisbenchError(f"{log_file}:1: expected the header {wanted}, found {shown_bytes(names.encode())}")
-        reader = pa.csv.open_csv(
-            Digested(opened, digest) if check and log_file.md5 else opened,
-            pa.csv.ReadOptions(column_names=COLUMNS, block_size=BLOCK_BYTES),
-            pa.csv.ParseOptions(delimiter=log_file.delimiter, quote_char=False),
-            pa.csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
-        )
+        source = Digested(opened, digest) if check and log_file.md5 else opened
+        reader = pa.csv.open_csv(source, *_options(log_file))
         for batch in reader:
             yield pa.Table.from_batches([batch])
     if check and log_file.md5 and digest.hexdigest() != log_file.md5:
         raise NisbenchError(
             f"{log_file}: is not the published file: its MD5 sum is {digest.hexdigest()}, not {log_file.md5}"
         )
+
+
+def _options(log_file: LogFile) -> tuple[pa.csv.ReadOptions, pa.csv.ParseOptions, pa.csv.ConvertOptions]:
+    kinds: dict[str, pa.DataType] = {"label": pa.int8()}
+    kinds |= dict.fromkeys(SCALARS, pa.float64()) | dict.fromkeys(TOKENS, pa.dictionary(pa.int32(), pa.string()))
+    return (
+        pa.csv.ReadOptions(column_names=COLUMNS, block_size=BLOCK_BYTES),
+        pa.csv.ParseOptions(delimiter=log_file.delimiter, quote_char=False),
+        pa.csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True),
+    )
 
 
 @contextmanager
@@ -222,23 +242,46 @@ def _arrow_errors(log_file: LogFile) -> Iterator[None]:
 
 
 def _malformed(log_file: LogFile, otherwise: str) -> NisbenchError:
-    """The error that names the first malformed line. Slow; called once something is known to be wrong."""
+    """The error that names the first malformed line; called once something is known to be wrong."""
     with open_member(log_file.archive, log_file.member) as stream:
-        for number, line in numbered_lines(stream, str(log_file)):
-            if log_file.header and number == 1:
-                continue
-            try:
-                _check_line(line, log_file.delimiter.encode())
-            except ValueError as error:
-                return NisbenchError(f"{log_file}:{number}: {error}")
+        for first, block in numbered_blocks(stream, str(log_file)):
+            header = log_file.header and first == 1
+            if not header and _is_well_formed(log_file, block):
+                continue  # line by line would take minutes
+            for number, line in lines_of(first, block):
+                if header and number == 1:
+                    continue
+                try:
+                    _check_line(line, log_file.delimiter.encode())
+                except ValueError as error:
+                    return NisbenchError(f"{log_file}:{number}: {error}")
     return NisbenchError(f"{log_file}: {otherwise}")
+
+
+def _is_well_formed(log_file: LogFile, block: bytes) -> bool:
+    if not block.strip(b"\r\n"):
+        return True
+    try:
+        batch = pa.csv.read_csv(pa.BufferReader(block), *_options(log_file))
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        return False
+    return _problem(batch) is None
+
+
+def _problem(batch: pa.Table) -> str | None:
+    """What is wrong with lines of which each value is of its column's type."""
+    labels = batch["label"]
+    if labels.null_count or not pc.all(pc.is_in(labels, pa.array([0, 1], pa.int8()))).as_py():
+        return "a label is neither 0 nor 1"
+    for name in SCALARS:
+        if pc.all(pc.less_equal(pc.abs(batch[name]), LARGEST)).as_py() is False:  # nor is NaN
+            return f"{name} holds a number that is not finite"
+    return None
 
 
 def _check_line(line: bytes, delimiter: bytes) -> None:
     """Raise `ValueError` if a line is malformed."""
     values = line.split(delimiter)
-    if not line:
-        return
     if len(values) != len(COLUMNS):
         raise ValueError(
             f"expected {len(COLUMNS)} columns (a label, 13 numbers, 26 tokens) separated by {delimiter.decode()!r}, found {len(values)}"

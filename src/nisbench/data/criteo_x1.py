@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nisbench.data.click_log import SCALARS, LogFile, count, encode
+from nisbench.data.click_log import SCALARS, LogFile, check_scale, count, encode
 from nisbench.params.datasets import CriteoX1
 
 
@@ -19,5 +19,7 @@ def prepare(settings: CriteoX1, archive: Path | None, instances_file: Path, voca
         LogFile(archive, member.path, delimiter=",", header=True, md5=member.md5)
         for member in (settings.train, settings.validation, settings.test)
     ]
-    kept = [counter.kept(1) for counter in count(files).tokens]
-    encode(files, kept, np.zeros(len(SCALARS)), np.ones(len(SCALARS)), instances_file, vocabulary_file)
+    found, low, span = count(files), np.zeros(len(SCALARS)), np.ones(len(SCALARS))
+    check_scale(files, found, low, span, "The numbers of this format are scaled already; those of these files are not.")
+    kept = [counter.kept(1) for counter in found.tokens]
+    encode(files, kept, low, span, instances_file, vocabulary_file)

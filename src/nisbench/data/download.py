@@ -1,72 +1,122 @@
-"""Fetch a data set's archive: with progress, retries and a check, and whole or not at all."""
+"""Fetch a data set's file, an archive as a rule: with progress, retries and a check, and whole or not at all."""
 
 import shutil
-import tempfile
+import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-import pooch
 import requests
+import urllib3
+from tqdm import tqdm
 
-from nisbench.errors import NisbenchError
+from nisbench.data.archives import no_data
+from nisbench.errors import NisbenchError, without_password
 from nisbench.files import atomic_write, md5_sum
 from nisbench.logs import log
 
 ATTEMPTS = 4
 PAUSE = 1  # seconds, doubled at every attempt
 TIMEOUT = 30  # seconds without a byte
+READ_AT_ONCE = 1 << 20
+MOST_BYTES = 64 << 30  # from an address; a local file may be of any size
+LEAST_START = 512  # bytes that tell a web page from data
 
 
 def run(url: str, md5: str | None, target: Path) -> None:
-    """Panel the archive at `url` (an address or a local path) at `target`.
+    """Place the file at `url` (an address or a local path) at `target`, as it lies on the server.
 
-    A transfer that breaks off is begun again, up to `ATTEMPTS` times. Raises `NisbenchError` if the archive cannot be
-    had or its MD5 sum is not `md5`; then nothing is left at `target`.
+    A transfer that breaks off is begun again, up to `ATTEMPTS` times. Raises `NisbenchError` if the file cannot be had, is a
+    web page or empty, or its MD5 sum is not `md5`; then nothing is left at `target`.
     """
-    if "://" not in url:
-        _copy(Path(url), md5, target)
-        return
-    log.info("downloading %s", url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                found = pooch.retrieve(
-                    url,
-                    known_hash=None,
-                    fname=target.name,
-                    path=folder,
-                    downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT),
-                )
-                break
-            except (requests.exceptions.RequestException, OSError, ValueError) as error:
-                status = getattr(getattr(error, "response", None), "status_code", None)
-                refused = status is not None and 400 <= status < 500 and status not in (408, 429)
-                if attempt == ATTEMPTS or refused or isinstance(error, ValueError):
-                    raise NisbenchError(
-                        f"{url}: could not be downloaded: {error}\nFetch it by other means and name the file in an "
-                        "overlay (see README): datasets.<name>.url may be a local path."
-                    ) from error
-                log.warning("attempt %d of %d failed (%s); trying again", attempt, ATTEMPTS, error)
-                time.sleep(PAUSE * 2**attempt)
-        _check(Path(found), url, md5)
-        Path(found).replace(target)
+    with atomic_write(target) as temporary:
+        if "://" in url:
+            _fetch(url, temporary)
+        else:
+            _copy(Path(url), temporary)
+        _check(temporary, without_password(url), md5)
 
 
-def _copy(source: Path, md5: str | None, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        raise NisbenchError(f"{source}: is a folder, and a data set's url must name a file. Pack the folder in a zip.")
     if not source.is_file():
         raise NisbenchError(f"{source}: there is no such file (a data set's url names it)")
-    _check(source, str(source), md5)
-    with atomic_write(target) as temporary:
-        shutil.copyfile(source, temporary)
+    try:
+        opened = source.open("rb")
+    except OSError as error:
+        raise NisbenchError(f"{source}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+    with opened, target.open("wb") as file:
+        shutil.copyfileobj(opened, file, READ_AT_ONCE)
+
+
+def _fetch(url: str, target: Path) -> None:
+    shown = without_password(url)
+    log.info("downloading %s", shown)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _transfer(url, target)
+            break
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            ConnectionError,
+            TimeoutError,
+            ValueError,
+        ) as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            refused = status is not None and status < 500 and status not in (408, 429)
+            if attempt == ATTEMPTS or refused or isinstance(error, ValueError):
+                raise NisbenchError(
+                    f"{shown}: could not be downloaded: {error}\nFetch it by other means and name the file in an "
+                    "overlay (see README): datasets.<name>.url may be a local path."
+                ) from error
+            log.warning("attempt %d of %d failed (%s); trying again", attempt, ATTEMPTS, error)
+            time.sleep(PAUSE * 2**attempt)
+
+
+def _transfer(url: str, target: Path) -> None:
+    """Store the body of a response byte for byte: a Content-Encoding says how it is packed, and the MD5 sum is of that."""
+    parts = urlsplit(url)
+    login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # so that no error shows the password
+    asked = {"Accept-Encoding": "identity"}
+    with requests.get(plain, headers=asked, auth=login, stream=True, timeout=TIMEOUT) as response:
+        response.raise_for_status()
+        if response.status_code != requests.codes.ok:
+            answer = f"the server answers {response.status_code} ({response.reason}), which is not the whole file"
+            raise requests.HTTPError(answer, response=response)
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isdigit() else None
+        if size is not None and size > MOST_BYTES:
+            raise _too_large(url)
+        with (
+            target.open("wb") as file,
+            tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()) as progress,
+        ):
+            # urllib3 raises if the body is shorter than its Content-Length
+            for data in response.raw.stream(READ_AT_ONCE, decode_content=False):
+                file.write(data)
+                progress.update(len(data))
+                if file.tell() > MOST_BYTES:
+                    raise _too_large(url)
+
+
+def _too_large(url: str) -> NisbenchError:
+    return NisbenchError(
+        f"{without_password(url)}: refused: more than {MOST_BYTES >> 30} GiB. If it is right, fetch it by other means and "
+        "name the file: datasets.<name>.url may be a local path."
+    )
 
 
 def _check(file: Path, name: str, md5: str | None) -> None:
+    with file.open("rb") as opened:
+        otherwise = no_data(opened.read(LEAST_START))
     found = md5_sum(file)
+    if md5 is None and otherwise:
+        raise NisbenchError(f"{name}: is {otherwise}, not data. Nothing was kept. Correct the data set's url.")
     if md5 is None:
         log.info("%s: MD5 %s (none was given to check it against)", name, found)
     elif found != md5:
-        raise NisbenchError(
-            f"{name}: its MD5 sum is {found}, but the parameters say {md5}: the file is damaged, or another version. "
-            "Nothing was kept."
-        )
+        what = f"it is {otherwise}" if otherwise else "the file is damaged, or another version"
+        raise NisbenchError(f"{name}: its MD5 sum is {found}, but the parameters say {md5}: {what}. Nothing was kept.")

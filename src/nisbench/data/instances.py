@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nisbench.data.parquet import column, fields_of, open_parquet
+from nisbench.data.parquet import open_instances
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class Instances:
 
 
 def read(path: Path, device: torch.device) -> Instances:
-    """Load a file of instances onto `device`, column by column."""
-    file = open_parquet(path)
-    fields = fields_of(file.schema_arrow, path)
-    n = file.metadata.num_rows
-    labels = torch.from_numpy(column(file, "label"))
+    """Load a file of instances onto `device`, column by column. Raises `NisbenchError` if something in it is not as it must be."""
+    file = open_instances(path)
+    fields = file.fields
+    labels = torch.from_numpy(file.column("label"))
+    n = len(labels)
     ids = torch.empty((n, len(fields)), dtype=torch.int32)
     scalar = any(field.kind == "scalar" for field in fields)
     values = torch.ones((n, len(fields))) if scalar else None
     for i, field in enumerate(fields):
         if field.kind == "categorical":
-            ids[:, i] = torch.from_numpy(column(file, field.name))
+            ids[:, i] = torch.from_numpy(file.column(field.name))
         else:
             assert values is not None
             ids[:, i] = field.first
-            values[:, i] = torch.from_numpy(column(file, field.name))
+            values[:, i] = torch.from_numpy(file.column(field.name))
     return Instances(ids.to(device), labels.to(device), None if values is None else values.to(device))

@@ -22,26 +22,41 @@ ROW_GROUP = 1 << 20
 
 def run(settings: AnySplit, instances_file: Path, targets: dict[str, Path]) -> None:
     """Write each split's instances to its file, in their original order. Reads the instances in batches."""
-    source = parquet.open_parquet(instances_file)
+    source = parquet.open_instances(instances_file)
     if isinstance(settings, RandomSplit):
-        split_of = at_random(source.metadata.num_rows, settings)
+        split_of = at_random(len(source), settings)
     elif settings == "leave_one_out":
-        users, times = (parquet.column(source, name) for name in (source.schema_arrow.names[1], "time"))
-        split_of = leave_one_out(users, times)
+        split_of = leave_one_out(source.column(source.fields[0].name), _column(source, "time", settings))
     else:
-        split_of = parquet.column(source, "split")
+        split_of = published(_column(source, "split", settings))
     start = 0
     with ExitStack() as stack:
         paths = [stack.enter_context(atomic_write(targets[name])) for name in SPLITS]
         writers = [
-            stack.enter_context(pq.ParquetWriter(path, source.schema_arrow, compression=parquet.COMPRESSION))
+            stack.enter_context(pq.ParquetWriter(path, source.file.schema_arrow, compression=parquet.COMPRESSION))
             for path in paths
         ]
-        for batch in source.iter_batches(batch_size=ROW_GROUP):
+        for batch in source.batches(ROW_GROUP):
             numbers = split_of[start : start + len(batch)]
             start += len(batch)
             for number, writer in enumerate(writers):
                 writer.write_batch(batch.filter(pa.array(numbers == number)))
+
+
+def _column(source: parquet.InstancesFile, name: str, settings: str) -> np.ndarray:
+    if name not in source.file.schema_arrow.names:
+        raise NisbenchError(
+            f"{source.path}: the split {settings} needs a column {name}, which this data format does not write"
+        )
+    return source.column(name)
+
+
+def published(split_of: np.ndarray) -> np.ndarray:
+    """The split of each instance, as its publisher says. Raises `NisbenchError` if one is empty."""
+    for number, name in enumerate(SPLITS):
+        if not (split_of == number).any():
+            raise NisbenchError(f"the publisher puts no instances into {name}")
+    return split_of
 
 
 def at_random(n: int, settings: RandomSplit) -> np.ndarray:

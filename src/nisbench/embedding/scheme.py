@@ -8,8 +8,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from nisbench.errors import NisbenchError
-from nisbench.files import atomic_write
+from nisbench.errors import shortened
+from nisbench.files import atomic_write, bad_file, check_regular
+
+DIMENSION_KINDS = (np.uint16, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,28 @@ class DimensionScheme:
 
     @classmethod
     def load(cls, path: Path) -> "DimensionScheme":
+        """What `save` wrote. Raises `NisbenchError` if it is something else."""
         try:
-            with safe_open(path, framework="numpy") as file:
+            with safe_open(check_regular(path), framework="numpy") as file:
                 k = json.loads(file.metadata()["nisbench"])["k"]
                 scheme = cls(k, *(file.get_tensor(name) for name in ("offsets", "dimensions", "values")))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise NisbenchError(f"{path}: not a readable dimension scheme: {error}") from error
-        offsets, count = scheme.offsets, len(scheme.values)
-        sound = (
-            offsets.ndim == 1
-            and len(offsets)
-            and offsets[0] == 0
-            and offsets[-1] == count
-            and (np.diff(offsets) >= 0).all()
-        )
-        if not sound or scheme.dimensions.shape != (count,) or (count and scheme.dimensions.max() >= k):
-            raise NisbenchError(f"{path}: not a dimension scheme: its arrays do not fit together")
+            raise bad_file(path, f"not a readable dimension scheme: {shortened(str(error), 300)}") from error
+        if not scheme._is_sound():
+            raise bad_file(path, "not a dimension scheme: its arrays do not fit together")
+        if not np.isfinite(scheme.values).all():
+            raise bad_file(path, "some values are not finite numbers")
         return scheme
+
+    def _is_sound(self) -> bool:
+        offsets, dimensions, values = self.offsets, self.dimensions, self.values
+        kinds = offsets.dtype == np.int64 and values.dtype == np.float32 and dimensions.dtype in DIMENSION_KINDS
+        if type(self.k) is not int or not kinds or offsets.ndim != 1 or values.ndim != 1 or not len(offsets):
+            return False
+        if not 0 < self.k <= np.iinfo(dimensions.dtype).max + 1 or dimensions.shape != values.shape:
+            return False
+        if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
+            return False
+        within = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        ascending = (np.diff(dimensions.astype(np.int64)) > 0) | (np.diff(within) > 0)
+        return bool(ascending.all() and dimensions.max(initial=0) < self.k)

@@ -1,9 +1,10 @@
 """A trained model as pruning leaves it, and the two files that hold all of it."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from nisbench.embedding.batch import Embeddings
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.embedding.table import SelectedTable, Table
-from nisbench.errors import NisbenchError
+from nisbench.errors import NisbenchError, shortened
+from nisbench.files import bad_file
 from nisbench.models.projection import Projection
 from nisbench.models.recommender import TABLE, Recommender, Shape, build_model
 from nisbench.params.models import Model
-from nisbench.tensor_files import load_tensors, save_tensors
+from nisbench.tensor_files import check_tensors, load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,21 @@ class PrunedModel:
     """Added to all predictions of the recommender that is measured and served."""
 
     @classmethod
+    def load_search(
+        cls, weights_file: Path, settings: Model, field_sizes: tuple[int, ...]
+    ) -> "tuple[PrunedModel, np.ndarray]":
+        """From a search's ``weights.safetensors``; nothing is pruned yet. With it, the weights without their selection.
+
+        Raises `NisbenchError` if the file holds another model, or numbers that no training leaves.
+        """
+        tensors, about = load_tensors(weights_file)
+        _check_table(tensors, sum(field_sizes), weights_file)
+        _check_about(about, tensors["embedding.weight"].shape, tensors, settings, weights_file)
+        model = cls.of_search(tensors, about, settings, field_sizes)
+        model.check(weights_file)
+        return model, tensors["embedding.weight"].numpy()
+
+    @classmethod
     def of_search(
         cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any], settings: Model, field_sizes: tuple[int, ...]
     ) -> "PrunedModel":
@@ -53,8 +70,7 @@ class PrunedModel:
 
     def to_recommender(self) -> Recommender:
         """The recommender that is measured and served."""
-        n, width = self.embeddings.shape
-        return self.served_from(SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings)))
+        return self.served_from(self._table())
 
     def served_from(self, table: Table) -> Recommender:
         """The recommender that is measured and served, with a table in the place of the embeddings."""
@@ -68,10 +84,22 @@ class PrunedModel:
         weight = torch.from_numpy(self.embeddings).clone()
         return self._recommender(SelectedTable(torch.arange(len(weight)), weight.ne(0).float(), weight))
 
-    def _recommender(self, table: Table) -> Recommender:
+    def check(self, path: Path, table: Table | None = None) -> None:
+        """Raise `NisbenchError` if what was read from `path` are not the weights of such a model (on that table)."""
+        expected = self._untrained(table or self._table()).state_dict()
+        check_tensors(self.others, non_embedding_state(expected), path)
+
+    def _table(self) -> SelectedTable:
+        n, width = self.embeddings.shape
+        return SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings))
+
+    def _untrained(self, table: Table) -> Recommender:
         shape = Shape(self.field_sizes, self.widths, 0.0)
         projection = Projection(self.others["projection.block"], *self.projection) if self.projection else None
-        recommender = Recommender(table, build_model(self.settings, shape), self.widths, projection)
+        return Recommender(table, build_model(self.settings, shape), self.widths, projection)
+
+    def _recommender(self, table: Table) -> Recommender:
+        recommender = self._untrained(table)
         own = {TABLE + name: tensor for name, tensor in table.state_dict().items()}
         recommender.load_state_dict(own | dict(self.others))
         return recommender
@@ -98,15 +126,33 @@ class PrunedModel:
         if "widths" not in about:
             raise NisbenchError(f"{model_file}: holds no model, because the run failed; see run.json beside it.")
         scheme = DimensionScheme.load(scheme_file)
-        return cls.of_parts(scheme.to_dense(), others, about, settings)
+        return cls.of_parts(scheme.to_dense(), others, about, settings, model_file)
 
     @classmethod
     def of_parts(
-        cls, embeddings: np.ndarray, others: Mapping[str, Tensor], about: Mapping[str, Any], settings: Model
+        cls,
+        embeddings: np.ndarray,
+        others: Mapping[str, Tensor],
+        about: Mapping[str, Any],
+        settings: Model,
+        path: Path,
+        table: Table | None = None,
     ) -> "PrunedModel":
-        """From embeddings, all other weights, and what `about` said of them."""
-        sizes, widths = tuple(about["field_sizes"]), tuple(about["widths"])
-        return cls(embeddings, others, settings, widths, sizes, about["projection"], about["offset"])
+        """From embeddings, and from all other weights and what is said of them, as `path` has them.
+
+        With a `table`, which is to serve, there need be no embeddings. Raises `NisbenchError` if the parts do not fit together.
+        """
+        shape = embeddings.shape if table is None else (table.features, table.width)
+        sizes, offset = about.get("field_sizes"), about.get("offset")
+        if not _are_counts(sizes) or sum(sizes) != shape[0]:
+            raise bad_file(path, f"its fields have not the {shape[0]:,} features of the table")
+        if not isinstance(offset, float) or not math.isfinite(offset):
+            raise bad_file(path, f"its offset is {shortened(str(offset))}")
+        _check_about(about, shape, others, settings, path)
+        widths = tuple(about["widths"])
+        model = cls(embeddings, others, settings, widths, tuple(sizes), about["projection"], offset)
+        model.check(path, table)
+        return model
 
 
 class Shifted(nn.Module):
@@ -119,6 +165,76 @@ class Shifted(nn.Module):
     def forward(self, embeddings: Embeddings, first_order: Tensor | None) -> Tensor:
         moved: Tensor = self.model(embeddings, first_order) + self.offset
         return moved
+
+
+def selection_in(weights_file: Path) -> np.ndarray:
+    """The selection (L, columns) float32 in a search's ``weights.safetensors``, a row per block of features."""
+    tensors, _ = load_tensors(weights_file)
+    _check_table(tensors, len(tensors.get(TABLE + "block", ())), weights_file)
+    selection: np.ndarray = tensors[TABLE + "selection"].numpy()
+    return selection
+
+
+def _check_table(tensors: Mapping[str, Tensor], features: int, path: Path) -> None:
+    """Raise `NisbenchError` if a search's tensors hold no selected table of so many features."""
+    table = {name: tensors.get(name) for name in sorted(TABLE + part for part in ("block", "selection", "weight"))}
+    block, selection, weight = table.values()
+    if block is None or selection is None or weight is None:
+        raise bad_file(path, f"{next(name for name, tensor in table.items() if tensor is None)} is missing")
+    if selection.dim() != 2 or not len(selection) or not selection.shape[1]:
+        raise bad_file(path, f"embedding.selection is {tuple(selection.shape)}, not (blocks, columns)")
+    expected = {
+        TABLE + "block": torch.empty(features, dtype=torch.int32),
+        TABLE + "selection": torch.empty_like(selection, dtype=torch.float32),
+        TABLE + "weight": torch.empty(features, selection.shape[1]),
+    }
+    check_tensors({name: tensor for name, tensor in tensors.items() if name.startswith(TABLE)}, expected, path)
+    _check_block(TABLE + "block", block, len(selection), path)
+    if selection.min() < 0 or selection.max() > 1:
+        raise bad_file(path, "embedding.selection: some values are not between 0 and 1")
+
+
+def _check_block(name: str, block: Tensor, blocks: int, path: Path) -> None:
+    low, high = (int(end) for end in block.aminmax())
+    if low < 0 or high >= blocks:
+        raise bad_file(path, f"{name}: numbers from {low} to {high}; there are {blocks} blocks")
+
+
+def _check_about(
+    about: Mapping[str, Any], table: Sequence[int], tensors: Mapping[str, Tensor], settings: Model, path: Path
+) -> None:
+    """Raise `NisbenchError` if what a file says of its model does not fit the table, of that shape, or the tensors.
+
+    Nothing of it may be large: a model is made of it.
+    """
+    (features, columns), widths, projection = table, about.get("widths"), about.get("projection")
+    if not _are_counts(widths) or len(widths) != len(settings.embedding_multiples) or "projection" not in about:
+        raise bad_file(path, f"what it says of its model is {shortened(str(dict(about)))}")
+    if projection is None:
+        if sum(widths) != columns:
+            raise bad_file(path, f"its widths {widths} are not those of a table of {columns} columns")
+        return
+    block = tensors.get("projection.block")
+    if not isinstance(projection, list) or len(projection) != 2 or projection[1] != widths or block is None:
+        raise bad_file(path, f"its projection is {shortened(str(projection))}")
+    dimensions = projection[0]
+    if (
+        not isinstance(dimensions, list)
+        or len(dimensions) != len(widths)
+        or not all(_are_counts(one, least=0) and len(one) == len(dimensions[0]) for one in dimensions)
+        or sum(map(max, dimensions)) > columns
+        or any(max(one) > width for one, width in zip(dimensions, widths, strict=True))
+    ):
+        raise bad_file(path, f"its projection has the dimensions {shortened(str(dimensions))}")
+    held = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("projection.weights"))
+    if held != sum(d * width for one, width in zip(dimensions, widths, strict=True) for d in one if d < width):
+        raise bad_file(path, "its projection has not the weights that its dimensions ask for")
+    check_tensors({"projection.block": block}, {"projection.block": torch.empty(features, dtype=torch.int32)}, path)
+    _check_block("projection.block", block, len(dimensions[0]), path)
+
+
+def _are_counts(value: Any, least: int = 1) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and bool(value) and all(type(one) is int and least <= one < 2**31 for one in value)
 
 
 def non_embedding_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

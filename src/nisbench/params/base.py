@@ -23,6 +23,17 @@ def matching(pattern: str, words: str, max_length: int | None = None) -> StringC
 NAME = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, matching(NAME, "lower-case letters, digits and underscores, with a letter first", 48)]
 
+WIDEST = 1 << 16
+Width = Annotated[int, Field(gt=0, le=WIDEST)]
+"""A number of columns or of units of a layer."""
+Count = Annotated[int, Field(gt=0, le=10**6)]
+"""How many of something there are to be in memory at once, or to be tried."""
+
+Title = Annotated[
+    str, matching(r"^[^\p{C}\p{Zl}\p{Zp}]{0,120}$", "one line of at most 120 characters that can be printed")
+]
+"""What tables and figures call something."""
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 UNHASHED = Field(exclude=True)
 

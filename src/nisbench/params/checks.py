@@ -331,6 +331,8 @@ def _explain(error: ErrorDetails, tree: Tree) -> tuple[KeyPath, str, str]:
         text = REQUIREMENTS.get(kind) or _SUBJECT.sub("must ", error["msg"]).replace(" after validation", "")
         text = text[0].lower() + text[1:]
     found = "" if isinstance(error["input"], dict | list) else f", not {short(error['input'])}"
+    if kind == "string_type" and found and error["input"] is not None:
+        found += "; put it in quotes"
     meant = nearest(str(error["input"]), _QUOTED.findall(error["msg"])) if kind == "literal_error" else ""
     return path, text, found + meant
 

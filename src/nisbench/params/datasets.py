@@ -5,17 +5,24 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, Tag
+from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, Tag
 
 from nisbench.errors import NisbenchError
-from nisbench.params.base import UNHASHED, Kind, Name, Problem, Seed, Settings, matching
+from nisbench.params.base import UNHASHED, Count, Kind, Name, Problem, Seed, Settings, Title, Width, matching
 from nisbench.params.kinds import chosen_by_tag
 from nisbench.params.tasks import Task
 
-Md5 = Annotated[str, matching(r"^[0-9a-f]{32}$", "32 hexadecimal digits")]
+Md5 = Annotated[
+    str,
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    matching(r"^[0-9a-f]{32}$", "32 hexadecimal digits"),
+]
 ArchiveMember = Annotated[
     str, matching(r"^[^/\\:][^\\:]*$", "a path inside the archive, such as folder/file.csv, without : or \\")
 ]
+
+MOST_FEATURES = 10**8
+"""Of a field that is generated."""
 
 
 class RandomSplit(Settings):
@@ -40,7 +47,7 @@ FIXED_SPLIT = "its split is published, so no seed can draw another"
 class BlockSettings(Settings):
     by: Literal["count", "magnitude"]
     """Blocks of equal feature count, or one for each power of ten of the frequency, the last for all below 100."""
-    count: PositiveInt
+    count: Count
     """L, the number of blocks. By magnitude, empty blocks are left out."""
 
 
@@ -51,7 +58,7 @@ class Dataset(Kind):
     tag: ClassVar[str] = "format"
     package: ClassVar[str] = "nisbench.data"
 
-    title: Annotated[str, UNHASHED]
+    title: Annotated[Title, UNHASHED]
     """The name that tables show."""
     task: Name
     """What is predicted: an entry of `tasks`."""
@@ -86,6 +93,10 @@ class Dataset(Kind):
             yield ("split",), f"must be published for data of the format {self.kind_name()}"
         elif self.published_split == "never" and self.split == "published":
             yield ("split",), f"cannot be published for data of the format {self.kind_name()}"
+
+    def memory_to_prepare(self) -> float:
+        """The least bytes that preparing these data takes at once, as far as the settings say."""
+        return 0.0
 
     def expected_size(self) -> tuple[tuple[int, ...], int] | None:
         """The number of features of each field, and of instances, as far as the settings say."""
@@ -183,27 +194,31 @@ class CriteoX1(Archive):
 class Planted(Dataset):
     """A generated data set, whose features have known dimensions."""
 
-    instances: Annotated[int, Field(ge=10)]
-    rank: PositiveInt
+    instances: Annotated[int, Field(ge=10, le=10**9)]
+    rank: Width
     """The largest planted dimension."""
-    levels: PositiveInt
+    levels: Count
     """Frequency levels over which the planted dimension falls from `rank` to 1."""
-    scatter: Annotated[int, Field(ge=0)]
+    scatter: Annotated[int, Field(ge=0, le=1 << 16)]
     """A feature's planted dimension lies up to this far from its level's."""
-    zipf_exponent: Annotated[float, Field(ge=0)]
+    zipf_exponent: Annotated[float, Field(ge=0, le=100)]
     """Frequency of a field's r-th most frequent feature is proportional to r ** -zipf_exponent."""
     seed: Seed
 
     planted: ClassVar[bool] = True
+
+    def memory_to_prepare(self) -> float:
+        sizes, _ = self.expected_size() or ((), 0)
+        return 8.0 * sum(sizes) * (self.rank + 4)
 
 
 class PlantedRatings(Planted):
     """Generated ratings."""
 
     format: Literal["planted_ratings"]
-    users: Annotated[int, Field(ge=2)]
+    users: Annotated[int, Field(ge=2, le=MOST_FEATURES)]
     """Number of users."""
-    items: Annotated[int, Field(ge=2)]
+    items: Annotated[int, Field(ge=2, le=MOST_FEATURES)]
     """Number of items."""
     signal: PositiveFloat
     """Standard deviation of what the embeddings contribute to a rating."""
@@ -216,6 +231,9 @@ class PlantedRatings(Planted):
     def expected_size(self) -> tuple[tuple[int, ...], int]:
         return (self.users, self.items), self.instances
 
+    def memory_to_prepare(self) -> float:
+        return super().memory_to_prepare() + 16.0 * self.instances * (self.rank + 2)
+
     def small(self) -> Self:
         return self.model_copy(update={"users": 60, "items": 40, "instances": 3000, "rank": 4, "levels": 3})
 
@@ -224,9 +242,9 @@ class PlantedTopK(Planted):
     """Generated implicit feedback."""
 
     format: Literal["planted_topk"]
-    users: Annotated[int, Field(ge=2)]
+    users: Annotated[int, Field(ge=2, le=MOST_FEATURES)]
     """Number of users."""
-    items: Annotated[int, Field(ge=6)]
+    items: Annotated[int, Field(ge=6, le=MOST_FEATURES)]
     """Number of items."""
     signal: PositiveFloat
     """Standard deviation of what the embeddings contribute to an item's log-odds of being taken by a user."""
@@ -237,6 +255,9 @@ class PlantedTopK(Planted):
     def expected_size(self) -> tuple[tuple[int, ...], int]:
         return (self.users, self.items), self.instances
 
+    def memory_to_prepare(self) -> float:
+        return super().memory_to_prepare() + 24.0 * self.instances
+
     def small(self) -> Self:
         return self.model_copy(update={"users": 80, "items": 50, "instances": 1600, "rank": 4, "levels": 3})
 
@@ -245,9 +266,11 @@ class PlantedCTR(Planted):
     """A generated click log."""
 
     format: Literal["planted_ctr"]
-    scalar_fields: Annotated[int, Field(ge=0)]
+    scalar_fields: Annotated[int, Field(ge=0, le=1000)]
     """The number of fields that hold numbers."""
-    categorical_fields: Annotated[list[PositiveInt], Field(min_length=2)]
+    categorical_fields: Annotated[
+        list[Annotated[int, Field(gt=0, le=MOST_FEATURES)]], Field(min_length=2, max_length=1000)
+    ]
     """The number of tokens in each categorical field."""
     missing: Annotated[float, Field(ge=0, lt=1)]
     """Share of the numbers and tokens that are missing."""

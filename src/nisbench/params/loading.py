@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from nisbench.errors import NisbenchError, shortened
+from nisbench.errors import NisbenchError, shortened, without_password
 from nisbench.params.base import KeyPath
 from nisbench.params.checks import check_report, validate
 from nisbench.params.studies import Params
@@ -90,14 +91,35 @@ def _resolve(tree: Tree) -> None:
         tree.inherit(section)
     datasets = tree.values.get("datasets")
     for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
-        url = dataset.get("url") if isinstance(dataset, dict) else None
-        if isinstance(url, str) and not url.lower().startswith(("https://", "http://")):
-            path = ("datasets", name, "url")
-            if not url or "\0" in url or re.match(r"[a-z]+:/", url.lower()):
-                raise NisbenchError(
-                    f"{tree.where(path)}: {dotted(path)}: must be an https address or a path, not {short(url)}"
-                )
+        url, path = dataset.get("url") if isinstance(dataset, dict) else None, ("datasets", name, "url")
+        if isinstance(url, str):
             try:
-                dataset["url"] = str((tree.origins[path][0].parent / Path(url).expanduser()).resolve())
-            except (RuntimeError, OSError) as error:
-                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {shortened(str(error), 200)}") from error
+                dataset["url"] = checked_url(url, tree.origins[path][0].parent)
+            except NisbenchError as error:
+                raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {error}") from error
+
+
+def checked_url(url: str, folder: Path) -> str:
+    """An address as it is, a path as an absolute one; relative ones begin in `folder`. Raises `NisbenchError` if it is neither."""
+    shown = short(without_password(url))
+    wanted = f"must be an https address or the path of a file, not {shown}"
+    if not url.strip() or not url.isprintable():
+        raise NisbenchError(wanted)
+    try:
+        if url.lower().startswith(("https://", "http://")):
+            parts = urlsplit(url)
+            if " " in url or not parts.hostname or parts.port == 0:
+                raise NisbenchError(f"{wanted}: it has no host, or a space")
+            return url
+        if url.lower().startswith("file:"):
+            raise NisbenchError(f"{wanted}; leave out file://")
+        if re.match(r"[a-z]:|\\\\", url.lower()):
+            raise NisbenchError(f"{wanted}, which is a path of Windows; under WSL, C:/data is /mnt/c/data")
+        if re.match(r"[a-z][a-z0-9+.-]*:/", url.lower()):
+            raise NisbenchError(f"{wanted}; fetch it by other means, and name the file")
+        found = (folder / Path(url).expanduser()).resolve()
+        if found.is_dir():
+            raise NisbenchError(f"must be a file, and {shown} is a folder; pack it in a zip or tar.gz, and name that")
+    except (ValueError, RuntimeError, OSError) as error:
+        raise NisbenchError(f"{wanted}: {shortened(str(error), 200)}") from error
+    return str(found)

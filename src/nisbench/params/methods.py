@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny
 
-from nisbench.params.base import UNHASHED, KeyPath, Kind, Problem, Settings
+from nisbench.params.base import UNHASHED, Count, KeyPath, Kind, Problem, Settings, Title, Width
 from nisbench.params.kinds import chosen_by_tag
 from nisbench.params.models import FirstOrder, Model
 
@@ -34,7 +34,7 @@ class Method(Kind):
     section: ClassVar[str] = "methods"
     package: ClassVar[str] = "nisbench.search"
 
-    title: Annotated[str, UNHASHED]
+    title: Annotated[Title, UNHASHED]
     """The name that tables show."""
     importance: Annotated[Importance, UNHASHED]
     """Pruning criterion: weights of the least importance go first."""
@@ -120,7 +120,7 @@ class RandomSearch(Method):
     """Random dimensions that descend with the blocks' frequency."""
 
     kind: Literal["random"]
-    trials: PositiveInt
+    trials: Annotated[int, Field(gt=0, le=100_000)]
     """Selections to draw."""
     min_dimension: PositiveInt
     """No block gets fewer dimensions."""
@@ -191,7 +191,7 @@ class MDEProjected(Method):
     """MDE as its authors have it: blocks of its own, projected to a common dimension."""
 
     kind: Literal["mde_projected"]
-    blocks_per_field: PositiveInt | None
+    blocks_per_field: Count | None
     """Of equal popularity; null = each field is a block."""
     power_of_two: bool
     """Round dimensions to powers of two."""
@@ -271,7 +271,7 @@ class NIS(Method):
     """One size for the first row blocks and nothing for the rest (NIS-SE), or a share of rows for each column block (NIS-ME)."""
     budget: Annotated[float, Field(gt=0, le=1)]
     """Share of the full table's weights that the result may have at most."""
-    column_blocks: PositiveInt
+    column_blocks: Width
     """Into so many the columns are cut; the rows are cut as the data set's blocks."""
     learning_rate: PositiveFloat
     """Of Adam, for the controller's logits."""

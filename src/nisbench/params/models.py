@@ -3,18 +3,20 @@
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
-from nisbench.params.base import UNHASHED, Kind
+from nisbench.params.base import UNHASHED, WIDEST, Kind, Title, Width
 from nisbench.params.kinds import chosen_by_tag
 
 
 def _checked_width(value: Any) -> Any:
-    if (type(value) is int and value > 0) or (isinstance(value, str) and re.fullmatch(r"([1-9]\d*)?d", value)):
+    if (type(value) is int and 0 < value <= WIDEST) or (
+        isinstance(value, str) and re.fullmatch(r"([1-9]\d{0,2})?d", value)
+    ):
         return value
     raise PydanticCustomError(
-        "layer_width", "must be a whole number above 0, or a multiple of the dimension such as 2d"
+        "layer_width", f"must be a whole number from 1 to {WIDEST}, or a multiple of the dimension such as 2d"
     )
 
 
@@ -30,7 +32,7 @@ class Model(Kind):
     section: ClassVar[str] = "models"
     package: ClassVar[str] = "nisbench.models"
 
-    title: Annotated[str, UNHASHED]
+    title: Annotated[Title, UNHASHED]
     """The name that tables show."""
 
     tasks: ClassVar[tuple[str, ...]]
@@ -77,7 +79,7 @@ class NeuMF(Model):
     kind: Literal["neumf"]
     global_mean: bool
     """Add what is predicted for all alike: the mean rating in train, or the log-odds of a positive in training."""
-    mlp_dimension: PositiveInt
+    mlp_dimension: Width
     """The MLP's own embeddings have this many times the dimension of GMF's."""
     hidden: Layers
     """Widths of the MLP's hidden layers."""

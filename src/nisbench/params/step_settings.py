@@ -26,6 +26,8 @@ class PrepareSettings(Settings):
 
 class SplitSettings(Settings):
     split: AnySplit
+    task: Annotated[AnyTask, Field(exclude=True)]
+    """What they are for. It must be defined on each of them, but it changes none of their instances."""
 
 
 class SearchSettings(Settings):

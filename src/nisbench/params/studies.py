@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from nisbench.params.base import Name, Seed, Settings
+from nisbench.params.base import Name, Seed, Settings, Title, matching
 from nisbench.params.datasets import AnyDataset
 from nisbench.params.kinds import kinds
 from nisbench.params.methods import AnyMethod, Rounded
@@ -35,7 +35,7 @@ class Grid(Settings):
     models: Annotated[list[str], Field(min_length=1)]
     methods: Annotated[dict[str, Annotated[list[CompressionRate], Field(min_length=1)]], Field(min_length=1)]
     """Method -> the compression rates to prune its result at; 1 = unpruned."""
-    title: str | None = None
+    title: Title | None = None
     """What tables add to a data set's name, to tell this grid from the others."""
     overrides: dict[str, Any] | None = None
     """What this grid sets differently from its study: the same keys as params/, merged over them."""
@@ -59,8 +59,8 @@ class Grid(Settings):
 class Study(Settings):
     """Grids of runs, and the tables and figures to make of them."""
 
-    title: str
-    note: str | None = None
+    title: Title
+    note: Annotated[str, matching(r"^([\n\t]|[^\p{C}])*$", "text that can be printed", 10_000)] | None = None
     """Markdown for the report's head: what a reader should know of the data, and of how this differs from the paper."""
     grids: Annotated[dict[Name, Grid], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]

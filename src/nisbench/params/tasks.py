@@ -4,9 +4,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import PositiveInt, SerializeAsAny
+from pydantic import SerializeAsAny
 
-from nisbench.params.base import Kind, Seed
+from nisbench.params.base import Count, Kind, Seed
 from nisbench.params.kinds import chosen_by_tag
 
 
@@ -125,9 +125,9 @@ class TopK(Task):
     """The item that a user takes next, from implicit feedback."""
 
     kind: Literal["topk"]
-    negatives: PositiveInt
+    negatives: Count
     """Items sampled per positive to train against, anew in every epoch."""
-    candidates: PositiveInt
+    candidates: Count
     """Items sampled once per positive that is evaluated, to rank it among."""
     sampling: Literal["uniform", "popularity"]
     """How candidates are drawn: all alike, or in proportion to their frequency in train."""

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from nisbench.params.base import UNHASHED, Settings, matching
+from nisbench.params.base import UNHASHED, Count, Settings, Width, matching
 
 
 class Training(Settings):
-    base_dimension: PositiveInt
+    base_dimension: Width
     """K, the columns of the embedding table before selection."""
     embedding_std: Literal["xavier"] | PositiveFloat
     """Standard deviation of the initial embedding weights; xavier = sqrt(2 / (features + K))."""
@@ -18,7 +18,7 @@ class Training(Settings):
     """Factor applied to the learning rate after each epoch without improvement; 1 = constant."""
     l2: Annotated[float, Field(ge=0)]
     """L2 penalty: this times a weight is added to its gradient, for embeddings and model."""
-    batch_size: PositiveInt
+    batch_size: Annotated[int, Field(gt=0, le=1 << 24)]
     max_epochs: PositiveInt
     """Of a trial. A warm start before it has its own."""
     patience: PositiveInt
@@ -27,7 +27,7 @@ class Training(Settings):
     """auto, cpu, cuda or cuda:INDEX."""
     deterministic: bool
     """On a GPU: sum in one fixed order, more slowly, so that the same run gives the same bytes. A CPU always does."""
-    fused_trials: Annotated[PositiveInt, UNHASHED]
+    fused_trials: Annotated[Count, UNHASHED]
     """Trials of a search that train together, at most, where that is faster. Their results are the same up to rounding."""
     recalibrate: Annotated[bool, UNHASHED]
     """A pruning adds one number to all predictions, such that their mean over the validation instances is that of the labels.

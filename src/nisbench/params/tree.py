@@ -21,6 +21,7 @@ MOST_VALUES = 5000  # of a file; an alias counts as often as it is used
 LONGEST_CHAIN = 20
 LONGEST_NUMBER = 1000  # characters: 1:1:1 ... takes time that grows with its square
 LARGEST_NUMBER = 1 << 63
+_TRAP = re.compile(r"[-+]?0[0-9_]|.*:")  # 0100 is octal, 1:30 to the base of 60
 
 
 class _Loader(yaml.SafeLoader):
@@ -201,8 +202,10 @@ def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, orig
                     f"{shown(file)}:{line}: merge keys (<<) are not supported; write the keys out, or use `extends`"
                 )
             key = _scalar(loader, key_node, file)
-            if not isinstance(key, str | int | float) or key != key:  # noqa: PLR0124 - as .nan is not
-                raise NisbenchError(f"{shown(file)}:{line}: a key must be a name or a number")
+            if not isinstance(key, str | int | float) or isinstance(key, bool) or key != key:  # noqa: PLR0124 - as .nan is not
+                raise NisbenchError(
+                    f"{shown(file)}:{line}: a key must be a name or a number; put {shortened(key_node.value)} in quotes if it is a name"
+                )
             if key in result:
                 first = origins[*path, key][1]
                 raise NisbenchError(
@@ -219,12 +222,15 @@ def _construct(loader: _Loader, node: yaml.Node, file: Path, path: KeyPath, orig
 def _scalar(loader: _Loader, node: yaml.Node, file: Path) -> Any:
     try:
         if node.tag != loader.DEFAULT_SCALAR_TAG and len(node.value) > LONGEST_NUMBER:
-            raise ValueError("a huge number")  # noqa: TRY301
+            raise ValueError("a huge number; put it in quotes if it is text")  # noqa: TRY301
         value = loader.construct_object(node, deep=True)
+        if isinstance(value, int) and _TRAP.match(node.value):
+            raise ValueError(f"YAML reads {node.value} as {value}: write that, or put it in quotes")  # noqa: TRY301
         if isinstance(value, str):
-            value.encode()  # YAML can spell characters that no file can hold
+            # YAML can spell halves of characters: JSON writes two for one, and a half alone is none
+            value = value.encode("utf-16", "surrogatepass").decode("utf-16")
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-            raise ValueError("a huge number")  # noqa: TRY301
+            raise ValueError("a huge number; put it in quotes if it is text")  # noqa: TRY301
     except (ValueError, LookupError, AttributeError, ArithmeticError) as error:
         problem = shortened(str(error), 200)
         raise NisbenchError(f"{shown(file)}:{node.start_mark.line + 1}: not a valid value: {problem}") from error

@@ -12,17 +12,24 @@ from nisbench.params.studies import TABLES, Figure, task_tables
 from nisbench.report import claims, curves, figures, page, recovery, style, tables
 from nisbench.report.formatting import Sheet, how_to_read
 from nisbench.report.outputs import item_files, manifest, outputs
-from nisbench.report.results import complete, metrics, provenance, summary
+from nisbench.report.results import complete, made, metrics, provenance, summary
 from nisbench.report.style import NothingToShowError
 from nisbench.studies import StudyPlan
 
 
-def run(plan: StudyPlan) -> None:
-    """Write all of ``results/<study>/``. The manifest comes last: it says that all else is complete."""
+def run(plan: StudyPlan, partial: bool = False) -> None:
+    """Write all of ``results/<study>/``. The manifest comes last: it says that all else is complete.
+
+    A `partial` report shows runs that are not done as failed, with the reason, and has no manifest: it will be made again.
+    """
+    if partial and not made(plan).cells:
+        log.warning("there are no tables yet: nothing of %s is done", plan.name)
+        return
     folder, last = plan.folder, manifest(plan)
     for old in folder.glob("runs-*.json"):  # what it says of the files beside it is no longer true
         old.unlink()
-    results = summary(plan)
+    results = summary(plan, partial)
+    shown = made(plan) if partial else plan
     compared = complete(plan, results)
     sheets, reading = {}, how_to_read(len(plan.study.seeds), plan.study.split_per_seed)
     for name in plan.study.tables:
@@ -40,16 +47,18 @@ def run(plan: StudyPlan) -> None:
             data, picture, captions[figure] = style.nothing()
         write_text(folder / f"{figure}.csv", data.to_csv(index=False))
         style.save(picture, folder, figure)
-    curves.draw(plan)
+    curves.draw(shown)
     findings = claims.findings(*compared)
     write_text(folder / "claims.csv", claims.table(findings).to_csv(index=False))
     write_text(folder / "summary.csv", results.to_csv(index=False))
     write_json(folder / "metrics.json", metrics(results))
     log.info("%s", folder / "README.md")
-    text = page.text(plan, results, findings, sheets, captions)
+    text = page.text(shown, results, findings, sheets, captions)
     write_text(folder / "README.md", text)
     write_text(folder / "page.html", page.html(plan, text))
     _remove_old(plan, folder)
+    if partial:
+        return
     files = {path: records.sums_of(Path(path)).sha256 for path in outputs(plan)[:-1]}
     write_json(last, {**provenance(plan), "files": files})
 

@@ -1,8 +1,8 @@
 """How searches trained: the validation loss of every trial by epoch, which shows whether the baselines converged."""
 
+from nisbench.records import search_result
 from nisbench.report import style
 from nisbench.report.outputs import curves
-from nisbench.report.results import search_result
 from nisbench.studies import StudyPlan
 
 
@@ -23,14 +23,14 @@ def draw(plan: StudyPlan) -> None:
                             if chosen
                             else {"color": "0.7", "linewidth": 0.7}
                         )
-                        label = f"{trial.name} (seed {cell.seed})" if chosen else None
+                        label = style.plain(f"{trial.name} (seed {cell.seed})") if chosen else None
                         axis.plot(range(1, len(losses) + 1), losses, label=label, **look)
                         seen += losses[1:]  # the first epoch's would leave no room for the rest
         if seen and min(seen) < max(seen):
             margin = 0.05 * (max(seen) - min(seen))
             axis.set_ylim(min(seen) - margin, max(seen) + margin)
         panel = plan.title(first.grid, model=first.model, dataset=first.dataset)
-        axis.set_title(f"{plan.title(first.grid, method=first.method)}: {panel}")
+        axis.set_title(style.plain(f"{plan.title(first.grid, method=first.method)}: {panel}"))
         axis.set_xlabel("epoch")
         axis.set_ylabel("validation loss")
         if axis.get_legend_handles_labels()[0]:  # none if all searches failed

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
-from safetensors import safe_open
 
-from nisbench.data.parquet import read_table
 from nisbench.embedding.scheme import DimensionScheme
+from nisbench.models.pruned import selection_in
 from nisbench.report import style
 from nisbench.report.panels import Panel, at, dnis_cells, panel_of
+from nisbench.report.results import features_and_sizes
 from nisbench.report.style import Drawn
 from nisbench.steps import rate_name
 from nisbench.studies import Cell, StudyPlan
@@ -52,7 +52,7 @@ def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         axis.set_ylim(-0.03, 1.03)
         for i, tick in enumerate(axis.get_xticklabels()):
             tick.set_visible(len(of_panel) <= 12 or i % 3 == 0)
-        axis.set_title(panel.title(plan))
+        axis.set_title(style.plain(panel.title(plan)))
         axis.set_xlabel("feature block (1: most frequent)")
         axis.set_ylabel("soft selection α")
         axis.set_axisbelow(True)
@@ -67,9 +67,7 @@ def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
 
 def selection_of(cell: Cell) -> np.ndarray:
     """The selection (L, width) that a search ended with."""
-    with safe_open(cell.search.path("weights"), framework="np") as file:
-        selection: np.ndarray = file.get_tensor("embedding.selection")
-    return selection
+    return selection_in(cell.search.path("weights"))
 
 
 def distribution(values: np.ndarray) -> dict[str, float]:
@@ -104,7 +102,7 @@ def figure3b(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         axis.plot(middles[means.index - 1], means, color="black", marker="o", markersize=3)
         axis.set_xscale("log")
         axis.grid(visible=False)
-        axis.set_title(f"{panel.title(plan)}, CR = {rate_name(cells[0].compression_rate)}")
+        axis.set_title(style.plain(f"{panel.title(plan)}, CR = {rate_name(cells[0].compression_rate)}"))
         axis.set_xlabel("frequency in train")
         axis.set_ylabel(f"dimensions left, of {DimensionScheme.load(Path(cells[0].prune.path('scheme'))).k}")
         table = pd.DataFrame(
@@ -137,6 +135,6 @@ def dnis_pruned(plan: StudyPlan) -> list[Cell]:
 
 def frequency_and_size(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     """Of each feature that occurs in train, how often it does, and the dimensions that pruning left it."""
-    frequency = read_table(cell.search.needs["block"].path("features"), ["frequency"])["frequency"].to_numpy()
-    size = DimensionScheme.load(cell.prune.path("scheme")).sizes()
+    features, size = features_and_sizes(cell)
+    frequency = features["frequency"].to_numpy()
     return frequency[frequency > 0], size[frequency > 0]

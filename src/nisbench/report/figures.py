@@ -67,7 +67,7 @@ def _over_sweep(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label:
         _quality(axis, metric)
         name = _variant(plan, grid)
         title = plan.title(name, model=model) + ", " + plan.grids[name].params.datasets[dataset].title
-        axis.set_title(", ".join(filter(None, [title, plan.study.grids[grid].title])))
+        axis.set_title(style.plain(", ".join(filter(None, [title, plan.study.grids[grid].title]))))
         if len(looks) > 1:
             axis.legend()
     picture.tight_layout()
@@ -96,7 +96,7 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.set_xlabel("pruned share of the weights")
         _quality(axis, metric)
-        axis.set_title(Panel(grid, dataset, model).title(plan))
+        axis.set_title(style.plain(Panel(grid, dataset, model).title(plan)))
         axis.legend()
     picture.tight_layout()
     caption = (
@@ -138,7 +138,7 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("bytes of the embeddings, in the layout of the fewest")
         _quality(axis, metric)
-        axis.set_title(f"{_entry(plan, 'models', model).title}, {_entry(plan, 'datasets', dataset).title}")
+        axis.set_title(style.plain(f"{_entry(plan, 'models', model).title}, {_entry(plan, 'datasets', dataset).title}"))
     picture.tight_layout()
     picture.legend(
         [handles[name] for name in looks],
@@ -270,7 +270,7 @@ def _entry(plan: StudyPlan, section: str, name: str) -> Any:
 def _line(axis: Axes, x: pd.Series, y: pd.DataFrame, look: dict[str, Any], name: str) -> Any:
     """A line with markers, and with bars of one standard deviation where there are several seeds."""
     spread = y["std"].fillna(0) if y["std"].notna().any() else None
-    return axis.errorbar(x, y["mean"], yerr=spread, capsize=2, elinewidth=0.8, label=name, **look)
+    return axis.errorbar(x, y["mean"], yerr=spread, capsize=2, elinewidth=0.8, label=style.plain(name), **look)
 
 
 def _quality(axis: Axes, metric: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from nisbench.errors import printable
 from nisbench.params.kinds import kinds
 from nisbench.params.tasks import Task
 from nisbench.params.training import Training
@@ -288,12 +289,12 @@ class Sheet:
 
     def markdown(self, level: int = 1, notes: bool = True) -> str:
         """As a section whose title is a heading of that level, with or without the notes of single tables."""
-        texts = [f"{'#' * level} {self.title}"]
+        texts = [f"{'#' * level} {literal(self.title)}"]
         for table in self.tables:
-            texts += [f"{'#' * (level + 1)} {table.heading}"] if table.heading else []
-            texts += [markdown(table.rows, table.heads), *([table.legend] if table.legend else [])]
+            texts += [f"{'#' * (level + 1)} {literal(table.heading)}"] if table.heading else []
+            texts += [markdown(table.rows, table.heads), *([literal(table.legend)] if table.legend else [])]
             texts += [table.note] if table.note and notes else []
-        texts += [f"![{title}]({file})" for title, file in self.pictures]
+        texts += [f"![{literal(title)}]({file})" for title, file in self.pictures]
         return "\n\n".join([*texts, self.note]) + "\n"
 
     def latex(self, label: str, note: str) -> str:
@@ -325,10 +326,18 @@ class Sheet:
         return "\n\n".join(texts) + "\n"
 
 
+def literal(text: str) -> str:
+    """Text from elsewhere for Markdown, in one line: nothing in it is HTML, a link or a picture."""
+    text = " ".join(printable(text).split())
+    for pattern, instead in ((r"&(?=#?\w+;)", "&amp;"), (r"<(?=[A-Za-z/!?])", "&lt;"), (r"\]\(", r"]\\(")):
+        text = re.sub(pattern, instead, text)
+    return text
+
+
 def markdown(rows: list[list[Any]], heads: list[str], align: str = "right") -> str:
     """A table whose first column is aligned left and the others as said."""
     colalign = ["left"] + [align] * (len(heads) - 1)
-    rows = [[_unbroken(str(cell)).replace("|", "\\|") for cell in row] for row in rows]
+    rows = [[_unbroken(literal(str(cell))).replace("|", "\\|") for cell in row] for row in rows]
     return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=colalign)
 
 

@@ -1,6 +1,7 @@
 """``README.md`` of a study: its findings, and how they were made, on one page."""
 
 import base64
+import re
 from html import escape
 from typing import Any
 
@@ -11,11 +12,23 @@ from markdown_it import MarkdownIt
 from nisbench import records
 from nisbench.logs import duration
 from nisbench.params.studies import Figure
+from nisbench.records import pruning_result, search_result
 from nisbench.report import claims
 from nisbench.report.claims import Finding
 from nisbench.report.figures import TITLES
-from nisbench.report.formatting import CUT_OFF, FAILED, NONE, NOT_ALONE, PAPER, Sheet, how_to_read, markdown, terms
-from nisbench.report.results import code_of, pruning_result, search_result
+from nisbench.report.formatting import (
+    CUT_OFF,
+    FAILED,
+    NONE,
+    NOT_ALONE,
+    PAPER,
+    Sheet,
+    how_to_read,
+    literal,
+    markdown,
+    terms,
+)  # fmt: skip
+from nisbench.report.results import code_of
 from nisbench.report.significance import LEVEL
 from nisbench.run_files import SearchRun
 from nisbench.steps import Step, rate_name
@@ -32,7 +45,7 @@ def text(
     """The page, in Markdown."""
     searches = {cell.search.id: cell.search for cell in plan.cells}
     runs = {step_id: search_result(step) for step_id, step in searches.items()}
-    sections = [f"# {plan.study.title}", _head(plan, runs)]
+    sections = [f"# {literal(plan.study.title)}", _head(plan, runs)]
     if plan.study.note:
         sections.append(plan.study.note.strip())
     if failures := _failures(plan, results, searches, runs):
@@ -49,7 +62,7 @@ def text(
         ]
         sections += [sheet.markdown(level=2, notes=False).strip() for sheet in sheets.values()]
     for figure in plan.study.figures:
-        caption = captions[figure]
+        caption = literal(captions[figure])
         sections += [
             f"## {TITLES[figure]}",
             f"![{caption}]({figure}.png)",
@@ -102,21 +115,30 @@ img { max-width: 100% } code, pre { font-size: 12px } pre { background: #f6f8fa;
 """
 
 
+POLICY = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""
+
+
 def html(plan: StudyPlan, page: str) -> str:
-    """The page as one HTML file, the figures in it."""
-    page = page.replace("<details>", "<details open>")
-    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(page)
+    """The page as one HTML file, the figures in it.
+
+    It is made of texts from parameters and run files. So no HTML of theirs is taken over, nor does a browser run or load any.
+    """
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(page)
+    body = re.sub(
+        r"<p>&lt;details&gt;&lt;summary&gt;(.*)&lt;/summary&gt;</p>", r"<details open><summary>\1</summary>", body
+    )
+    body = body.replace("<p>&lt;/details&gt;</p>", "</details>")
     for figure in (*plan.study.figures, *(["recovery"] if "recovery" in plan.study.tables else [])):
         picture = base64.b64encode((plan.folder / f"{figure}.svg").read_bytes()).decode()
         body = body.replace(f'src="{figure}.png"', f'src="data:image/svg+xml;base64,{picture}"')
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(plan.study.title)}</title><style>{STYLE}</style>{body}</html>\n'
+    return f'<!doctype html><html lang="en"><meta charset="utf-8">{POLICY}<title>{escape(plan.study.title)}</title><style>{STYLE}</style>{body}</html>\n'
 
 
 def _head(plan: StudyPlan, runs: dict[str, SearchRun]) -> str:
     seeds = plan.study.seeds
     trials = sum(len(run.trials) for run in runs.values())
     dates = sorted(run.machine.time[:10] for run in runs.values())
-    machines = {f"{run.machine.device}, torch {run.machine.packages['torch']}": None for run in runs.values()}
+    machines = {literal(f"{run.machine.device}, torch {run.machine.packages['torch']}"): None for run in runs.values()}
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     sets = len({cell.dataset for cell in plan.cells})
     return (
@@ -132,7 +154,7 @@ def _head(plan: StudyPlan, runs: dict[str, SearchRun]) -> str:
 def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step], runs: dict[str, SearchRun]) -> str:
     """The runs and the trials that diverged, and the step at which they did."""
     lines = [
-        f"* {plan.title(grid, model=model, method=method, dataset=dataset)}"
+        f"{plan.title(grid, model=model, method=method, dataset=dataset)}"
         f"{'' if rate == 1 else f' (CR = {rate_name(rate)})'}, seed {seed}: {cause}"
         for grid, dataset, model, method, rate, seed, cause in results[results["failed"].notna()][
             ["grid", "dataset", "model", "method", "cr", "seed", "failed"]
@@ -145,11 +167,9 @@ def _failures(plan: StudyPlan, results: pd.DataFrame, searches: dict[str, Step],
         if of_search and run.best_trial is not None:
             step = searches[step_id]
             count = f"{len(of_search)} of {len(run.trials)} trials failed: {'; '.join(of_search)}"
-            lines.append(f"* {step.dataset} {step.label}: {count}")
-    about = (
-        "**Failed runs.** The loss was no longer a number. Tables mark these runs; claims and figures leave them out:"
-    )
-    return "\n".join([about, "", *lines]) if lines else ""
+            lines.append(f"{step.dataset} {step.label}: {count}")
+    about = "**Failed runs.** Tables mark them; claims and figures leave them out:"
+    return "\n".join([about, "", *(f"* {literal(line)}" for line in lines)]) if lines else ""
 
 
 def _cut_off(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]) -> str:
@@ -212,8 +232,7 @@ def _settings(plan: StudyPlan) -> str:
         dump = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
         lines.append(
             _folded(
-                f"Settings of {f'<code>{grid.name}</code>' if name else 'the other grids'}"
-                f"{', at its first value' if grid.swept else ''}",
+                f"Settings of {grid.name if name else 'the other grids'}{', at its first value' if grid.swept else ''}",
                 f"{terms(grid.params.training)}\n\n```yaml\n{dump}```",
             )
         )

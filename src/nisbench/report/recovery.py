@@ -5,9 +5,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import spearmanr
 
-from nisbench.data.parquet import read_table
-from nisbench.embedding.scheme import DimensionScheme
-from nisbench.files import write_text
+from nisbench.files import bad_file, write_text
 from nisbench.report import style
 from nisbench.report.formatting import (
     CUT_OFF,
@@ -21,14 +19,21 @@ from nisbench.report.formatting import (
     quantity,
     row_names,
     terms,
-)
+)  # fmt: skip
+from nisbench.report.results import features_and_sizes
 from nisbench.steps import rate_name
 from nisbench.studies import Cell, StudyPlan
 
 
 def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
     """Rank correlation of found with planted dimensions, and quality, of all methods on generated data."""
+    title = "Recovery of planted dimensions"
     cells_of_planted = [cell for cell in plan.compared if plan.dataset_of(cell).planted]
+    if not cells_of_planted:
+        data, figure, caption = style.nothing()
+        write_text(plan.folder / "recovery_dimensions.csv", data.to_csv(index=False))
+        style.save(figure, plan.folder, "recovery")
+        return Sheet(title, [], caption, data, ((caption, "recovery.png"),))
     found = pd.DataFrame([measured(cell) for cell in cells_of_planted])
     summary = found.groupby(KEYS, sort=False)[["spearman", "dimensions"]].agg(["mean", "std", "count"])
     measures: dict[Any, pd.Series] = dict(summary.iterrows())
@@ -58,14 +63,15 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
         tables.append(SubTable(heading, heads, body, legend(marks), terms(plan.grids[grid].params.training)))
     picture(plan, cells_of_planted)
     drawn = (("Found against planted dimensions", "recovery.png"),)
-    return Sheet("Recovery of planted dimensions", tables, READING, found, drawn)
+    return Sheet(title, tables, READING, found, drawn)
 
 
 def dimensions(cell: Cell) -> pd.DataFrame:
     """The `planted` and the `found` dimension of each feature that occurs in train."""
-    features = read_table(cell.search.needs["block"].path("features"), ["frequency", "planted_dimension"]).to_pandas()
-    sizes = DimensionScheme.load(cell.prune.path("scheme")).sizes()
-    both = pd.DataFrame({"planted": features["planted_dimension"], "found": sizes})
+    features, sizes = features_and_sizes(cell)
+    if "planted_dimension" not in features.column_names:
+        raise bad_file(cell.search.needs["block"].path("features"), "it has no column planted_dimension")
+    both = pd.DataFrame({"planted": features["planted_dimension"].to_numpy(), "found": sizes})
     known: pd.DataFrame = both.loc[features["frequency"].to_numpy() > 0]
     return known
 
@@ -113,7 +119,7 @@ def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
         names = [plan.title(grid, method=method) + ("" if rate == 1 else f" (CR = {rate_name(rate)})")]
         if several:
             names.append(plan.title(grid, model=model, dataset=dataset))
-        axis.set_title("\n".join(names), fontsize=8)
+        axis.set_title(style.plain("\n".join(names)), fontsize=8)
         axis.tick_params(labelsize=7)
     figure.supxlabel("planted dimension", fontsize=9)
     figure.supylabel("found dimension: median and middle half", fontsize=9)

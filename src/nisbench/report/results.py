@@ -1,15 +1,20 @@
 """A study's results, read from its runs: one row per measured value, with the paper's beside it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from nisbench import records
-from nisbench.records import Record
-from nisbench.run_files import PruneRun, SearchRun, read_pruning, read_search
+from nisbench.data.parquet import read_features
+from nisbench.embedding.scheme import DimensionScheme
+from nisbench.files import bad_file
+from nisbench.records import Record, pruning_result, search_result
 from nisbench.steps import Step, rate_name
-from nisbench.studies import StudyPlan
+from nisbench.studies import Cell, StudyPlan
 
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
@@ -20,48 +25,57 @@ MEASURED_COSTS = ["core_seconds", "peak_memory_mib"]
 """What differs from one run of the same step to the next. It is kept out of files that are versioned."""
 
 
-def search_result(step: Step) -> SearchRun:
-    """A search's result, once its files are seen to be what was written."""
-    records.check(step)
-    return read_search(step.path("run"))
+def made(plan: StudyPlan) -> StudyPlan:
+    """The study with only those cells and data sets that are done."""
+    cells = tuple(cell for cell in plan.cells if not _not_done(cell))
+    blocks = {step_id: block for step_id, block in plan.blocks.items() if all(map(records.done, block.upstream()))}
+    return replace(plan, cells=cells, blocks=blocks)
 
 
-def pruning_result(step: Step) -> PruneRun:
-    """A pruning's result, once its files are seen to be what was written."""
-    records.check(step)
-    return read_pruning(step.path("run"))
+def _not_done(cell: Cell) -> str | None:
+    return records.why_not_done(cell.search) or records.why_not_done(cell.prune)
 
 
-def summary(plan: StudyPlan) -> pd.DataFrame:
+def summary(plan: StudyPlan, partial: bool = False) -> pd.DataFrame:
     """All measured values of a study, in the order of its runs. Costs are the whole search's.
 
     Epochs are of the trial that validation chose. `cut_off` counts the trials of its search, and the rounds after it, that
     ``max_epochs`` stopped.
-    Where a run failed, its values are missing and `failed` says why.
+    Where a run failed, its values are missing and `failed` says why; likewise, if `partial`, where it is not done.
     """
     rows: list[dict[str, Any]] = []
     for cell in plan.cells:
-        pruned, searched = pruning_result(cell.prune), search_result(cell.search)
-        k, failed = cell.settings.training.base_dimension, pruned.failed
+        missing = _not_done(cell) if partial else None
+        pruned, searched = (None, None) if missing else (pruning_result(cell.prune), search_result(cell.search))
+        k, failed = cell.settings.training.base_dimension, missing or (pruned and pruned.failed)
         paper: Any = plan.params.reference.results
         for key in (cell.dataset, k, cell.model, cell.method, cell.compression_rate):
             paper = paper.get(key, {})
-        nonzeros = None if failed else pruned.nonzeros + pruned.projection_weights
-        size = None if failed else pruned.size_mib + 4 * pruned.projection_weights / 2**20
         task, precision = cell.settings.task, plan.method_of(cell).quantise or "float32"
-        stored = None if failed else pruned.stored_bytes(precision)
+        stored = mean_error = None
+        nonzeros = size = memory = cost = best = None
+        metrics: Mapping[str, float | None] = dict.fromkeys(metric.name for metric in task.metrics)
+        cut_off, alone = 0, False
+        if pruned and searched:
+            memory, best = searched.peak_memory_mib, searched.best
+            cost = searched.core_seconds + pruned.core_seconds
+            cut_off = len(searched.cut_off) + len(pruned.cut_off)
+            alone = searched.measured_alone and all(one.measured_alone for one in pruned.rounds)
+        if pruned and not failed:
+            nonzeros = pruned.nonzeros + pruned.projection_weights
+            size, metrics = pruned.size_mib + 4 * pruned.projection_weights / 2**20, pruned.metrics_at(precision)
+            stored, mean_error = pruned.stored_bytes(precision), pruned.mean_error
         values = {
             "params_mib": size,
-            "bytes": stored,
             "nonzeros": nonzeros,
-            "peak_memory_mib": searched.peak_memory_mib,
-            "core_seconds": searched.core_seconds + pruned.core_seconds,
-            **({"mean_error": None if failed else pruned.mean_error} if task.has_base_rate else {}),
-            **(dict.fromkeys(metric.name for metric in task.metrics) if failed else pruned.metrics_at(precision)),
+            "bytes": stored,
+            "peak_memory_mib": memory,
+            "core_seconds": cost,
+            **({"mean_error": mean_error} if task.has_base_rate else {}),
+            **metrics,
         }
         if "hours" in paper:  # of one GPU
             paper = {**paper, "core_seconds": 3600 * paper["hours"]}
-        best = searched.best
         shared = {
             "study": plan.name,
             "grid": cell.grid,
@@ -72,17 +86,17 @@ def summary(plan: StudyPlan) -> pd.DataFrame:
             "method": cell.method,
             "cr": cell.compression_rate,
             "seed": cell.seed,
-            "weights": pruned.weights,
+            "weights": pruned.weights if pruned else None,
             "nonzeros": nonzeros,
             "size_mib": size,
             "bytes": stored,
             "best_epoch": best and best.best_epoch,
             "epochs": best and best.epochs,
             "stopped": best and best.stopped,
-            "cut_off": len(searched.cut_off) + len(pruned.cut_off),
-            "measured_alone": searched.measured_alone and all(one.measured_alone for one in pruned.rounds),
+            "cut_off": cut_off,
+            "measured_alone": alone,
             "run_id": cell.prune.id,
-            "code": code_of(records.read(cell.prune.record)),
+            "code": code_of(records.read(cell.prune.record)) if pruned else None,
             "failed": failed,
         }
         for metric, value in values.items():
@@ -94,6 +108,15 @@ def code_of(record: Record) -> str:
     """The version of the core that computed a run; "development" where its golden values had not been confirmed."""
     core = record.code.get("core", {})
     return f"v{core.get('version', '?')}" + (" development" if "development" in core else "")
+
+
+def features_and_sizes(cell: Cell) -> tuple[pa.Table, np.ndarray]:
+    """The features of a cell's data set, and the number of dimensions that its pruning left each: N rows, and (N,)."""
+    path = cell.prune.path("scheme")
+    features, sizes = read_features(cell.search.needs["block"].path("features")), DimensionScheme.load(path).sizes()
+    if len(features) != len(sizes):
+        raise bad_file(path, f"it has {len(sizes):,} features, but the data set {len(features):,}")
+    return features, sizes
 
 
 def complete(plan: StudyPlan, results: pd.DataFrame) -> tuple[StudyPlan, pd.DataFrame]:

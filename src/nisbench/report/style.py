@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nisbench.errors import printable
 from nisbench.files import atomic_write
 from nisbench.params.kinds import kinds
 from nisbench.params.methods import Method
@@ -76,6 +77,11 @@ def _place(kind: str, attribute: str) -> int:
 
 class NothingToShowError(Exception):
     """All runs that a figure would show failed."""
+
+
+def plain(text: str) -> str:
+    """Text from elsewhere as matplotlib draws it character by character, without taking any of it for a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

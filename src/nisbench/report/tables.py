@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
-import pyarrow.parquet as pq
 
-from nisbench.data.parquet import fields_of
+from nisbench import records
+from nisbench.data.parquet import open_instances
 from nisbench.params.tasks import Task
-from nisbench.report.formatting import NONE, PAPER, Sheet, SubTable, body, grouped, quantity, terms
+from nisbench.report.formatting import FAILED, NONE, PAPER, Sheet, SubTable, body, grouped, quantity, terms
 from nisbench.steps import Step
 from nisbench.studies import StudyPlan
 
@@ -16,34 +16,33 @@ from nisbench.studies import StudyPlan
 def table1(plan: StudyPlan, _results: pd.DataFrame) -> Sheet:
     """Instances, fields and features of each data set, counted in its files, and how it was split."""
     rows = []
+    heads = ["Data set", "Instance#", "Field#", "Feature#", "Train", "Validation", "Test"]
+    failed: list[list[str]] = []
     splits = {block.needs["split"].id: (name, block.needs["split"]) for name, block in _named_blocks(plan)}
     for name, split in splits.values():
-        path = split.needs["prepare"].path("instances")
-        instances = pq.ParquetFile(path)
-        fields = fields_of(instances.schema_arrow, path)
-        counts = {
-            "instances": instances.metadata.num_rows,
-            "fields": len(fields),
-            "features": sum(field.count for field in fields),
-        }
-        sizes = {of: pq.read_metadata(split.path(of)).num_rows for of in split.files}
+        heading = next(grid.params.datasets[name].title for grid in plan.grids.values() if name in grid.params.datasets)
+        if not records.done(split):  # in a partial report
+            failed.append([heading, FAILED, *[NONE] * (len(heads) - 2)])
+            continue
+        instances = open_instances(split.needs["prepare"].path("instances"))
+        features = sum(instances.field_sizes)
+        counts = {"instances": len(instances), "fields": len(instances.fields), "features": features}
+        sizes = {of: len(open_instances(split.path(of))) for of in split.files}
         paper = plan.params.reference.datasets.get(name)
-        title = next(grid.params.datasets[name].title for grid in plan.grids.values() if name in grid.params.datasets)
         rows.append(
-            {"dataset": title, **counts, **sizes, **{f"{key}_paper": getattr(paper, key, None) for key in counts}}
+            {"dataset": heading, **counts, **sizes, **{f"{key}_paper": getattr(paper, key, None) for key in counts}}
         )
     table = pd.DataFrame(rows).astype({f"{key}_paper": "Int64" for key in ("instances", "fields", "features")})
-    heads = ["Data set", "Instance#", "Field#", "Feature#", "Train", "Validation", "Test"]
-    lines = []
+    lines: list[list[str]] = []
     for row in rows:
         title, *ours = list(row.values())
-        lines.append([title, *(f"{value:,}" for value in ours[:6])])
+        lines.append([str(title), *(f"{value:,}" for value in ours[:6])])
         if row["instances_paper"]:
             lines.append(["*paper*", *(f"{value:,}" for value in ours[6:]), NONE, NONE, NONE])
     note = f"*paper*: as printed in {PAPER}. Train, validation and test are numbers of instances."
     if len(plan.first_blocks) < len(plan.blocks):
         note += f" Each seed has its own split; these are of seed {plan.study.seeds[0]}."
-    return Sheet("Table 1: statistics of the data sets", [SubTable("", heads, lines)], note, table)
+    return Sheet("Table 1: statistics of the data sets", [SubTable("", heads, lines + failed)], note, table)
 
 
 def _named_blocks(plan: StudyPlan) -> Iterator[tuple[str, Step]]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nisbench import memory
 from nisbench.data import instances
-from nisbench.data.parquet import field_sizes, read_table
+from nisbench.data.parquet import open_instances, read_features, same_fields
 from nisbench.models import recommender as recommenders
 from nisbench.models.recommender import Recommender
 from nisbench.params.step_settings import SearchSettings
@@ -33,9 +34,9 @@ class SearchContext:
     def read(
         cls, settings: SearchSettings, splits: Mapping[str, Path], features_file: Path, device: torch.device
     ) -> "SearchContext":
-        """Load the files of train and validation, and of the features."""
-        features = read_table(features_file)
-        sizes = field_sizes(splits["train"])
+        """Load the files of train and validation, and of the features. Raises `NisbenchError` if they do not fit together."""
+        train = open_instances(splits["train"])
+        features, sizes = read_features(features_file, train), same_fields(splits)
         planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
         block, frequency = features["block"].to_numpy(), features["frequency"].to_numpy()
         task = tasks.build(settings.task, splits, device)
@@ -47,11 +48,15 @@ class SearchContext:
         """The trials that the method proposes."""
         settings = self.settings
         k, seed = settings.training.base_dimension, derived(settings.seed, "method")
+        what = f"a selection of {len(self.features)} blocks by {k} dimensions"
+        memory.require(4 * len(self.features) * k, what, "training.base_dimension or blocks.count")
         specs: list[TrialSpec] = settings.method.module().propose(settings.method, self.features, k, seed)
         return specs
 
     def recommender(self, spec: TrialSpec) -> Recommender:
-        """A new recommender, as the trial begins with it."""
+        """A new recommender, as the trial begins with it. Raises `NisbenchError` if its table cannot fit into memory."""
+        copies = 4 if self.device.type == "cpu" else 1  # weights, their gradients and Adam's two moments
+        memory.require(4 * copies * self.weights_of(spec), f"the table of {spec.name!r}", "training.base_dimension")
         return recommenders.build(
             self.settings.model,
             block=self._block(spec),

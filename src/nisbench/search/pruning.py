@@ -4,7 +4,6 @@ A compression rate of 1 prunes nothing: this step is where every method's chosen
 """
 
 import math
-import shutil
 import tempfile
 import time
 import zipfile
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
@@ -23,15 +22,16 @@ from nisbench.data.instances import Instances
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.embedding.storage import PRECISIONS, Extent, rounded, row_slices
 from nisbench.errors import NisbenchError
+from nisbench.files import bad_file
 from nisbench.logs import log
 from nisbench.machine import OtherLoad, provenance
 from nisbench.models.pruned import PrunedModel, non_embedding_state
 from nisbench.models.recommender import Recommender
 from nisbench.params.step_settings import PruneSettings
-from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, read_search, write_run
+from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, checked, read_search, write_run
 from nisbench.seeds import derived
 from nisbench.tasks import task as tasks
-from nisbench.tensor_files import load_tensors, save_tensors
+from nisbench.tensor_files import check_tensors, load_tensors, save_tensors
 from nisbench.training.trainer import Data, DivergenceError, snapshot, train
 
 
@@ -47,12 +47,12 @@ def run(
 
     `splits` are the files of train, validation and test. Train and validation are read to train what is left, and by
     tasks that must know all. If there is nothing to measure, because the search failed or training diverged, the first
-    two files are empty and ``run.json`` says why.
+    two files are empty and ``run.json`` says why. Rounds that were trained stay in ``rounds/``, as a search's trials do.
     """
     started = time.perf_counter()
     searched = read_search(search_file)
     try:
-        result = _prune_and_measure(settings, searched, weights_file, splits, folder, device)
+        result = _prune_and_measure(settings, searched, search_file, weights_file, splits, folder, device)
     except DivergenceError as error:
         log.warning("there is nothing to measure: %s", error)
         DimensionScheme.from_dense(np.zeros((0, 1), dtype=np.float32)).save(folder / "scheme.safetensors")
@@ -60,12 +60,12 @@ def run(
         seconds = time.perf_counter() - started
         result = PruneRun(seconds=seconds, machine=provenance(device), failed=str(error))
     write_run(folder / "run.json", result)
-    shutil.rmtree(folder / "rounds", ignore_errors=True)
 
 
 def _prune_and_measure(
     settings: PruneSettings,
     searched: SearchRun,
+    search_file: Path,
     weights_file: Path,
     splits: Mapping[str, Path],
     folder: Path,
@@ -74,11 +74,14 @@ def _prune_and_measure(
     """`run`, up to ``run.json``. Raises `DivergenceError` if there is nothing to measure."""
     if searched.failed:
         raise DivergenceError(searched.failed)
-    tensors, about = load_tensors(weights_file)
+    model, raw = PrunedModel.load_search(weights_file, settings.model, parquet.same_fields(splits))
+    held = np.count_nonzero(model.embeddings)
+    if not held <= searched.weights <= raw.size:
+        raise bad_file(
+            search_file, f"weights: {searched.weights}, but {weights_file.name} holds {held}, with room for {raw.size}"
+        )
     started = time.perf_counter()
     task = tasks.build(settings.task, splits, device)
-    model = PrunedModel.of_search(tensors, about, settings.model, parquet.field_sizes(splits["test"]))
-    raw = tensors["embedding.weight"].numpy()
     rounds: list[Round] = []
     if settings.rounds:
         known = {name: splits[name] for name in ("train", "validation")}
@@ -179,7 +182,8 @@ def in_rounds(
         file, rate = folder / f"{number}.safetensors", settings.compression_rate ** (number / settings.rounds)
         if file.exists():
             tensors, about = load_tensors(file)
-            done = _rounds_in(about, file)
+            check_tensors(tensors, model.with_mask().state_dict(), file)
+            done = _rounds_in(about, number, file)
         else:
             values = importance(settings, model.embeddings, raw if number == 1 else model.embeddings)
             pruned, threshold = prune(model.embeddings, values, weights, rate)
@@ -219,12 +223,12 @@ def in_rounds(
     return model, done
 
 
-def _rounds_in(about: Mapping[str, object], file: Path) -> list[Round]:
-    found = about.get("done")
-    try:
-        return [Round.model_validate(one) for one in found] if isinstance(found, list) else []
-    except ValidationError as error:
-        raise NisbenchError(f"{file}: not a pruning's round: {error}. Delete it and run again.") from error
+def _rounds_in(about: Mapping[str, object], number: int, file: Path) -> list[Round]:
+    """What was recorded of the rounds up to this one."""
+    found: list[Round] = checked(TypeAdapter(list[Round]), about.get("done"), file)
+    if len(found) != number:
+        raise bad_file(file, f"it says of {len(found)} rounds that they are done, not of {number}")
+    return found
 
 
 # --- what is left ---------------------------------------------------------------------------------------------

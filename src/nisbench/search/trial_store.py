@@ -14,13 +14,13 @@ from nisbench.logs import log
 from nisbench.models.recommender import TABLE, Recommender
 from nisbench.run_files import Trial
 from nisbench.search.trial_spec import TrialSpec
-from nisbench.tensor_files import load_tensors, save_tensors
+from nisbench.tensor_files import is_readable, load_tensors, save_tensors
 
 _RESULTS = TypeAdapter(dict[int, Trial | None])
 
 
 class TrialStore:
-    """A folder of trials, by their indices. It is deleted when the search is done."""
+    """A folder of trials, by their indices. It is deleted once the search is recorded as done."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder, self.device = folder, device
@@ -45,14 +45,14 @@ class TrialStore:
         return known
 
     def result(self, index: int, specs: Sequence[TrialSpec]) -> Trial | None:
-        """A finished trial, unless its weights may be needed and are gone."""
+        """A finished trial, unless its weights may be needed and are gone, or not readable."""
         finished = {i: trial for i, trial in self.results().items() if trial}
         if index not in finished:
             return None
         candidates = [i for i in finished if i >= len(specs) or not specs[i].then]
         best = min(candidates, key=lambda i: (finished[i].loss, i), default=None)
         needed = (index == best or specs[index].then) and not finished[index].failed
-        return None if needed and not self.weights_file(index).exists() else finished[index]
+        return None if needed and not is_readable(self.weights_file(index)) else finished[index]
 
     def save_weights(self, index: int, recommender: Recommender) -> None:
         """Save a trained recommender: its table as it is stored in the end, and all else."""

@@ -5,7 +5,6 @@ where it stopped. A trial that diverges is recorded as failed, and the others co
 instances.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +27,8 @@ def run(
     settings: SearchSettings, splits: Mapping[str, Path], features_file: Path, folder: Path, device: torch.device
 ) -> None:
     """Run a search's trials; leave ``run.json`` and the best trial's ``weights.safetensors`` in `folder`.
+
+    Saved trials stay in ``trials/``, for a search that is killed before it is recorded; `nisbench.execution` deletes them.
 
     `splits` are the files of train and validation. If all trials fail, the weights are empty and ``run.json`` says why.
     """
@@ -55,7 +56,6 @@ def run(
     if result.cut_off:
         _warn_of(result, settings)
     write_run(folder / "run.json", result)
-    shutil.rmtree(store.folder)
 
 
 def _warn_of(result: SearchRun, settings: SearchSettings) -> None:

@@ -23,7 +23,7 @@ from nisbench.models.pruned import PrunedModel
 from nisbench.params.models import Model
 from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.tasks import Metric
-from nisbench.run_files import PruneRun, RunFile, read_pruning
+from nisbench.run_files import PruneRun, RunFile
 from nisbench.serving.compressed import CompressedEmbedding
 from nisbench.steps import Step
 from nisbench.tensor_files import save_tensors
@@ -81,8 +81,7 @@ def export(
     The table is stored in that layout and precision (`nisbench.embedding.storage`); ``auto`` is the layout of the fewest
     bytes.
     """
-    records.check(step)
-    run = read_pruning(step.path("run"))
+    run = records.pruning_result(step)
     if run.failed:
         raise NisbenchError(f"there is no model to export: {run.failed}")
     if folder.exists() and not folder.is_dir():

@@ -193,8 +193,9 @@ def load_model(folder: str | Path) -> ServedModel:
         field.name: texts.slice(field.first, field.count) for field in description.fields if field.kind == "categorical"
     }
     nothing = np.zeros((0, table.width), dtype=np.float32)  # the embeddings stay compressed
-    pruned = PrunedModel.of_parts(nothing, others, about, settings)
-    return ServedModel(description, tokens, pruned.served_from(CompressedTable(table)).eval())
+    served = CompressedTable(table)
+    pruned = PrunedModel.of_parts(nothing, others, about, settings, folder / NETWORK, served)
+    return ServedModel(description, tokens, pruned.served_from(served).eval())
 
 
 def _table(path: Path) -> CompressedEmbedding:

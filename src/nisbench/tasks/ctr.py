@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nisbench.data.instances import Instances
+from nisbench.data.parquet import open_instances
 from nisbench.errors import NisbenchError
 from nisbench.models.recommender import Recommender
 from nisbench.params.tasks import CTR
@@ -29,6 +30,23 @@ class ClickThroughRate(Task):
     def evaluate(self, recommender: Recommender, data: Instances) -> dict[str, float]:
         logits = recommender.predict(data)
         return {"auc": auc(logits, data.labels), "logloss": logloss(logits, data.labels)}
+
+
+def check(_settings: CTR, splits: Mapping[str, Path]) -> None:
+    """Raise `NisbenchError` if labels are not those of clicks, or AUC is undefined: without a click, or with nothing else."""
+    of_one_kind = []
+    for name, path in splits.items():
+        labels = open_instances(path).column("label")
+        clicks, others = int((labels == 1).sum()), int((labels == 0).sum())
+        if clicks + others < len(labels):
+            raise NisbenchError(f"{path}: some labels are neither 0 nor 1, which is how clicks are labelled")
+        if not clicks or not others:
+            of_one_kind.append(f"{name} ({len(labels):,} instances, {'none' if others else 'all'} of them clicks)")
+    if of_one_kind:
+        raise NisbenchError(
+            f"AUC is not defined on {' and '.join(of_one_kind)}. Give the data set's `split` another seed or other proportions, or "
+            "use more instances"
+        )
 
 
 def build(_settings: CTR, _splits: Mapping[str, Path], _device: torch.device) -> Task:

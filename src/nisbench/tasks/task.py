@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nisbench.data.instances import Instances
+from nisbench.data.parquet import open_instances
 from nisbench.models.recommender import Recommender
 from nisbench.params import tasks as settings_of
 
@@ -41,6 +42,18 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, recommender: Recommender, data: Instances) -> dict[str, float]:
         """The metrics over all of `data`: those that the task's settings list."""
+
+
+def check_splits(settings: settings_of.Task, splits: Mapping[str, Path]) -> None:
+    """Raise `NisbenchError` if the task is not defined on one of the files of train, validation and test, in this order.
+
+    What a task asks of them is the business of its module's function `check`, if it has one.
+    """
+    for path in splits.values():
+        open_instances(path)
+    check = getattr(settings.module(), "check", None)
+    if check:
+        check(settings, splits)
 
 
 def build(settings: settings_of.Task, splits: Mapping[str, Path], device: torch.device) -> Task:

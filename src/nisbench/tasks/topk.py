@@ -9,13 +9,14 @@ against a sample is what the paper reports and overstates quality (Krichene & Re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nisbench.data import instances
 from nisbench.data.instances import Instances
-from nisbench.data.parquet import fields_of, open_parquet
+from nisbench.data.parquet import Field, InstancesFile, open_instances
 from nisbench.errors import NisbenchError
 from nisbench.models.recommender import Recommender
 from nisbench.params.tasks import CUTOFFS, FULL, RANKED, TopK
@@ -28,8 +29,7 @@ class TopKRecommendation(Task):
     """Predictions are logits of a user taking an item. Validation chooses by NDCG@10 among sampled candidates."""
 
     def __init__(self, settings: TopK, splits: Mapping[str, Path], device: torch.device) -> None:
-        path = splits["train"]
-        self.users, self.items = fields_of(open_parquet(path).schema_arrow, path)[:2]
+        self.users, self.items = users_and_items(open_instances(splits["train"]))
         self.settings = settings
         taken = {split: self._pairs(instances.read(file, device)) for split, file in splits.items()}
         self.in_train = Taken(taken["train"], self.users.count, self.items.count)
@@ -123,6 +123,42 @@ class TopKRecommendation(Task):
 
     def _ids(self, users: Tensor, items: Tensor) -> Tensor:
         return torch.stack([users + self.users.first, items + self.items.first], 1).int()
+
+
+def users_and_items(file: InstancesFile) -> list[Field]:
+    """The two fields of a file of instances."""
+    if len(file.fields) != 2 or any(field.kind == "scalar" for field in file.fields):
+        raise NisbenchError(f"{file.path}: top-k recommendation needs two categorical fields: users, and then items")
+    return file.fields
+
+
+def check(settings: TopK, splits: Mapping[str, Path]) -> None:
+    """Raise `NisbenchError` if a user has no item to sample, or one of validation or test too few candidates."""
+    files = {name: open_instances(path) for name, path in splits.items()}
+    users, items = users_and_items(files["train"])
+    pairs = {
+        name: np.stack(
+            [file.column(users.name) - users.first, file.column(items.name) - items.first], 1, dtype=np.int64
+        )
+        for name, file in files.items()
+    }
+    drawn = np.ones(items.count, dtype=bool)
+    if settings.sampling == "popularity":
+        drawn = np.bincount(pairs["train"][:, 1], minlength=items.count) > 0
+    for number, name in enumerate(splits):
+        known = np.concatenate([pairs[split] for split in list(splits)[: number + 1]])
+        keys = np.unique(known[:, 0] * items.count + known[:, 1])
+        if np.bincount(keys // items.count).max() == items.count:
+            raise NisbenchError(
+                f"{splits[name]}: a user took all {items.count:,} items: there are none left to tell them from"
+            )
+        taken = np.bincount(keys[drawn[keys % items.count]] // items.count, minlength=users.count)
+        left = int(drawn.sum() - taken[pairs[name][:, 0]].max())
+        if name != "train" and left < settings.candidates:
+            raise NisbenchError(
+                f"{splits[name]}: a user of {name} has {left} items to be told from, of {drawn.sum():,} in all; the task's "
+                f"`candidates` asks for {settings.candidates}. Lower it, or use data of more items"
+            )
 
 
 class Taken:
