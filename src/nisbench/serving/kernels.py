@@ -30,7 +30,7 @@ ONE = np.uint64(1)
 # --- what numba lacks -----------------------------------------------------------------------------------------
 
 
-@an_intrinsic
+@an_intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001 - the number of arguments matters
     """Have the cache line of an array's item fetched. The index may lie outside: that does nothing."""
 
@@ -46,7 +46,7 @@ def prefetch(_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001 - th
     return types.void(array, types.intp), code
 
 
-@an_intrinsic
+@an_intrinsic  # type: ignore[untyped-decorator]
 def lowest_bit(_context: Any, word: Any) -> Any:  # noqa: ARG001 - the number of arguments matters
     """The place of the lowest bit that is set in a uint64 other than 0."""
 
