@@ -13,6 +13,7 @@ from rich.console import Console
 from tabulate import tabulate
 
 from benchmarks import limits, scale
+from benchmarks import lookup as lookup_case
 from benchmarks.case import STEPS
 from benchmarks.cases import CLICK_MODELS, MODES, RATING_MODELS, SHAPES, models_of
 from benchmarks.libraries import LIBRARIES, WITHOUT
@@ -53,6 +54,12 @@ def main(
     curve: Annotated[
         bool, typer.Option(help="Instead, time steps against the number of features, batch and K.")
     ] = False,
+    lookup: Annotated[
+        int | None,
+        typer.Option(
+            metavar="FEATURES", help="Instead, time lookups in compressed tables of so many rows beside nn.Embedding."
+        ),
+    ] = None,
 ) -> None:
     """Time training on this machine, print a table and append it to results/benchmarks/.
 
@@ -65,8 +72,8 @@ def main(
     """
     check(shape or [], model or [], mode or [], k)
     common = {"k": k, "batch_size": batch_size, "threads": threads, "device": device}
-    if curve:
-        show_curve(common, model or ["mf", "deepfm"])
+    if curve or lookup:
+        show_curve(common, model or ["mf", "deepfm"]) if curve else show_lookup(common, lookup or 0, rounds)
         return
     with held_device(device, threads) as held:
         machine = limits.measure(held)
@@ -150,6 +157,23 @@ def show_curve(common: dict[str, Any], models: list[str]) -> None:
     ]  # fmt: skip
     print(
         tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=["left"] + ["right"] * (len(heads) - 1))
+    )
+
+
+def show_lookup(common: dict[str, Any], features: int, rounds: int) -> None:
+    """Time lookups in every layout and precision, print a table and append it to results/benchmarks/lookup.csv."""
+    case = {"features": features, "rounds": rounds * lookup_case.TURN, "rates": lookup_case.RATES}
+    case["every_layout"] = features <= lookup_case.MOST_FOR_ALL
+    records = run("benchmarks.lookup", {key: common[key] for key in ("k", "threads", "device")} | case)
+    keep(LEDGER.with_name("lookup.csv"), records)
+    heads = ["CR", "rows are", "layout", "weights", "bytes", "of dense", "us", "nn.Embedding", "ratio"]
+    body = [
+        [f"{r['cr']:g}", r["rows"], f"**{r['layout']}**" if r["auto"] else r["layout"], r["values"], f"{r['bytes']:,}",
+         f"{100 * r['of_dense_bytes']:.1f} %", f"{r['microseconds']:.0f}", f"{r['dense_microseconds']:.0f}", times(r["ratio"])]
+        for r in records
+    ]  # fmt: skip
+    print(
+        tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=["right"] + ["left"] * 3 + ["right"] * 5)
     )
 
 

@@ -3,12 +3,13 @@
 import csv
 import math
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as main
-from benchmarks import case, cases, limits, scale, textbook
+from benchmarks import case, cases, limits, lookup, scale, textbook
 from nisbench.cost import shapes
 from nisbench.data.instances import Instances
 from nisbench.errors import NisbenchError
@@ -87,6 +88,23 @@ def test_a_curve_s_point_says_what_it_costs(monkeypatch):
     assert 0 < found["rows"] <= 64
     assert found["step_ms"] > 0
     assert found["table_mib"] == 1000 * 16 * 4 / 2**20
+
+
+def test_lookups_are_timed_in_all_layouts(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    case = {"features": 500, "k": 16, "rounds": 2, "rates": [1, 5], "device": "cpu", "threads": 1, "every_layout": True}
+    found = lookup.measured(case)
+    assert {record["layout"] for record in found} == {"dense", "prefix", "csr", "mask"}
+    assert {record["values"] for record in found} == {"float32", "float16", "int8", "int4"}
+    for record in found:
+        assert record["ratio"] == record["microseconds"] / record["dense_microseconds"] > 0
+        assert record["of_dense_bytes"] == record["bytes"] / (500 * 16 * 4)
+    for key in {(record["cr"], record["rows"], record["values"]) for record in found if record["rows"] == "any"}:
+        group = [record for record in found if (record["cr"], record["rows"], record["values"]) == key]
+        assert min(group, key=lambda record: record["bytes"])["auto"]
+    kept = lookup.drawn(4000, 16, 5, prefixes=True) != 0
+    assert kept.mean() == pytest.approx(0.2, abs=0.03)
+    assert (np.diff(kept.astype(int), axis=1) <= 0).all()
 
 
 def test_the_ledger_grows_and_other_columns_begin_a_new_one(tmp_path):

@@ -32,7 +32,7 @@ from tests.helpers.fake_runs import pretend, pretend_cells
 from tests.helpers.paths import ROOT, SMALL
 
 COMMANDS = (
-    "studies", "plan", "dvc", "doctor", "verify", "gc", "results", "compare", "show", "check-plugin",
+    "studies", "plan", "dvc", "doctor", "verify", "gc", "results", "compare", "show", "export", "check-plugin",
     "download", "prepare", "split", "block", "search", "prune", "tables",
 )  # fmt: skip
 

@@ -549,8 +549,9 @@ LEFT = {
         "trials": [_trial | {"validation_loss": None, "failed": "nan"}, _trial], "failed": None,
     },
     read_pruning: {
-        "metrics": {"mse": 0.7}, "weights": 400, "nonzeros": 200, "projection_weights": 0, "threshold": 0.1, "coo_bytes": 9,
-        "csr_bytes": 9, "size_mib": 0.1, "features": {"count": 100, "without_dimensions": 7}, "test_instances": 50, "seconds": 0.1,
+        "metrics": {"mse": 0.7}, "weights": 400, "nonzeros": 200, "projection_weights": 0, "threshold": 0.1,
+        "bytes": {"dense": {"float32": 9}}, "rounded_metrics": {"int8": {"mse": 0.8}}, "offset": 0.0, "mean_prediction": 0.4,
+        "mean_label": 0.5, "size_mib": 0.1, "features": {"count": 100, "without_dimensions": 7}, "test_instances": 50, "seconds": 0.1,
         "rounds": [{"compression_rate": 2.0, "threshold": 0.1, "validation_loss": 0.5, "best_epoch": 1, "epochs": 3,
                     "stopped": "patience", "seconds": 0.1, "other_load": None}],
         "machine": _machine, "failed": None,

@@ -9,6 +9,8 @@ import pytest
 import scipy.sparse
 import torch
 
+from nisbench.data import instances
+from nisbench.embedding import storage
 from nisbench.embedding.batch import Embeddings
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError
@@ -21,6 +23,7 @@ from nisbench.tasks.rating import RatingPrediction
 from nisbench.tensor_files import load_tensors, save_tensors
 from nisbench.training.trainer import train
 from tests.helpers.training import (
+    CPU,
     PARAMS,
     context_of,
     interrupted_after,
@@ -82,13 +85,13 @@ def test_of_equal_weights_as_many_stay_as_there_is_room_for():
     assert threshold == 0.5
 
 
-def test_sizes_are_scipy_s(effective, tmp_path):
-    pruned, _ = prune(effective, np.abs(effective), effective.size, 2)
-    found = pruning.StoredSizes.of(pruned)
+@pytest.mark.parametrize("at_once", [storage.ROWS_AT_ONCE, 100])
+@pytest.mark.parametrize("rate", [1, 2, 400, 801])
+def test_the_paper_s_size_is_that_of_scipy_s_file(effective, tmp_path, monkeypatch, rate, at_once):
+    monkeypatch.setattr(storage, "ROWS_AT_ONCE", at_once)
+    pruned, _ = prune(effective, np.abs(effective), effective.size, rate)
     scipy.sparse.save_npz(tmp_path / "coo.npz", scipy.sparse.coo_matrix(pruned), compressed=True)
-    assert found.size_mib == (tmp_path / "coo.npz").stat().st_size / 2**20
-    assert found.coo_bytes == 400 * (4 + 4 + 4)
-    assert found.csr_bytes == 400 * (4 + 4) + 51 * 4
+    assert pruning.deflated_mib(pruned) == (tmp_path / "coo.npz").stat().st_size / 2**20
 
 
 @pytest.mark.parametrize("rate", [1, 2, 5])
@@ -117,7 +120,7 @@ def settings(config, mf):
     def build(**update):
         plain = {
             "task": config.params.tasks["rating"], "model": mf, "importance": "effective", "rounds": 0, "rewind": None,
-            "compression_rate": 2.0, "seed": 1, "training": None, "deterministic": False, "device": "cpu",
+            "recalibrate": False, "compression_rate": 2.0, "seed": 1, "training": None, "deterministic": False, "device": "cpu",
         }  # fmt: skip
         return PruneSettings(**plain | update)
 
@@ -255,6 +258,72 @@ def test_a_pruning_without_a_result_leaves_files_that_say_so(settings, trained, 
 
 def divergent(trained):
     return trained[2].model_copy(update={"learning_rate": 1e30})
+
+
+# --- precision and base rate ----------------------------------------------------------------------------------
+
+
+def test_bytes_and_quality_are_recorded_for_all_layouts_and_precisions(settings, trained, tmp_path):
+    found, scheme = pruned(settings(compression_rate=4.0), trained, tmp_path / "p")
+    dense, extent = scheme.to_dense(), storage.Extent.of(scheme.to_dense())
+    assert found.bytes == extent.all_bytes()
+    assert {layout: list(of) for layout, of in found.bytes.items()} == {
+        layout: list(storage.PRECISIONS) for layout in storage.LAYOUTS
+    }
+    assert found.stored_bytes("int8") == min(of["int8"] for of in found.bytes.values()) < found.stored_bytes()
+    model = PrunedModel.load(
+        tmp_path / "p" / "scheme.safetensors", tmp_path / "p" / "model.safetensors", PARAMS.models["mf"]
+    )
+    test = instances.read(trained[1]["test"], CPU)
+    for precision, metrics in found.rounded_metrics.items():
+        rounded = model.with_embeddings(storage.rounded(dense, precision, np.empty_like(dense)))
+        assert metrics == RatingPrediction().evaluate(rounded.to_recommender(), test)
+    errors = [abs(found.metrics_at(of)["mse"] - found.metrics["mse"]) for of in storage.PRECISIONS]
+    assert errors == sorted(errors)
+    assert errors[1] > 0
+
+
+@pytest.mark.parametrize(("task", "model"), [("rating", "mf"), ("ctr", "fm")])
+def test_recalibration_refits_one_number_on_validation(task, model, data_of, tmp_path):
+    searched, data = search_settings(task, model, "full_table", max_epochs=1), data_of[task]
+    run_search(searched, data, tmp_path / "search")
+    runs = {}
+    for recalibrate in (False, True):
+        chosen = prune_settings(searched, 8.0).model_copy(update={"recalibrate": recalibrate})
+        runs[recalibrate] = run_pruning(chosen, tmp_path / "search", data, tmp_path / str(recalibrate))
+        assert recomputed_metrics(chosen, data, tmp_path / str(recalibrate)) == runs[recalibrate].metrics
+    plain, refitted = runs.values()
+    assert plain.offset == 0 != refitted.offset
+    assert plain.mean_label == refitted.mean_label
+    assert plain.nonzeros == refitted.nonzeros
+    error = {name: abs(run.mean_prediction - run.mean_label) for name, run in runs.items()}
+    assert error[True] < error[False]
+    if task == "ctr":
+        assert refitted.metrics["auc"] == pytest.approx(plain.metrics["auc"], abs=1e-4)
+    folder, known = tmp_path / "True", PARAMS.models[model].small()
+    pruned_model = PrunedModel.load(folder / "scheme.safetensors", folder / "model.safetensors", known)
+    validation = instances.read(data["validation"], CPU)
+    predictions = pruned_model.to_recommender().predict(validation).double()
+    means = (predictions.sigmoid() if task == "ctr" else predictions).mean(), validation.labels.double().mean()
+    torch.testing.assert_close(*means, atol=1e-5, rtol=0)
+
+
+def test_a_mean_prediction_that_left_the_base_rate_is_told(data_of, tmp_path, caplog):
+    searched, data = search_settings("rating", "mf", "full_table", max_epochs=1), data_of["rating"]
+    run_search(searched, data, tmp_path / "search")
+    weights, about = load_tensors(tmp_path / "search" / "weights.safetensors")
+    save_tensors(tmp_path / "search" / "weights.safetensors", weights | {"model.mean": torch.tensor(9.0)}, about)
+    with caplog.at_level("WARNING", logger="nisbench"):
+        run_pruning(prune_settings(searched, 2.0), tmp_path / "search", data, tmp_path / "off")
+    assert "the mean prediction on test is" in caplog.text
+    assert "training.recalibrate: true" in caplog.text
+
+
+def test_ranking_has_no_base_rate(data_of, tmp_path):
+    searched, data = search_settings("topk", "mf", "full_table", max_epochs=1, recalibrate=True), data_of["topk"]
+    run_search(searched, data, tmp_path / "search")
+    found = run_pruning(prune_settings(searched, 2.0), tmp_path / "search", data, tmp_path / "p")
+    assert (found.offset, found.mean_prediction, found.mean_label) == (0.0, None, None)
 
 
 # --- the files are the whole model ----------------------------------------------------------------------------

@@ -124,8 +124,14 @@ def study(tmp_path, monkeypatch):
             dense = np.array([[1.0] * size + [0.0] * (3 - size) for size in sizes], dtype=np.float32)
             DimensionScheme.from_dense(dense).save(cell.prune.path("scheme"))
             save_file({}, cell.prune.path("model"))
+            based = {"mean_prediction": 0.25, "mean_label": 0.2} if cell.settings.task.has_base_rate else {}
+            stored = {
+                precision: int(400 / cell.compression_rate) // part
+                for precision, part in (("float32", 1), ("float16", 2), ("int8", 4), ("int4", 8))
+            }
+            rounded = {"int8": {name: 1.5 * value for name, value in metrics.items()}}
             write(cell.prune, PruneRun(metrics=metrics, weights=100, nonzeros=int(100 / cell.compression_rate),
-                                       size_mib=12.0, threshold=0.1, features=FeatureCounts(count=5, without_dimensions=0),
+                                       bytes={"csr": stored}, rounded_metrics=rounded, **based, size_mib=12.0, threshold=0.1, features=FeatureCounts(count=5, without_dimensions=0),
                                        test_instances=9, seconds=1.0, machine=MACHINE))  # fmt: skip
         return found
 
@@ -171,14 +177,16 @@ def test_table_2_shows_ours_and_the_paper_s_below(study):
     found = study()
     sheet = tables.comparison(found, summary(found), Rating)
     assert [table.heading for table in sheet.tables] == [f"{m}, MovieLens-20M" for m in ("MF", "MLP", "NeuMF")]
-    assert sheet.tables[0].heads == ["Search method", "#Params", "Params (M)", "Cost", "Memory", "MSE", "Best epoch"]
+    assert sheet.tables[0].heads == [
+        "Search method", "#Params", "Params (M)", "Bytes", "Cost", "Memory", "Mean error", "MSE", "Best epoch",
+    ]  # fmt: skip
     body = table_of(sheet, "MF, MovieLens-20M")
-    assert body["Grid Search"] == ["100", "12", f"1.0{TIMES}", "500 MiB", "0.7000", "2 of 3"]
-    assert body["Grid Search", "paper"] == ["-", "33", f"1.0{TIMES}", "-", "0.6220", "-"]
-    assert body["DNIS (CR = 2.5)"] == ["40", "12", f"0.50{TIMES}", "500 MiB", "0.7225", "2 of 3"]
-    assert body["DNIS (CR = 2.5)", "paper"] == ["-", "17", f"0.062{TIMES}", "-", "0.6167", "-"]
+    assert body["Grid Search"] == ["100", "12", "400", f"1.0{TIMES}", "500 MiB", "+0.0500", "0.7000", "2 of 3"]
+    assert body["Grid Search", "paper"] == ["-", "33", "-", f"1.0{TIMES}", "-", "-", "0.6220", "-"]
+    assert body["DNIS (CR = 2.5)"] == ["40", "12", "160", f"0.50{TIMES}", "500 MiB", "+0.0500", "0.7225", "2 of 3"]
+    assert body["DNIS (CR = 2.5)", "paper"] == ["-", "17", "-", f"0.062{TIMES}", "-", "-", "0.6167", "-"]
     of_neumf = table_of(sheet, "NeuMF, MovieLens-20M")
-    assert of_neumf["DNIS (CR = 2.5)", "paper"] == ["-", "32", f"0.25{TIMES}", "-", "0.6213", "-"]
+    assert of_neumf["DNIS (CR = 2.5)", "paper"] == ["-", "32", "-", f"0.25{TIMES}", "-", "-", "0.6213", "-"]
     assert sheet.tables[0].legend == "Cost is a multiple of that of Grid Search, 14,400 core-seconds."
     assert "**" not in sheet.markdown()
     assert "K = 128" not in sheet.markdown()  # sweeps are for figures
@@ -310,13 +318,37 @@ def test_table_4_has_a_table_per_grid_and_way_of_ranking(study):
     ]
     sampled, full = (table_of(sheet, table.heading) for table in sheet.tables[:2])
     assert sheet.tables[0].heads == [
-        "Search method", "#Params", "Cost", "Memory", "R@1", "R@5", "R@10", "MRR@5", "MRR@10", "NDCG@5", "NDCG@10", "Best epoch",
+        "Search method", "#Params", "Bytes", "Cost", "Memory", "R@1", "R@5", "R@10", "MRR@5", "MRR@10", "NDCG@5", "NDCG@10", "Best epoch",
     ]  # fmt: skip
-    assert sampled["NIS-SE, half"][::3] == ["100", "10.00", "10.00", "10.00"]
-    assert sampled["NIS-SE, half", "paper"][::3] == ["390,000", "9.32", "18.22", "28.63"]
-    assert sampled["DNIS (CR = 4)", "paper"][3] == "11.15"
+    assert sampled["NIS-SE, half"][1::3] == ["400", "10.00", "10.00", "10.00"]
+    assert sampled["NIS-SE, half", "paper"][:1] == ["390,000"]
+    assert sampled["NIS-SE, half", "paper"][4::3] == ["9.32", "18.22", "28.63"]
+    assert sampled["DNIS (CR = 4)", "paper"][4] == "11.15"
     assert [row for row in full if "paper" in row] == []  # the paper has no such figures
     assert list(full) == [row for row in sampled if "paper" not in row]
+
+
+def test_a_precision_has_rows_of_its_own_and_no_runs(study):
+    grid = (
+        "{datasets: [movielens_20m], models: [mf], methods: {dnis: [1, 2], grid_search: [1]}, quantise: [null, int8]}"
+    )
+    found = study(
+        f"studies: {{x: {{title: X, grids: {{a: {grid}}}, seeds: [1], tables: [table2], figures: [pareto]}}}}", name="x"
+    )
+    assert len({cell.prune.id for cell in found.cells}) == len(found.cells) / 2 == 3
+    results = summary(found)
+    body = table_of(tables.comparison(found, results, Rating), "MF, MovieLens-20M")
+    assert [name for name in body if isinstance(name, str)] == [
+        "DNIS (as searched)", "DNIS (CR = 2)", "DNIS, int8 (as searched)", "DNIS, int8 (CR = 2)",
+        "Grid Search", "Grid Search, int8",
+    ]  # fmt: skip
+    assert ("DNIS, int8 (CR = 2)", "paper") not in body
+    plain, rounded = body["DNIS (CR = 2)"], body["DNIS, int8 (CR = 2)"]
+    assert (plain[2], rounded[2]) == ("200", "50")
+    assert float(rounded[-2]) == pytest.approx(1.5 * float(plain[-2]), abs=1e-4)
+    points, _, _ = figures.pareto(found, results)
+    assert set(points["series"]) == {"DNIS", "DNIS, int8", "Grid Search", "Grid Search, int8"}
+    assert [cell.method for cell in found.cells if found.method_of(cell).in_paper == "DNIS"] == ["dnis", "dnis"]
 
 
 def test_models_may_be_pruned_at_different_rates(study):
@@ -374,7 +406,7 @@ def test_latex_escapes_what_means_something_and_says_how_to_read_it(study):
     assert text.count("\\begin{table}") == text.count("\\end{table}") == 3
     assert "\\caption{rating prediction. MF, MovieLens-20M}" in text
     assert "\\textbf{0.5093~$\\pm$~0.0100}" in text
-    assert "\\emph{paper} & - & 33 &" in text
+    assert "\\emph{paper} & - & 33 & - &" in text
     assert "\\label{tab:paper-table2-1}" in text
     assert "\\#Params" in text
     assert text.count("At 5 \\% \\textbf{and} \\emph{more}.") == 1
@@ -801,7 +833,9 @@ def test_summary_has_the_paper_s_figures_and_metrics_no_times(study):
     chosen = "grid == '' and metric == 'mse' and model == 'mf' and method == 'dnis' and cr == 2"
     assert results.query(chosen)["paper_value"].item() == 0.6126
     nested = metrics(results)
-    assert nested["movielens_20m"]["mf"]["mde"] == {"cr1": {"mse": 0.651, "nonzeros": 100.0, "params_mib": 12.0}}
+    assert nested["movielens_20m"]["mf"]["mde"] == {
+        "cr1": {"mse": 0.651, "nonzeros": 100.0, "params_mib": 12.0, "bytes": 400.0, "mean_error": pytest.approx(0.05)}
+    }
 
 
 def test_runs_that_failed_are_marked_and_the_rest_is_compared(study):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nisbench.embedding.scheme import DimensionScheme
+    from nisbench.embedding.storage import Layout, Precision
     from nisbench.models.recommender import Recommender
 
 # NumPy, pandas and torch are imported where they are used: settings, and what was recorded of a run, need none of them.
@@ -437,10 +438,8 @@ class PruneResult:
 
     @property
     def bytes(self) -> int:
-        """What the embeddings take in float32, as CSR or dense, whichever is smaller, and projections, if any."""
-        from nisbench.serving import stored_bytes
-
-        return stored_bytes(self.run, self.scheme)
+        """What the embeddings take in float32, in the layout that takes the least, and their projections, if any."""
+        return self.run.stored_bytes()
 
     def recommender(self) -> "Recommender":
         """The model that was measured, a torch module on the CPU."""
@@ -451,14 +450,27 @@ class PruneResult:
         settings = cast(Any, self.step.settings).model
         return PrunedModel.load(self.step.path("scheme"), self.step.path("model"), settings).to_recommender()
 
-    def export(self, folder: str | os.PathLike[str]) -> Path:
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        layout: "Layout | Literal['auto']" = "auto",
+        values: "Precision" = "float32",
+        onnx: bool = False,
+    ) -> Path:
         """Write a folder that stands alone, for `load_model`, and return its path.
 
-        It holds weights, vocabulary, fields, and a README with quality and bytes.
+        It holds weights, vocabulary, fields, and a README with quality and bytes. `layout` is auto (the fewest bytes),
+        dense, prefix, csr or mask; `values` is float32, float16, int8 or int4. `onnx` adds a file for ONNX Runtime.
         """
         from nisbench.serving import export
 
-        return export(self.step, Path(folder))
+        exported = export(self.step, Path(folder), layout, values)
+        if onnx:
+            from nisbench.serving import programs
+
+            programs.export_onnx(exported)
+        return exported
 
     def __repr__(self) -> str:
         head = f"<pruning {self.step.dataset} {self.step.label}, id {self.step.id}: "

@@ -9,7 +9,7 @@ import typer
 
 import nisbench
 from nisbench import checkout, logs, memory
-from nisbench.commands.formats import Format
+from nisbench.commands.formats import Format, Layout, Precision
 from nisbench.errors import NisbenchError
 from nisbench.files import problem
 from nisbench.steps import StepName
@@ -321,6 +321,36 @@ def show(
     from nisbench.commands.cells import Filter
 
     command.show(current_plan(), what, Filter(grid, dataset, model, method, cr, seed), json)
+
+
+@app.command(rich_help_panel=LOOK)
+def export(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ID|STUDY CELL FOLDER",
+            help="A pruning's id, or a study and a cell (MODEL/METHOD@CR); and the folder to write.",
+        ),
+    ],
+    layout: Annotated[Layout, typer.Option(help="How the table is stored; auto takes the fewest bytes.")] = Layout.auto,
+    values: Annotated[Precision, typer.Option(help="The precision of the table's weights.")] = Precision.float32,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx. Needs nisbench[onnx].")] = False,
+    grid: Grid = None,
+    dataset: DatasetName = None,
+    seed: Seed = None,
+) -> None:
+    """Write a pruned model into a folder that stands alone: compressed table, network, vocabulary, README.
+
+    nisbench.load_model(FOLDER).predict(frame) reads it, without a checkout.
+
+    Example: nisbench export demo mf/dnis@2 small/ --seed 1 --values int8
+    """
+    from nisbench.commands import export as command
+    from nisbench.commands.cells import Filter
+
+    *named, folder = what
+    chosen = Filter(grid, dataset, seed=seed)
+    command.run(current_plan(), named, Path(folder), chosen, layout.value, values.value, onnx=onnx)
 
 
 # --- extend ---------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ CORE: dict[CoreStep, tuple[str, ...]] = {
     ),
     "split": ("wiring.py:split", "data/split.py", "data/parquet.py"),
     "block": ("wiring.py:block", "data/blocks.py", "data/parquet.py"),
-    "search": ("wiring.py:search", "!search/pruning.py", "!models/pruned.py", *_TRAINING),
+    "search": ("wiring.py:search", "!search/pruning.py", "!models/pruned.py", "!embedding/storage.py", *_TRAINING),
     "prune": ("wiring.py:prune", *_TRAINING),
 }
 """The core of each kind of step: files of the package, without those of kinds and those behind "!"; after a colon, one function

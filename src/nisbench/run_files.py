@@ -185,8 +185,16 @@ class PruneRun(RunFile):
     projection_weights: Count = 0
     threshold: Annotated[float, Field(ge=0, lt=1e100)] = 0.0
     """Weights of smaller importance were pruned (epsilon of Eq. 9)."""
-    coo_bytes: Count = 0
-    csr_bytes: Count = 0
+    bytes: dict[str, dict[str, Count]] = {}
+    """What the embeddings take: layout -> precision -> bytes (`nisbench.embedding.storage`). Projections are not in it."""
+    rounded_metrics: dict[str, dict[str, float]] = {}
+    """Precision -> what `metrics` are where the embeddings are rounded to it, without training after it."""
+    offset: float = 0.0
+    """The number that recalibration adds to all predictions (logits, where the task predicts these)."""
+    mean_prediction: float | None = None
+    """On test: of probabilities, where the task predicts logits. None where the task has no base rate."""
+    mean_label: float | None = None
+    """On test: the base rate."""
     size_mib: Size = 0.0
     """The paper's "Params (M)": MiB of a deflated SciPy COO file."""
     features: FeatureCounts = FeatureCounts(count=0, without_dimensions=0)
@@ -206,6 +214,24 @@ class PruneRun(RunFile):
     def core_seconds(self) -> float:
         """Of training what is left. Pruning itself costs next to nothing."""
         return sum(one.seconds for one in self.rounds) * self.machine.cores_used
+
+    def metrics_at(self, precision: str = "float32") -> dict[str, float]:
+        """Quality on test with embeddings of that precision."""
+        return self.metrics if precision == "float32" else self.rounded_metrics.get(precision, {})
+
+    @property
+    def mean_error(self) -> float | None:
+        """The mean prediction on test less the base rate."""
+        if self.mean_prediction is None or self.mean_label is None:
+            return None
+        return self.mean_prediction - self.mean_label
+
+    def stored_bytes(self, precision: str = "float32") -> int:
+        """What the embeddings take in the layout that takes the least, and their projections (float32), if any."""
+        return (
+            min((of[precision] for of in self.bytes.values() if precision in of), default=0)
+            + 4 * self.projection_weights
+        )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

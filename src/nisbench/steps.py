@@ -191,6 +191,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
         importance=method.importance,
         rounds=rounds,
         rewind=method.rewind if rounds else None,
+        recalibrate=searched.training.recalibrate and searched.task.has_base_rate,
         compression_rate=rate,
         seed=searched.seed,
         training=searched.training if rounds else None,
@@ -199,6 +200,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
     )
     special = "" if method.importance == "effective" else f"-{method.importance}"
     special += f"-rounds{rounds}-{method.rewind}" if rounds else ""
+    special += "-recalibrated" if settings.recalibrate else ""
     return Step(
         "prune",
         search.dataset,

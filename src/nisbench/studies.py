@@ -12,9 +12,9 @@ from nisbench.identity import canonical_json, report_source
 from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT
 from nisbench.params.datasets import Dataset
 from nisbench.params.loading import Config, load
-from nisbench.params.methods import Method
+from nisbench.params.methods import Method, rounded_entry
 from nisbench.params.step_settings import PrepareSettings, SearchSettings
-from nisbench.params.studies import Params, Study, Swept
+from nisbench.params.studies import Grid, Params, Study, Swept
 from nisbench.params.tasks import Task
 from nisbench.params.tree import nearest
 from nisbench.steps import ID_LENGTH, Step, StepName, block_step, hashed_form, prune_step, search_step
@@ -225,7 +225,7 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
     dataset_names: dict[str, str] = {}
     grids: dict[str, GridPlan] = {}
     cells: dict[Any, Cell] = {}
-    for (of_study, key, variant), params in config.by_grid.items():
+    for (of_study, key, variant), of_grid in config.by_grid.items():
         if of_study != name:
             continue
         grid = study.grids[key]
@@ -236,6 +236,7 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
             title = ", ".join(filter(None, [grid.title, f"{paper_symbol(variant[0])} = {variant[1]}"]))
         if apart and apart in grids:
             raise NisbenchError(f"params/studies: {name} has two grids, or swept values, named {apart}. Rename one.")
+        params = _with_rounded(of_grid, grid)
         grids[apart] = GridPlan(key, title, params, variant)
         block_of: dict[tuple[str, int], Step] = {}
         for dataset in grid.datasets:
@@ -245,15 +246,30 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
                 step = block_of[dataset, seed] = shared or block_step(settings.redrawn(seed), task, root)
                 blocks[step.id] = step
                 dataset_names.setdefault(step.id, dataset)
-        for dataset, model, entry, seed in product(grid.datasets, grid.models, grid.methods, study.seeds):
-            method, task = params.methods[entry], params.task_of(dataset)
+        for dataset, model, entry, precision, seed in product(
+            grid.datasets, grid.models, grid.methods, grid.quantise, study.seeds
+        ):
+            named = rounded_entry(entry, precision)
+            method, task = params.methods[named], params.task_of(dataset)
             task = task.redrawn(seed) if study.split_per_seed else task
             block, network = block_of[dataset, seed], params.models[model]
             for rate in grid.methods[entry]:
                 search = search_step(block, task, network, method.at(rate), params.training, seed)
-                cell = Cell(apart, dataset, model, entry, rate, seed, prune_step(search, method, rate))
+                cell = Cell(apart, dataset, model, named, rate, seed, prune_step(search, method, rate))
                 cells[cell.key] = cell  # grids may overlap
     return StudyPlan(name, config.by_study[name], tuple(cells.values()), blocks, dataset_names, grids)
+
+
+def _with_rounded(params: Params, grid: Grid) -> Params:
+    """The parameters with an entry for each method in each precision that a grid asks for."""
+    entries = {
+        rounded_entry(entry, precision): method.model_copy(
+            update={"quantise": precision, "title": f"{method.title}, {precision}"}
+        )
+        for entry, precision in product(grid.methods, filter(None, grid.quantise))
+        for method in [params.methods[entry]]
+    }
+    return params.model_copy(update={"methods": params.methods | entries}) if entries else params
 
 
 def _check_variants(study: StudyPlan) -> None:

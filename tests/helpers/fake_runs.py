@@ -36,8 +36,13 @@ def pretend(step: Step, **metrics: float) -> None:
         write_run(step.path("run"), SEARCH)
     if isinstance(step.settings, PruneSettings):
         counts = FeatureCounts(count=100, without_dimensions=7)
+        left = int(600 / step.settings.compression_rate)
+        sizes = {"float32": 4 * left, "float16": 2 * left, "int8": left, "int4": left // 2}
+        rounded = {precision: {name: 2 * value for name, value in metrics.items()} for precision in list(sizes)[1:]}
+        based = {"mean_prediction": 0.5, "mean_label": 0.25} if metrics and step.settings.task.has_base_rate else {}
         run = PruneRun(
-            metrics=metrics, weights=600, nonzeros=int(600 / step.settings.compression_rate), size_mib=0.25,
+            metrics=metrics, weights=600, nonzeros=left, size_mib=0.25,
+            bytes={"csr": sizes, "dense": dict.fromkeys(sizes, 2400)}, rounded_metrics=rounded, **based,
             features=counts, test_instances=10, seconds=1.0, machine=MACHINE, failed=None if metrics else "no result",
         )  # fmt: skip
         write_run(step.path("run"), run)

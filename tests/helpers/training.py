@@ -80,8 +80,9 @@ def prune_settings(settings: SearchSettings, rate: float) -> PruneSettings:
     rounds = settings.method.rounds if rate > 1 else 0
     return PruneSettings(
         task=settings.task, model=settings.model, importance=settings.method.importance, rounds=rounds,
-        rewind=settings.method.rewind if rounds else None, compression_rate=rate, seed=settings.seed, training=settings.training if rounds else None, deterministic=False,
-        device="cpu",
+        rewind=settings.method.rewind if rounds else None,
+        recalibrate=settings.training.recalibrate and settings.task.has_base_rate, compression_rate=rate, seed=settings.seed,
+        training=settings.training if rounds else None, deterministic=False, device="cpu",
     )  # fmt: skip
 
 

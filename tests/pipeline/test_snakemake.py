@@ -21,7 +21,7 @@ pytestmark = pytest.mark.pipeline
 EVERYTHING = {"prepare": 3, "split": 3, "block": 3, "search": 6, "prune": 7, "tables_demo": 1}
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "run_id", "code", "failed",
+    "weights", "nonzeros", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "run_id", "code", "failed",
 ]  # fmt: skip
 
 

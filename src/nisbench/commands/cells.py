@@ -1,7 +1,8 @@
 """Choosing cells of a study by the names that params/ gives them."""
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nisbench.errors import NisbenchError
 from nisbench.params.tree import nearest
@@ -37,6 +38,35 @@ class Filter:
                 raise NisbenchError(f"{study.name} has no cell with --{option} {shown}{nearest(str(shown), names)}")
             found = kept
         return found
+
+
+SIDE = re.compile(r"(?:(?P<model>[^/@]+)/)?(?P<method>[^/@]+)(?:@(?P<cr>[^/@]+))?")
+"""MODEL/METHOD@CR. Without a model, the study's only one; without a rate, 1."""
+
+
+def named(study: StudyPlan, text: str, chosen: Filter) -> list[Cell]:
+    """The cells that MODEL/METHOD@CR names. They differ in their seeds alone."""
+    match = SIDE.fullmatch(text)
+    if not match:
+        raise NisbenchError(f"{text!r} is no cell. Write MODEL/METHOD@CR, such as mf/dnis@2.")
+    try:
+        rate = float(match["cr"] or 1)
+    except ValueError:
+        raise NisbenchError(f"{text!r}: {match['cr']!r} is no compression rate") from None
+    found = replace(chosen, method=match["method"]).of(study)
+    found = replace(chosen, method=match["method"], model=match["model"] or chosen.model, cr=rate).of(study)
+    for option in ("dataset", "model", "grid"):
+        values = list(dict.fromkeys(getattr(cell, option) for cell in found))
+        if len(values) == 1:
+            continue
+        if option == "grid" and "" in values and not chosen.grid:  # the one that nothing sets apart
+            found = [cell for cell in found if not cell.grid]
+            continue
+        where = "model: write MODEL/METHOD@CR with" if option == "model" else f"{option}: add --{option} with"
+        raise NisbenchError(
+            f"{text!r} has several cells, by {where} one of {', '.join(filter(None, map(str, values)))}"
+        )
+    return found
 
 
 def _values(study: StudyPlan, cell: Cell, option: str) -> tuple[str | float | int, ...]:

@@ -1,6 +1,5 @@
 """`nisbench results` and `nisbench compare`: measured values of a study's cells, and differences between two of them."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,7 @@ from nisbench.report.results import summary
 from nisbench.report.significance import LEVEL, paired
 from nisbench.report.significance import shown as p_value
 from nisbench.steps import Step, rate_name
-from nisbench.studies import Cell, Plan, StudyPlan
+from nisbench.studies import Plan, StudyPlan
 
 KEYS = ["grid", "dataset", "model", "method", "cr"]
 TRAINED = ["best_epoch", "epochs", "cut_off"]
@@ -114,15 +113,12 @@ def _figure(value: float) -> str:
 
 # --- compare --------------------------------------------------------------------------------------------------
 
-SIDE = re.compile(r"(?:(?P<model>[^/@]+)/)?(?P<method>[^/@]+)(?:@(?P<cr>[^/@]+))?")
-"""MODEL/METHOD@CR. Without a model, the study's only one; without a rate, 1."""
-
 
 def compare(plan: Plan, what: Sequence[str], chosen: Filter, metrics: Sequence[str], json: bool) -> None:
     """Print the values of two cells of a study, or of two prunings, seed by seed, and their differences."""
     if len(what) == 3 and what[0] in plan.studies:
         study = plan.study(what[0])
-        sides = [_side(study, text, chosen) for text in what[1:]]
+        sides = [cells.named(study, text, chosen) for text in what[1:]]
         runs = [{cell.seed: cell.prune for cell in side} for side in sides]
         names = [cells.name(study, side[0], seed=False) for side in sides]
     elif len(what) == 2 and what[0] not in plan.studies:
@@ -147,31 +143,6 @@ def compare(plan: Plan, what: Sequence[str], chosen: Filter, metrics: Sequence[s
     if (tests := sum(one["p"] is not None for one in each)) > 1:
         print(f"\n{tests} tests were made; p is not adjusted for their number.")
     print("".join(f"\n{note}" for note in found.notes), end="\n" if found.notes else "")
-
-
-def _side(study: StudyPlan, text: str, chosen: Filter) -> list[Cell]:
-    """The cells of one side, which differ in their seeds alone."""
-    match = SIDE.fullmatch(text)
-    if not match:
-        raise NisbenchError(f"{text!r} is no cell. Write MODEL/METHOD@CR, such as mf/dnis@2.")
-    try:
-        rate = float(match["cr"] or 1)
-    except ValueError:
-        raise NisbenchError(f"{text!r}: {match['cr']!r} is no compression rate") from None
-    found = replace(chosen, method=match["method"]).of(study)
-    found = replace(chosen, method=match["method"], model=match["model"] or chosen.model, cr=rate).of(study)
-    for option in ("dataset", "model", "grid"):
-        values = list(dict.fromkeys(getattr(cell, option) for cell in found))
-        if len(values) == 1:
-            continue
-        if option == "grid" and "" in values and not chosen.grid:  # the one that nothing sets apart
-            found = [cell for cell in found if not cell.grid]
-            continue
-        where = "model: write MODEL/METHOD@CR with" if option == "model" else f"{option}: add --{option} with"
-        raise NisbenchError(
-            f"{text!r} has several cells, by {where} one of {', '.join(filter(None, map(str, values)))}"
-        )
-    return found
 
 
 def _settings(step: Step) -> PruneSettings:

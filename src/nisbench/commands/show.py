@@ -219,7 +219,7 @@ def _of_pruning(run: PruneRun) -> Iterator[str]:
         return
     for name, value in run.metrics.items():
         yield f"  on test    {name} = {value:.6g}"
-    yield f"  weights    {run.nonzeros:,} of {run.weights:,} are left; {size(run.size_mib * 2**20)} as the paper counts"
+    yield f"  weights    {run.nonzeros:,} of {run.weights:,} are left; {size(run.stored_bytes())} as stored, {size(run.size_mib * 2**20)} as the paper counts"
     counts = run.features
     yield f"  features   {counts.without_dimensions:,} of {counts.count:,} have no dimension"
     for one in run.rounds:

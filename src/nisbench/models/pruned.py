@@ -1,5 +1,6 @@
 """A trained model as pruning leaves it, and the two files that hold all of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from nisbench.embedding.batch import Embeddings
 from nisbench.embedding.scheme import DimensionScheme
-from nisbench.embedding.table import SelectedTable
+from nisbench.embedding.table import SelectedTable, Table
 from nisbench.errors import NisbenchError, shortened
 from nisbench.files import bad_file
 from nisbench.models.projection import Projection
@@ -49,6 +51,8 @@ class PrunedModel:
     """Per embedding of the model, the dimensions of the blocks, and the common dimension that they are projected to."""
     stored_weights: int | None = None
     """What is stored, where the embeddings are composed of fewer weights."""
+    offset: float = 0.0
+    """Added to all predictions of the recommender that is measured and served."""
 
     @classmethod
     def load_search(
@@ -87,28 +91,35 @@ class PrunedModel:
 
     def to_recommender(self) -> Recommender:
         """The recommender that is measured and served."""
-        return self._recommender(self._table())
+        return self.served_from(self._table())
+
+    def served_from(self, table: Table) -> Recommender:
+        """The recommender that is measured and served, with a table in the place of the embeddings."""
+        recommender = self._recommender(table)
+        if self.offset:
+            recommender.model = Shifted(recommender.model, self.offset)
+        return recommender
 
     def with_mask(self, mask: np.ndarray) -> Recommender:
         """A recommender to train on, without the weights where `mask` (N, width) is false: each feature is a block of its own."""
         weight, kept = torch.from_numpy(self.embeddings).clone(), torch.from_numpy(mask)
         return self._recommender(SelectedTable(torch.arange(len(weight)), kept.float(), weight * kept))
 
-    def check(self, path: Path) -> None:
-        """Raise `NisbenchError` if what was read from `path` are not the weights of such a model."""
-        expected = self._untrained(self._table()).state_dict()
+    def check(self, path: Path, table: Table | None = None) -> None:
+        """Raise `NisbenchError` if what was read from `path` are not the weights of such a model (on that table)."""
+        expected = self._untrained(table or self._table()).state_dict()
         check_tensors(self.others, non_embedding_state(expected), path)
 
     def _table(self) -> SelectedTable:
         n, width = self.embeddings.shape
         return SelectedTable(torch.zeros(n), torch.ones(1, width), torch.from_numpy(self.embeddings))
 
-    def _untrained(self, table: SelectedTable) -> Recommender:
+    def _untrained(self, table: Table) -> Recommender:
         shape = Shape(self.field_sizes, self.widths, 0.0)
         projection = Projection(self.others["projection.block"], *self.projection) if self.projection else None
         return Recommender(table, build_model(self.settings, shape), self.widths, projection)
 
-    def _recommender(self, table: SelectedTable) -> Recommender:
+    def _recommender(self, table: Table) -> Recommender:
         recommender = self._untrained(table)
         own = {TABLE + name: tensor for name, tensor in table.state_dict().items()}
         recommender.load_state_dict(own | dict(self.others))
@@ -121,13 +132,17 @@ class PrunedModel:
     def save(self, scheme_file: Path, model_file: Path) -> None:
         """Write the embeddings as a `DimensionScheme`, and all else as safetensors."""
         DimensionScheme.from_dense(self.embeddings).save(scheme_file)
-        about = {
+        save_tensors(model_file, dict(self.others), self.about())
+
+    def about(self) -> dict[str, Any]:
+        """What `of_parts` needs to know besides tensors and settings."""
+        return {
             "widths": self.widths,
             "field_sizes": self.field_sizes,
             "projection": self.projection,
             "stored_weights": self.stored_weights,
+            "offset": self.offset,
         }
-        save_tensors(model_file, dict(self.others), about)
 
     @classmethod
     def load(cls, scheme_file: Path, model_file: Path, settings: Model) -> "PrunedModel":
@@ -136,16 +151,45 @@ class PrunedModel:
         if "widths" not in about:
             raise NisbenchError(f"{model_file}: holds no model, because the run failed; see run.json beside it.")
         scheme = DimensionScheme.load(scheme_file)
-        sizes = about.get("field_sizes")
-        if not _are_counts(sizes) or sum(sizes) != len(scheme.sizes()):
-            raise bad_file(
-                model_file, f"its fields have not the {len(scheme.sizes()):,} features of {scheme_file.name}"
-            )
-        _check_about(about, (len(scheme.sizes()), scheme.k), others, settings, model_file)
+        return cls.of_parts(scheme.to_dense(), others, about, settings, model_file)
+
+    @classmethod
+    def of_parts(
+        cls,
+        embeddings: np.ndarray,
+        others: Mapping[str, Tensor],
+        about: Mapping[str, Any],
+        settings: Model,
+        path: Path,
+        table: Table | None = None,
+    ) -> "PrunedModel":
+        """From embeddings, and from all other weights and what is said of them, as `path` has them.
+
+        With a `table`, which is to serve, there need be no embeddings. Raises `NisbenchError` if the parts do not fit together.
+        """
+        shape = embeddings.shape if table is None else (table.features, table.width)
+        sizes, offset = about.get("field_sizes"), about.get("offset")
+        if not _are_counts(sizes) or sum(sizes) != shape[0]:
+            raise bad_file(path, f"its fields have not the {shape[0]:,} features of the table")
+        if not isinstance(offset, float) or not math.isfinite(offset):
+            raise bad_file(path, f"its offset is {shortened(str(offset))}")
+        _check_about(about, shape, others, settings, path)
         widths, stored = tuple(about["widths"]), about["stored_weights"]
-        model = cls(scheme.to_dense(), others, settings, widths, tuple(sizes), about["projection"], stored)
-        model.check(model_file)
+        model = cls(embeddings, others, settings, widths, tuple(sizes), about["projection"], stored, offset)
+        model.check(path, table)
         return model
+
+
+class Shifted(nn.Module):
+    """A model whose predictions are moved by one number."""
+
+    def __init__(self, model: nn.Module, offset: float) -> None:
+        super().__init__()
+        self.model, self.offset = model, offset
+
+    def forward(self, embeddings: Embeddings, first_order: Tensor | None) -> Tensor:
+        moved: Tensor = self.model(embeddings, first_order) + self.offset
+        return moved
 
 
 def selection_in(weights_file: Path) -> np.ndarray:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from nisbench.errors import NisbenchError
 from nisbench.params.base import PATTERNS, KeyPath, Kind, Problem
 from nisbench.params.datasets import FIXED_SPLIT, Dataset
 from nisbench.params.kinds import kinds
-from nisbench.params.methods import Method
+from nisbench.params.methods import Method, rounded_entry
 from nisbench.params.models import Model
 from nisbench.params.studies import TABLES, Grid, Params, Reference, Study, task_tables
 from nisbench.params.tasks import Task
@@ -165,7 +165,8 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     yield from unknown
     if unknown:
         return
-    yield from _repeated(at, {("datasets",): grid.datasets, ("models",): grid.models})
+    yield from _repeated(at, {("datasets",): grid.datasets, ("models",): grid.models, ("quantise",): grid.quantise})
+    yield from _rounded_twice(params, grid, at)
     yield from _repeated(at, {("sweep", key): values for key, values in (grid.sweep or {}).items()})
     yield from _repeated(at, {("methods", method): rates for method, rates in grid.methods.items()})
     for method, rates in grid.methods.items():
@@ -188,6 +189,20 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
         for method in grid.methods:
             if params.methods[method].needs_planted and not settings.planted:
                 yield (*at, "methods", method), f"this method needs planted dimensions, and {dataset} has none"
+
+
+def _rounded_twice(params: Params, grid: Grid, at: KeyPath) -> Iterator[Problem]:
+    for entry, precision in product(grid.methods, filter(None, grid.quantise)):
+        if rounded_entry(entry, precision) in params.methods:
+            yield (
+                (*at, "quantise"),
+                f"{entry} in {precision} gets the name of the method {entry}_{precision}; rename that",
+            )
+        elif params.methods[entry].quantise:
+            yield (
+                (*at, "quantise"),
+                f"the method {entry} has a precision of its own: put it into a grid without `quantise`",
+            )
 
 
 def check_run(

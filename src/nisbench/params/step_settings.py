@@ -46,6 +46,7 @@ class PruneSettings(Settings):
     importance: Importance
     rounds: int
     rewind: Rewind | None
+    recalibrate: bool
     compression_rate: float
     seed: int
     training: Training | None

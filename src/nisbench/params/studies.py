@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from nisbench.params.base import Name, Seed, Settings, Title, matching
 from nisbench.params.datasets import AnyDataset
 from nisbench.params.kinds import kinds
-from nisbench.params.methods import AnyMethod
+from nisbench.params.methods import AnyMethod, Rounded
 from nisbench.params.models import AnyModel
 from nisbench.params.tasks import AnyTask, Task
 from nisbench.params.training import Training
@@ -39,6 +39,8 @@ class Grid(Settings):
     """What tables add to a data set's name, to tell this grid from the others."""
     overrides: dict[str, Any] | None = None
     """What this grid sets differently from its study: the same keys as params/, merged over them."""
+    quantise: Annotated[list[Rounded | None], Field(min_length=1)] = Field(default=[None])
+    """Precisions that embeddings are rounded to after all training, each with rows of its own; null = float32. It costs no runs."""
     sweep: (
         Annotated[
             dict[str, Annotated[list[Swept], Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=1)

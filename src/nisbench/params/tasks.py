@@ -40,10 +40,12 @@ class Task(Kind):
     """What the table's figures are, as the beginning of a sentence."""
     predicts_logits: ClassVar[bool] = False
     """Whether predictions are the logits of probabilities, which are what a served model answers with."""
-    costs: ClassVar[tuple[str, ...]] = ("nonzeros", "params_mib", "core_seconds", "peak_memory_mib")
+    costs: ClassVar[tuple[str, ...]] = ("nonzeros", "params_mib", "bytes", "core_seconds", "peak_memory_mib")
     """What tables show beside the metrics."""
     pruned_rates: ClassVar[tuple[float, ...] | None] = None
     """Where the paper compares DNIS with search baselines: the compression rates at which it still wins on all models."""
+    has_base_rate: ClassVar[bool] = False
+    """Whether predictions (or their probabilities, where they are logits) should have the mean of the labels."""
     splits_by_user: ClassVar[bool] = False
     """Whether each user's last instances are held out (leave_one_out)."""
     user_and_item: ClassVar[bool] = False
@@ -85,6 +87,7 @@ class Rating(Task):
     table: ClassVar[str] = "table2"
     table_title: ClassVar[str] = "Table 2: rating prediction"
     measured: ClassVar[str] = "MSE on the test instances"
+    has_base_rate: ClassVar[bool] = True
     pruned_rates: ClassVar[tuple[float, ...] | None] = (2,)
 
 
@@ -99,6 +102,7 @@ class CTR(Task):
     table_title: ClassVar[str] = "Table 3: click-through-rate prediction"
     measured: ClassVar[str] = "AUC and logloss on the test instances"
     predicts_logits: ClassVar[bool] = True
+    has_base_rate: ClassVar[bool] = True
     pruned_rates: ClassVar[tuple[float, ...] | None] = (20, 30)
 
 
@@ -137,7 +141,7 @@ class TopK(Task):
     table: ClassVar[str] = "table4"
     table_title: ClassVar[str] = "Table 4: top-k recommendation"
     measured: ClassVar[str] = "Recall, MRR and NDCG at ranks up to k of each user's last item, in percent"
-    costs: ClassVar[tuple[str, ...]] = ("nonzeros", "core_seconds", "peak_memory_mib")
+    costs: ClassVar[tuple[str, ...]] = ("nonzeros", "bytes", "core_seconds", "peak_memory_mib")
     splits_by_user: ClassVar[bool] = True
     user_and_item: ClassVar[bool] = True
 

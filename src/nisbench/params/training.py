@@ -29,5 +29,8 @@ class Training(Settings):
     """On a GPU: sum in one fixed order, more slowly, so that the same run gives the same bytes. A CPU always does."""
     fused_trials: Annotated[Count, UNHASHED]
     """Trials of a search that train together, at most, where that is faster. Their results are the same up to rounding."""
+    recalibrate: Annotated[bool, UNHASHED]
+    """A pruning adds one number to all predictions, such that their mean over the validation instances is that of the labels.
+    Part of a pruning's id, not of a search's. Tasks without a base rate (top-k) have nothing to add."""
     checkpoint_seconds: Annotated[float, Field(ge=0), UNHASHED]
     """A running trial is saved this often, at the end of an epoch."""

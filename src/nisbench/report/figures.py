@@ -110,7 +110,7 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
 
 
 def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
-    """Quality against the number of weights, for all methods: what to use for a given size."""
+    """Quality against stored bytes, for all methods: what to use for a given size."""
     data, methods = _points(plan, results)
     looks = style.looks(methods)
     groups: list[Any] = list(data.groupby(["dataset", "model", "split"], sort=False))
@@ -119,24 +119,24 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     for axis, ((dataset, model, _), group) in zip(axes, groups, strict=True):
         metric = group["metric"].iloc[0]
         lower = quantity(metric).better == "lower"
-        front = group[group["front"]].sort_values("weights")
-        axis.step(front["weights"], front["mean"], where="post", color="0.75", linewidth=4, zorder=0)
+        front = group[group["front"]].sort_values("bytes")
+        axis.step(front["bytes"], front["mean"], where="post", color="0.75", linewidth=4, zorder=0)
         for series, points in group.groupby("series", sort=False):
-            ordered = points.sort_values("weights")
-            handles[series] = _line(axis, ordered["weights"], ordered, {**looks[series], "linewidth": 0.8}, series)
+            ordered = points.sort_values("bytes")
+            handles[series] = _line(axis, ordered["bytes"], ordered, {**looks[series], "linewidth": 0.8}, series)
         bottom, top = _window(group, lower)
         axis.set_ylim(bottom, top)
         inside = group[group["mean"].between(bottom, top)]
-        axis.set_xlim(0.8 * inside["weights"].min(), 1.25 * inside["weights"].max())
+        axis.set_xlim(0.8 * inside["bytes"].min(), 1.25 * inside["bytes"].max())
         for row in inside[inside["cr"] != 1].itertuples():
             axis.annotate(
-                rate_name(row.cr), (row.weights, row.mean), xytext=(5, 4), textcoords="offset points", fontsize=7
+                rate_name(row.cr), (row.bytes, row.mean), xytext=(5, 4), textcoords="offset points", fontsize=7
             )
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlabel("embedding weights that are not 0")
+        axis.set_xlabel("bytes of the embeddings, in the layout of the fewest")
         _quality(axis, metric)
         axis.set_title(style.plain(f"{_entry(plan, 'models', model).title}, {_entry(plan, 'datasets', dataset).title}"))
     picture.tight_layout()
@@ -150,7 +150,7 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     caption = (
         f"Quality on the test instances against size{_over_seeds(plan)}. Numbers beside points are compression rates; "
         "points without a number are as searched. The broad line is the Pareto front of the means, without regard to "
-        "noise: no result has both fewer weights and better quality than a point on it. The picture leaves out "
+        "noise: no result has both fewer bytes and better quality than a point on it. The picture leaves out "
         "results far worse than all unpruned ones, and models without embeddings; the data have the former."
     )
     return data, picture, caption
@@ -171,7 +171,16 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
     split = [splits[key] for key in zip(chosen["grid"], chosen["dataset"], strict=True)]
     chosen = chosen.assign(search=[search.id for search in of], split=split)
     same = chosen["run_id"].where(chosen["cr"] != 1, chosen["search"])  # unpruned, methods may differ in name only
-    chosen = chosen[~same.duplicated()].assign(series=lambda kept: _names(plan, kept))
+    rounded = pd.Series(
+        [
+            plan.grids[grid].params.methods[method].quantise
+            for grid, method in chosen[["grid", "method"]].itertuples(index=False)
+        ],
+        index=chosen.index,
+    )  # of one run, or not
+    chosen = chosen[~pd.DataFrame({"run": same, "precision": rounded}).duplicated()].assign(
+        series=lambda kept: _names(plan, kept)
+    )
     chosen = chosen.assign(grid=chosen.groupby("search", sort=False)["grid"].transform("first"))
     first = chosen.groupby(["dataset", "model", "split", "series"], sort=False)["grid"].transform("first")
     terms = [
@@ -187,11 +196,11 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
     keys = ["dataset", "model", "split", "series", "k", "cr", "metric"]
     groups = chosen.groupby(keys, sort=False)
     data = groups["value"].agg(["mean", "std", "count"]).reset_index()
-    data.insert(6, "weights", groups["nonzeros"].mean().to_numpy())
+    data.insert(6, "bytes", groups["bytes"].mean().to_numpy())
     data["front"] = False
     for _, group in data.groupby(["dataset", "model", "split"]):
         sign = 1 if quantity(group["metric"].iloc[0]).better == "lower" else -1
-        ordered = group.assign(loss=sign * group["mean"]).sort_values(["weights", "loss"])
+        ordered = group.assign(loss=sign * group["mean"]).sort_values(["bytes", "loss"])
         best = ordered["loss"].cummin()
         data.loc[ordered.index[ordered["loss"] < best.shift(fill_value=np.inf)], "front"] = True
     return data, methods

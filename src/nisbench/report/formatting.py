@@ -69,6 +69,8 @@ def _amount(value: float) -> str:
 COSTS = {
     "params_mib": Quantity("Params (M)", _three_digits),
     "nonzeros": Quantity("#Params", "{:,.0f}".format),
+    "bytes": Quantity("Bytes", "{:,.0f}".format),
+    "mean_error": Quantity("Mean error", "{:+.4f}".format),
     "core_seconds": Quantity("Cost", _times),  # as a multiple of another row's
     "peak_memory_mib": Quantity("Memory", "{:,.0f} MiB".format),
 }
@@ -234,7 +236,9 @@ def how_to_read(seeds: int, split_per_seed: bool = False) -> str:
         "rate: the number of weights that the search allowed, divided by the number kept. A weight that the search "
         "has set to 0 counts as pruned. *As searched*: nothing is pruned after the search. #Params is the number of "
         "embedding weights that are not 0, projections included. Params (M) is the paper's measure: the size of "
-        "these weights in MiB as a deflated SciPy COO file, not a count. Cost is of the whole search, all trials with their "
+        "these weights in MiB as a deflated SciPy COO file, not a count. Bytes is what the embeddings take as they are served, "
+        "in the layout that takes the least (dense, prefix, CSR or bit mask), in float32 or the precision that the row names. "
+        "Mean error is the mean prediction on test less the mean label, in float32. Cost is of the whole search, all trials with their "
         "validation and all training after pruning, in core-seconds (seconds times threads; of a GPU, seconds), as a multiple of "
         "one row's: Grid Search's, or else the cheapest's. The paper's are hours of one GPU, likewise. "
         f"{NOT_ALONE} marks a cost that was not measured alone: trials trained together and shared the time, or other processes "

@@ -18,7 +18,7 @@ from nisbench.studies import Cell, StudyPlan
 
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "run_id", "code", "failed",
+    "weights", "nonzeros", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "run_id", "code", "failed",
 ]  # fmt: skip
 
 MEASURED_COSTS = ["core_seconds", "peak_memory_mib"]
@@ -51,7 +51,8 @@ def summary(plan: StudyPlan, partial: bool = False) -> pd.DataFrame:
         paper: Any = plan.params.reference.results
         for key in (cell.dataset, k, cell.model, cell.method, cell.compression_rate):
             paper = paper.get(key, {})
-        task = cell.settings.task
+        task, precision = cell.settings.task, plan.method_of(cell).quantise or "float32"
+        stored = mean_error = None
         nonzeros = size = memory = cost = best = None
         metrics: Mapping[str, float | None] = dict.fromkeys(metric.name for metric in task.metrics)
         cut_off, alone = 0, False
@@ -62,8 +63,17 @@ def summary(plan: StudyPlan, partial: bool = False) -> pd.DataFrame:
             alone = searched.measured_alone and all(one.measured_alone for one in pruned.rounds)
         if pruned and not failed:
             nonzeros = pruned.nonzeros + pruned.projection_weights
-            size, metrics = pruned.size_mib + 4 * pruned.projection_weights / 2**20, pruned.metrics
-        values = {"params_mib": size, "nonzeros": nonzeros, "peak_memory_mib": memory, "core_seconds": cost, **metrics}
+            size, metrics = pruned.size_mib + 4 * pruned.projection_weights / 2**20, pruned.metrics_at(precision)
+            stored, mean_error = pruned.stored_bytes(precision), pruned.mean_error
+        values = {
+            "params_mib": size,
+            "nonzeros": nonzeros,
+            "bytes": stored,
+            "peak_memory_mib": memory,
+            "core_seconds": cost,
+            **({"mean_error": mean_error} if task.has_base_rate else {}),
+            **metrics,
+        }
         if "hours" in paper:  # of one GPU
             paper = {**paper, "core_seconds": 3600 * paper["hours"]}
         shared = {
@@ -79,6 +89,7 @@ def summary(plan: StudyPlan, partial: bool = False) -> pd.DataFrame:
             "weights": pruned.weights if pruned else None,
             "nonzeros": nonzeros,
             "size_mib": size,
+            "bytes": stored,
             "best_epoch": best and best.best_epoch,
             "epochs": best and best.epochs,
             "stopped": best and best.stopped,

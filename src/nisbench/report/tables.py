@@ -61,7 +61,7 @@ def comparison(plan: StudyPlan, results: pd.DataFrame, task: type[Task]) -> Shee
         for model, of_model in of_dataset.groupby("model", sort=False):
             heading = plan.title(grid, model=str(model), dataset=dataset)
             for context, qualities in plan.task_of(grid, dataset).column_groups().items():
-                metrics = [*task.costs, *qualities]
+                metrics = [*task.costs, *(["mean_error"] if task.has_base_rate else []), *qualities]
                 heads = ["Search method", *(quantity(name).title for name in metrics), "Best epoch"]
                 title = f"{heading}: {context}" if context else heading
                 tables.append(SubTable(title, heads, *body(plan, of_model, metrics)))

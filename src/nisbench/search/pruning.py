@@ -3,26 +3,31 @@
 A compression rate of 1 prunes nothing: this step is where every method's chosen model meets the test instances, once.
 """
 
-import io
 import math
+import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 import torch
 from pydantic import TypeAdapter
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 
 from nisbench.data import instances, parquet
+from nisbench.data.instances import Instances
 from nisbench.embedding.scheme import DimensionScheme
+from nisbench.embedding.storage import PRECISIONS, Extent, rounded, row_slices
 from nisbench.errors import NisbenchError
 from nisbench.files import bad_file
 from nisbench.logs import log
 from nisbench.machine import OtherLoad, provenance
 from nisbench.models import recommender as recommenders
 from nisbench.models.pruned import Found, PrunedModel, non_embedding_state
+from nisbench.models.recommender import Recommender
 from nisbench.params.methods import Importance
 from nisbench.params.step_settings import PruneSettings
 from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, checked, read_search, write_run
@@ -90,10 +95,15 @@ def _prune_and_measure(
         values = importance(settings, model.embeddings, found)
         kept, threshold = most_important(values, searched.weights, settings.compression_rate, settings.importance)
         model = model.with_embeddings(np.where(kept, model.embeddings, np.float32(0)))
+    if settings.recalibrate:
+        model = replace(model, offset=offset_of(settings, model, instances.read(splits["validation"], device)))
     test = instances.read(splits["test"], device)
-    metrics = task.evaluate(model.to_recommender().to(device), test)
+    recommender = model.to_recommender().to(device)
+    metrics = task.evaluate(recommender, test)
     if not all(map(math.isfinite, metrics.values())):
         raise DivergenceError(f"predictions are not numbers: {metrics}")
+    mean_prediction, mean_label = means_of(settings, recommender, test)
+    del recommender
     model.save(folder / "scheme.safetensors", folder / "model.safetensors")
     dimensions = np.count_nonzero(model.embeddings, axis=1)
     return PruneRun(
@@ -102,13 +112,25 @@ def _prune_and_measure(
         nonzeros=model.nonzeros,
         projection_weights=model.projection_weights,
         threshold=threshold,
-        **vars(StoredSizes.of(model.embeddings)),
+        bytes=bytes_of(model),
+        rounded_metrics={} if model.stored_weights else rounded_metrics(task, model, test),
+        offset=model.offset,
+        mean_prediction=mean_prediction,
+        mean_label=mean_label,
+        size_mib=4 * model.stored_weights / 2**20 if model.stored_weights else deflated_mib(model.embeddings),
         features=FeatureCounts(count=len(dimensions), without_dimensions=int((dimensions == 0).sum())),
         test_instances=len(test),
         rounds=rounds,
         seconds=sum(one.seconds for one in rounds) or time.perf_counter() - started,
         machine=provenance(device),
     )
+
+
+def bytes_of(model: PrunedModel) -> dict[str, dict[str, int]]:
+    """What the embeddings take in each layout and precision; composed ones only what their parts take in float32."""
+    if model.stored_weights is not None:
+        return {"dense": {"float32": 4 * model.stored_weights}}
+    return Extent.of(model.embeddings).all_bytes()
 
 
 # --- which weights go -----------------------------------------------------------------------------------------
@@ -254,23 +276,76 @@ def _rounds_in(about: Mapping[str, object], number: int, file: Path) -> list[Rou
 # --- what is left ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class StoredSizes:
-    """What the non-zero weights take."""
+def rounded_metrics(task: tasks.Task, model: PrunedModel, test: Instances) -> dict[str, dict[str, float]]:
+    """The metrics with embeddings rounded to each precision below float32. It takes one copy of them for all."""
+    copy, found = np.empty_like(model.embeddings), dict[str, dict[str, float]]()
+    for precision in PRECISIONS[1:]:
+        of_copy = model.with_embeddings(rounded(model.embeddings, precision, copy))
+        found[precision] = task.evaluate(of_copy.to_recommender().to(test.ids.device), test)
+    return found
 
-    coo_bytes: int
-    csr_bytes: int
-    size_mib: float
-    """The paper's "Params (M)": the file that ``scipy.sparse.save_npz`` deflates a COO matrix to, in MiB."""
 
-    @classmethod
-    def of(cls, embeddings: np.ndarray) -> "StoredSizes":
-        coo = scipy.sparse.coo_matrix(embeddings)
-        csr = coo.tocsr()
-        file = io.BytesIO()
-        scipy.sparse.save_npz(file, coo, compressed=True)
-        return cls(
-            coo_bytes=coo.row.nbytes + coo.col.nbytes + coo.data.nbytes,
-            csr_bytes=csr.indptr.nbytes + csr.indices.nbytes + csr.data.nbytes,
-            size_mib=file.getbuffer().nbytes / 2**20,
-        )
+def deflated_mib(embeddings: np.ndarray) -> float:
+    """The paper's "Params (M)": the file that ``scipy.sparse.save_npz`` deflates a COO matrix to, in MiB.
+
+    It is written to a temporary file some rows at a time: all at once, it would take several times the table's memory.
+    """
+    count = int(np.count_nonzero(embeddings))
+    index = np.dtype(np.int32 if max(embeddings.shape) <= np.iinfo(np.int32).max else np.int64)
+    parts: dict[str, tuple[tuple[int, ...], np.dtype, Callable[[slice], np.ndarray]]] = {
+        "row": ((count,), index, lambda part: part.start + np.nonzero(embeddings[part])[0]),
+        "col": ((count,), index, lambda part: np.nonzero(embeddings[part])[1]),
+        "format": ((), np.dtype("S3"), lambda _: np.array(b"coo")),
+        "shape": ((2,), np.dtype(np.int64), lambda _: np.array(embeddings.shape)),
+        "data": ((count,), embeddings.dtype, lambda part: embeddings[part][embeddings[part] != 0]),
+    }
+    with tempfile.TemporaryFile() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, (shape, kind, values) in parts.items():
+                header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+                slices = row_slices(*embeddings.shape) if name in {"row", "col", "data"} else [slice(0, 0)]
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as array:
+                    np.lib.format.write_array_header_1_0(array, header)
+                    for part in slices:
+                        array.write(values(part).astype(kind).tobytes())
+        return file.tell() / 2**20
+
+
+# --- the base rate --------------------------------------------------------------------------------------------
+
+LARGEST_ERROR = 0.05
+"""A mean prediction that is further off than this share of the labels' mean and deviation, the lesser of the two, is told."""
+
+
+def offset_of(settings: PruneSettings, model: PrunedModel, validation: Instances) -> float:
+    """The number that, added to all predictions, gives them the mean of the labels over the validation instances.
+
+    For squared error and for logloss, this is also the number of the least loss. 0 if all labels are the same.
+    """
+    predictions = model.to_recommender().to(validation.ids.device).predict(validation).double().cpu().numpy()
+    labels = validation.labels.double().cpu().numpy()
+    if not np.isfinite(predictions).all() or labels.min() == labels.max():
+        return 0.0
+    if not settings.task.predicts_logits:
+        return float((labels - predictions).mean())
+    ends = logit(labels.mean()) - predictions.max(), logit(labels.mean()) - predictions.min()
+    if ends[0] == ends[1]:
+        return float(ends[0])
+    return float(brentq(lambda offset: (expit(predictions + offset) - labels).mean(), *ends))
+
+
+def means_of(
+    settings: PruneSettings, recommender: Recommender, test: Instances
+) -> tuple[float, float] | tuple[None, None]:
+    """The mean prediction and the mean label, for tasks that have a base rate. It warns if they are far apart."""
+    if not settings.task.has_base_rate:
+        return None, None
+    predictions, labels = recommender.predict(test).double(), test.labels.double()
+    mean = float((predictions.sigmoid() if settings.task.predicts_logits else predictions).mean())
+    base = float(labels.mean())
+    if abs(mean - base) > LARGEST_ERROR * min(abs(base), float(labels.std(correction=0))):
+        log.warning(
+            "the mean prediction on test is %.4f, but the mean label is %.4f%s",
+            mean, base, "" if settings.recalibrate else "; training.recalibrate: true refits it on validation",
+        )  # fmt: skip
+    return mean, base

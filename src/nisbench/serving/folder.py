@@ -1,14 +1,13 @@
 """The files of an exported model, and how they are written.
 
-``scheme.safetensors`` holds the embeddings and ``model.safetensors`` all other weights, as pruning wrote them.
-``vocabulary.parquet`` has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md``
-what a person wants to know.
+``table.safetensors`` holds the compressed embeddings and ``network.safetensors`` all other weights. ``vocabulary.parquet``
+has the row of the table for each field's tokens, ``model.json`` the rest, and ``README.md`` what a person wants to know.
+`nisbench.serving.programs` adds ``model.onnx``.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +16,20 @@ import nisbench
 from nisbench import execution, records
 from nisbench.data.click_log import UNKNOWN
 from nisbench.data.parquet import Field, FieldKind, Scaling, fields_of, open_parquet, read_table, write_table
-from nisbench.embedding.scheme import DimensionScheme
+from nisbench.embedding.storage import Layout, Precision
 from nisbench.errors import NisbenchError
-from nisbench.files import atomic_write, write_json, write_text
+from nisbench.files import write_json, write_text
+from nisbench.models.pruned import PrunedModel
 from nisbench.params.models import Model
 from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.tasks import Metric
 from nisbench.run_files import PruneRun, RunFile
+from nisbench.serving.compressed import CompressedEmbedding
 from nisbench.steps import Step
-from nisbench.tensor_files import load_tensors
+from nisbench.tensor_files import load_tensors, save_tensors
 
-SCHEME, WEIGHTS, VOCABULARY, DESCRIPTION = (
-    "scheme.safetensors", "model.safetensors", "vocabulary.parquet", "model.json",
+TABLE, NETWORK, VOCABULARY, DESCRIPTION, ONNX = (
+    "table.safetensors", "network.safetensors", "vocabulary.parquet", "model.json", "model.onnx",
 )  # fmt: skip
 
 
@@ -45,7 +46,8 @@ class ServedField(RunFile):
     """A field of the raw data."""
 
     name: str
-    kind: FieldKind
+    kind: str
+    """One of `FIELD_KINDS`. What is of another kind was exported by a later version, and is not read."""
     first: int
     """The first of its rows in the table; they are consecutive."""
     count: int
@@ -61,13 +63,16 @@ class ServedField(RunFile):
     def of_instances(self) -> Field:
         """The field, as files of instances have it."""
         scaling = Scaling(**self.scaling.model_dump()) if self.scaling else None
-        return Field(self.name, self.kind, self.first, self.count, scaling, self.most, self.separator)
+        return Field(self.name, cast(FieldKind, self.kind), self.first, self.count, scaling, self.most, self.separator)
+
+
+FIELD_KINDS: tuple[str, ...] = get_args(FieldKind)
 
 
 class Description(RunFile):
     """``model.json``."""
 
-    format: Literal[1]
+    format: Literal[2]
     nisbench: str
     run: str
     """The id of the pruning that made the model."""
@@ -76,18 +81,26 @@ class Description(RunFile):
     model: dict[str, Any]
     fields: list[ServedField]
     metrics: dict[str, float]
+    """On test, with the embeddings in the precision that they are stored in."""
+    layout: Layout
+    values: Precision
     bytes: int
-    """Of the embeddings, as CSR or dense, whichever is smaller."""
+    """Of the embeddings as they are stored, and of their projections, if any."""
+    network_bytes: int
+    """Of all other weights, those with one number per feature among them."""
 
 
-def stored_bytes(run: PruneRun, scheme: DimensionScheme) -> int:
-    """What the embeddings take, as CSR or as a dense float32 matrix, whichever is smaller, and their projections, if any."""
-    dense = 4 * run.features.count * scheme.k
-    return min(run.csr_bytes, dense) + 4 * run.projection_weights
+def export(
+    step: Step,
+    folder: Path,
+    layout: Layout | Literal["auto"] = "auto",
+    values: Precision = "float32",
+) -> Path:
+    """Write the result of a pruning that is done into `folder`, over what an earlier export left there. Returns the folder.
 
-
-def export(step: Step, folder: Path) -> Path:
-    """Write the result of a pruning that is done into `folder`, over what an earlier export left there. Returns the folder."""
+    The table is stored in that layout and precision (`nisbench.embedding.storage`); ``auto`` is the layout of the fewest
+    bytes.
+    """
     run = records.pruning_result(step)
     if run.failed:
         raise NisbenchError(f"there is no model to export: {run.failed}")
@@ -119,24 +132,30 @@ def export(step: Step, folder: Path) -> Path:
     ]
     searched = cast(SearchSettings, step.needs["search"].settings)
     model, task = searched.model, searched.task
+    pruned = PrunedModel.load(step.path("scheme"), step.path("model"), model)
+    table = CompressedEmbedding.from_dense(pruned.embeddings, layout, values)
+    projections = 4 * run.projection_weights
     description = Description(
-        format=1,
+        format=2,
         nisbench=nisbench.__version__,
         run=step.id,
         task=str(task.kind_name()),
         predicts_logits=task.predicts_logits,
         model=_all_of(model),
         fields=fields,
-        metrics=run.metrics,
-        bytes=stored_bytes(run, DimensionScheme.load(step.path("scheme"))),
+        metrics=run.metrics_at(values),
+        layout=table.layout,
+        values=values,
+        bytes=table.nbytes + projections,
+        network_bytes=sum(tensor.nbytes for tensor in pruned.others.values()) - projections,
     )
-    for name, file in ((SCHEME, "scheme"), (WEIGHTS, "model")):
-        with atomic_write(folder / name) as temporary:
-            shutil.copyfile(step.path(file), temporary)
+    save_tensors(folder / TABLE, table.state_dict(), table.extent())
+    save_tensors(folder / NETWORK, dict(pruned.others), pruned.about())
     rows = pa.array(np.arange(len(vocabulary), dtype=np.int32))
     write_table(folder / VOCABULARY, vocabulary.select(["field", "token"]).append_column("row", rows))
     write_text(folder / "README.md", _readme(step, run, description, task.metrics))
     write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
+    (folder / ONNX).unlink(missing_ok=True)  # of an earlier model
     return folder
 
 
@@ -181,7 +200,9 @@ def _readme(step: Step, run: PruneRun, description: Description, metrics: Sequen
         "|---|---|",
         f"| Features | {run.features.count:,}, of which {run.features.without_dimensions:,} have no dimension left |",
         f"| Weights | {run.nonzeros:,} of {run.weights:,} |",
-        f"| Bytes, in float32, the smaller of CSR and dense | {description.bytes:,} |",
+        f"| Stored as | {description.layout}, {description.values} |",
+        f"| Bytes | {description.bytes:,} |",
+        f"| Bytes of the network, with first-order weights | {description.network_bytes:,} |",
         "",
         "| Column | Holds | Other tokens |",
         "|---|---|---|",

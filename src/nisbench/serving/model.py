@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+import nisbench
 from nisbench.data.instances import Instances, several
 from nisbench.data.parquet import read_table
 from nisbench.data.table import buckets, first_of_each, scaled, token_lists
-from nisbench.embedding.scheme import DimensionScheme
 from nisbench.errors import NisbenchError, shortened
 from nisbench.models.pruned import PrunedModel
 from nisbench.models.recommender import Recommender
@@ -24,7 +24,10 @@ from nisbench.params.kinds import VARIABLE, kinds
 from nisbench.params.models import AnyModel
 from nisbench.params.tree import nearest
 from nisbench.run_files import read_as
-from nisbench.serving.folder import DESCRIPTION, SCHEME, VOCABULARY, WEIGHTS, Description, ServedField
+from nisbench.serving.compressed import CompressedEmbedding
+from nisbench.serving.folder import DESCRIPTION, FIELD_KINDS, NETWORK, TABLE, VOCABULARY, Description, ServedField
+from nisbench.serving.table import CompressedTable
+from nisbench.tensor_files import load_tensors
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,16 +38,22 @@ class ServedModel:
     tokens: Mapping[str, pa.Array]
     """The tokens of each categorical field, in the order of their rows."""
     recommender: Recommender
-    scheme: DimensionScheme
+    """A torch module: a table that decodes its rows as they are read, and a network."""
+
+    @property
+    def table(self) -> CompressedEmbedding:
+        """The compressed embeddings: row numbers -> rows."""
+        assert isinstance(self.recommender.embedding, CompressedTable)
+        return self.recommender.embedding.compressed
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Quality on the test instances, as it was measured when the model was pruned."""
+        """Quality on the test instances, as it was measured, in this precision, when the model was pruned."""
         return dict(self.description.metrics)
 
     @property
     def bytes(self) -> int:
-        """What the embeddings take, as CSR or as a dense float32 matrix, whichever is smaller."""
+        """What the embeddings take as they are stored, and their projections, if any."""
         return self.description.bytes
 
     @property
@@ -67,11 +76,32 @@ class ServedModel:
         batch = self.instances(frame)
         if not len(batch):
             return np.zeros(0, dtype=np.float32)
-        predictions = self.recommender.predict(batch)
+        with torch.no_grad():
+            predictions = self.recommender.predict(batch)
         if self.description.predicts_logits and not logits:
             predictions = predictions.sigmoid()
-        found: np.ndarray = predictions.numpy()
+        found: np.ndarray = predictions.cpu().numpy()
         return found
+
+    def lookup(self, field: str, tokens: Any) -> np.ndarray:
+        """The embeddings (n, width) float32 of n tokens of a field, projected if the model's are.
+
+        Where a model has several embeddings per token (NeuMF), they stand side by side. Raises `NisbenchError` for a
+        token that is not in the vocabulary of a field without a feature for unknown tokens.
+        """
+        known = {one.name: one for one in self.description.fields}
+        if field not in known:
+            raise NisbenchError(f"there is no field {field!r}{nearest(field, known)}")
+        if known[field].kind == "scalar":
+            raise NisbenchError(f"the field {field!r} holds numbers: it has no tokens")
+        rows = torch.from_numpy(self._rows(known[field], _arrow(field, tokens))).to(self.table.weights.device)
+        project = self.recommender.projection
+        with torch.no_grad():
+            found = (
+                project(self.recommender.embedding, rows[:, None], None).dense()[:, 0] if project else self.table(rows)
+            )
+        embeddings: np.ndarray = found.cpu().numpy()
+        return embeddings
 
     def instances(self, frame: Any) -> Instances:
         """What `predict` makes of raw columns: rows of the table and, where a field has numbers or several tokens, their values."""
@@ -95,7 +125,9 @@ class ServedModel:
                 assert values is not None
                 ids[:, i] = field.first
                 values[:, i] = torch.from_numpy(_numbers(field, column))
-        return Instances(ids, torch.zeros(count), values, widths if max(widths) > 1 else None)
+        device = self.table.weights.device
+        values = None if values is None else values.to(device)
+        return Instances(ids.to(device), torch.zeros(count), values, widths if max(widths) > 1 else None)
 
     def _columns(self, frame: Any) -> dict[str, pa.Array]:
         """The fields' columns as Arrow arrays of one length."""
@@ -152,7 +184,7 @@ def load_model(folder: str | Path) -> ServedModel:
     >>> nb.load_model("small/").predict({"user": [3, 5], "item": [7, 7]})
     """
     folder = Path(folder)
-    missing = [name for name in (DESCRIPTION, VOCABULARY, SCHEME, WEIGHTS) if not (folder / name).is_file()]
+    missing = [name for name in (DESCRIPTION, VOCABULARY, TABLE, NETWORK) if not (folder / name).is_file()]
     if missing:
         raise NisbenchError(f"{folder}: not an exported model: {', '.join(missing)} missing")
     description = read_as(Description, folder / DESCRIPTION)
@@ -165,17 +197,37 @@ def load_model(folder: str | Path) -> ServedModel:
         settings = TypeAdapter(AnyModel).validate_python(description.model)
     except ValidationError as error:
         raise NisbenchError(f"{folder / DESCRIPTION}: model: {error}") from None
-    pruned = PrunedModel.load(folder / SCHEME, folder / WEIGHTS, settings)
+    for field in description.fields:
+        if field.kind not in FIELD_KINDS:
+            raise NisbenchError(
+                f"{folder}: the field {field.name!r} is of the kind {field.kind!r}, which nisbench {nisbench.__version__} does "
+                f"not read; it reads {', '.join(FIELD_KINDS)}. The model was exported by nisbench {description.nisbench}."
+            )
+    table = _table(folder / TABLE)
+    others, about = load_tensors(folder / NETWORK)
     vocabulary = read_table(folder / VOCABULARY)
     rows = sum(field.count for field in description.fields)
-    if not len(vocabulary) == rows == len(pruned.embeddings):
+    if not len(vocabulary) == rows == table.rows:
         raise NisbenchError(f"{folder}: its files do not fit together; export the model again")
     texts = vocabulary["token"].combine_chunks()
     tokens = {
         field.name: texts.slice(field.first, field.count) for field in description.fields if field.kind == "categorical"
     }
-    recommender = pruned.to_recommender().eval()
-    return ServedModel(description, tokens, recommender, DimensionScheme.load(folder / SCHEME))
+    nothing = np.zeros((0, table.width), dtype=np.float32)  # the embeddings stay compressed
+    served = CompressedTable(table)
+    pruned = PrunedModel.of_parts(nothing, others, about, settings, folder / NETWORK, served)
+    return ServedModel(description, tokens, pruned.served_from(served).eval())
+
+
+def _table(path: Path) -> CompressedEmbedding:
+    tensors, extent = load_tensors(path)
+    try:
+        with torch.device("meta"):  # nothing is allocated for what a damaged file claims
+            table = CompressedEmbedding(**extent)
+        table.load_state_dict(tensors, assign=True)
+    except (TypeError, ValueError, RuntimeError, NisbenchError) as error:
+        raise NisbenchError(f"{path}: not a compressed table: {shortened(str(error), 200)}") from None
+    return table.on_large_pages()
 
 
 def _arrow(name: str, column: Any) -> pa.Array:

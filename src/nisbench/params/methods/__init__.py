@@ -5,7 +5,16 @@ from typing import Annotated
 from pydantic import SerializeAsAny
 
 from nisbench.params.kinds import chosen_by_tag
-from nisbench.params.methods.base import Budgeted, Importance, Method, PaperName, Rewind, Role
+from nisbench.params.methods.base import (
+    Budgeted,
+    Importance,
+    Method,
+    PaperName,
+    Rewind,
+    Role,
+    Rounded,
+    rounded_entry,
+)  # fmt: skip
 from nisbench.params.methods.baselines import TPE, Hashing, Laws, LowRank, QuotientRemainder, TunedAtBudget, Uniform
 from nisbench.params.methods.controls import NoEmbeddings, Oracle, UniformTuned
 from nisbench.params.methods.modern import PEP, SSEDS, AutoDim, Gradual, OptEmbed
@@ -52,7 +61,9 @@ __all__ = [
     "RandomSearch",
     "Rewind",
     "Role",
+    "Rounded",
     "TunedAtBudget",
     "Uniform",
     "UniformTuned",
+    "rounded_entry",
 ]  # fmt: skip

@@ -16,6 +16,15 @@ Rewind = Literal["pruned", "initial", "fresh"]
 """Where training after pruning starts: at the pruned model; at the initial weights of the search, network included (Frankle and
 Carbin 2019, arXiv 1803.03635); or at newly drawn ones."""
 
+Rounded = Literal["float16", "int8", "int4"]
+"""A precision below float32, as `nisbench.embedding.storage` has it."""
+
+
+def rounded_entry(entry: str, precision: str | None) -> str:
+    """What a method's entry is called where a grid asks for it in another precision than its own."""
+    return f"{entry}_{precision}" if precision else entry
+
+
 Role = Literal["method", "baseline", "reference", "control"]
 """A search method; a baseline, which searches by trying out; the tuned baseline that every result is held against; or a control,
 which bounds what a search can bring."""
@@ -38,6 +47,10 @@ class Method(Kind):
     rewind: Annotated[Rewind | None, UNHASHED] = None
     """Where each round's training starts. It must be set if there are rounds."""
 
+    quantise: Annotated[Rounded | None, Field(default=None, exclude=True)]
+    """The precision that embeddings are rounded to after all training, for this entry's rows of tables. Part of no id: every pruning
+    is measured in all precisions. null = float32."""
+
     role: ClassVar[Role] = "method"
     ranks_weights: ClassVar[bool] = False
     """Whether the search ranks the weights for pruning (`importance: search`)."""
@@ -59,8 +72,9 @@ class Method(Kind):
 
     @property
     def in_paper(self) -> PaperName | None:
-        """`kind_in_paper`, unless the result is pruned differently from the paper."""
-        return self.kind_in_paper if self.importance == "effective" and not self.rounds else None
+        """`kind_in_paper`, unless the result is pruned differently from the paper, or rounded."""
+        as_there = self.importance == "effective" and not self.rounds and not self.quantise
+        return self.kind_in_paper if as_there else None
 
     @property
     def own_model(self) -> Model | None:
