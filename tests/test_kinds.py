@@ -106,7 +106,7 @@ def test_a_plug_in_s_kind_is_validated_planned_and_hashed(plugged, overlay):
         (
             "kind: half",
             "kind: zz",
-            "methods.half.kind: there is no kind 'zz'; there is: dnis, full, gradual, grid, half, hashing",
+            "methods.half.kind: there is no kind 'zz'; there is: autodim, dnis, full, gradual, grid, half",
         ),
     ],
 )
