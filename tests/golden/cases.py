@@ -35,6 +35,10 @@ METHODS = TypeAdapter(dict[str, AnyMethod]).validate_python(PARAMS["methods"])
 TRAINING = Training.model_validate(PARAMS["training"])
 
 RATES = (1.0, 3.0)
+ON_ONE_MODEL = {
+    "pep", "sseds", "gradual", "autodim", "optembed", "uniform", "laws", "hashing", "quotient_remainder", "low_rank",
+}  # fmt: skip
+"""Kinds of method that are computed on the first data set and model only."""
 
 Values = dict[str, dict[str, Any]]
 """By kind of step and case."""
@@ -67,8 +71,12 @@ def _searches(name: str, dataset: Dataset, block: Step) -> Iterator[tuple[str, S
     task = TASKS[dataset.task]
     for model, model_settings in MODELS.items():
         for method, settings in METHODS.items():
-            if dataset.task in model_settings.tasks and not (settings.own_model and model != next(iter(MODELS))):
-                yield f"{name}/{model}/{method}", search_step(block, task, model_settings, settings, TRAINING, 1)
+            first = model == next(iter(MODELS))
+            if dataset.task not in model_settings.tasks or (settings.own_model and not first):
+                continue
+            if settings.kind_name() not in ON_ONE_MODEL or (first and name == next(iter(DATASETS))):
+                search = search_step(block, task, model_settings, settings.at(RATES[-1]), TRAINING, 1)
+                yield f"{name}/{model}/{method}", search
 
 
 def _search(step: Step) -> dict[str, Any]:
@@ -138,7 +146,7 @@ def archives(folder: Path) -> dict[str, Dataset]:
     entries = {
         "dat": {**movielens, **random, "task": "rating", "url": "dat.zip", "ratings": "ml/ratings.dat", "movies": None},
         "csv": {
-            **movielens, "task": "topk", "split": "leave_one_out", "url": "csv.zip",
+            **movielens, "task": "topk_of_few", "split": "leave_one_out", "url": "csv.zip",
             "ratings": "ml/ratings.csv", "movies": "ml/movies.csv",
         },
         "criteo": {

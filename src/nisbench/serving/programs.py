@@ -36,9 +36,11 @@ class Program(nn.Module):
             )
         self.recommender = served.recommender
         self.probabilities = served.description.predicts_logits
+        widths = tuple(field.most for field in served.description.fields)
+        self.columns = widths if max(widths) > 1 else None
 
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Tensor:
-        predictions: Tensor = self.recommender(Instances(ids, ids[:, 0].float(), values))
+        predictions: Tensor = self.recommender(Instances(ids, ids[:, 0].float(), values, self.columns))
         return predictions.sigmoid() if self.probabilities else predictions
 
 
