@@ -47,6 +47,7 @@ def run(steps, scale, seed=1, sync_at=(), resume_at=None):
     return mine, [table.detach() for table in dense], apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1e-7, 3e-8])  # gradients far above epsilon, and near it
 def test_thousands_of_steps_equal_dense_adam(scale):
     mine, dense, apart = run(3000, scale, sync_at=(1000, 2000))

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from scipy import stats
 
@@ -66,6 +67,17 @@ studies:
     seeds: [1]
     tables: [table2]
 """
+FEW_RUNS = """
+studies:
+  movielens_1m:
+    seeds: [1, 2]
+    grids:
+      rating: {models: [mf]}
+      pruning: {models: [mf]}
+      base_dimension: {sweep: {training.base_dimension: [32, 64]}}
+      blocks: {sweep: {datasets.movielens_1m.blocks.count: [10, 20]}}
+"""
+"""The study with every kind of figure, and few runs."""
 THREE_SEEDS = "studies: {paper: {seeds: [1, 2, 3]}}"
 
 
@@ -709,7 +721,7 @@ def test_the_paper_s_own_figures_bear_out_its_claims(study):
 
 
 def test_all_files_are_written_old_ones_go_and_the_same_runs_give_the_same_bytes(study):
-    found = study(name="movielens_1m")
+    found = study(FEW_RUNS, "movielens_1m")
     folder = Path("results/movielens_1m")
     for old in ("runs-000000000000.json", "table3.tex", "recovery.svg", "curves/other.svg"):
         (folder / old).parent.mkdir(parents=True, exist_ok=True)
@@ -744,7 +756,7 @@ def test_text_from_elsewhere_is_shown_and_does_nothing(study):
     """Titles come from overlays, the rest from run files, and both may come from anyone."""
     titled = {"title": HOSTILE}
     overlay = {
-        "studies": {"movielens_1m": {**titled, "seeds": [1]}},
+        "studies": {"movielens_1m": yaml.safe_load(FEW_RUNS)["studies"]["movielens_1m"] | {**titled, "seeds": [1]}},
         "datasets": {"movielens_1m": titled},
         "models": {"mf": titled},
         "methods": {"dnis": titled, "grid_search": titled},
