@@ -27,6 +27,7 @@ from nisbench.errors import NisbenchError
 from nisbench.logs import duration
 from nisbench.search import pruning, trials
 from nisbench.studies import plan
+from nisbench.tasks import task as tasks
 from nisbench.wiring import WORK
 from tests.helpers.fake_runs import pretend, pretend_cells
 from tests.helpers.paths import ROOT, SMALL
@@ -645,10 +646,11 @@ def test_each_step_is_handed_its_own_files(call, demo, monkeypatch):
     prune = demo.cells[0].prune
     search = prune.needs["search"]
     block, split = search.needs["block"], search.needs["split"]
-    handed = {}
+    handed, checked = {}, []
     for module, step in ((trials, search), (pruning, prune), (blocks, block)):
         pretend(step, mse=0.5)
         monkeypatch.setattr(module, "run", lambda *given, step=step: (handed.update({step.name: given}), pretend(step)))
+    monkeypatch.setattr(tasks, "check_splits", lambda _task, splits: checked.append(list(splits)))
     files = {name: split.path(name) for name in ("train", "validation", "test")}
     for step in (block, search, prune):
         assert call(step.name, step.id).exit_code == 0
@@ -658,6 +660,7 @@ def test_each_step_is_handed_its_own_files(call, demo, monkeypatch):
         "search": [{name: files[name] for name in ("train", "validation")}, block.path("features"), search.folder],
         "prune": [search.path("run"), search.path("weights"), files, prune.folder],
     }
+    assert checked == [["train", "validation"], ["train", "validation", "test"]]
 
 
 def test_a_search_says_who_speaks_and_how_long_the_rest_will_take(call, demo, monkeypatch):
@@ -665,6 +668,7 @@ def test_a_search_says_who_speaks_and_how_long_the_rest_will_take(call, demo, mo
     pretend(search)
     records.delete_outputs(search)
     remaining.write("demo", {search.id: 90.0})
+    monkeypatch.setattr(tasks, "check_splits", lambda *_: None)
     monkeypatch.setattr(trials, "run", lambda *_: pretend(search))
     said = call("search", search.id).stderr
     assert said.startswith(
@@ -697,21 +701,6 @@ def test_a_step_clears_away_what_a_killed_one_left(call, demo):
         "step.json",
         "vocabulary.parquet",
     ]
-
-
-def test_a_step_killed_when_all_was_done_but_to_say_so_is_not_done_again(call, demo, monkeypatch):
-    prepare = demo.cells[0].prune.needs["split"].needs["prepare"]
-    pretend(prepare)
-    prepare.record.unlink()
-    make(prepare.folder / "trials" / "0.json")
-    monkeypatch.setattr("nisbench.data.planted_ratings.prepare", None)
-    assert call("prepare", prepare.id).exit_code == 0
-    assert sorted(path.name for path in prepare.folder.iterdir()) == [
-        "instances.parquet",
-        "step.json",
-        "vocabulary.parquet",
-    ]
-    records.check(prepare)
 
 
 def test_a_damaged_step_begun_again_and_killed_does_not_come_to_count_as_whole(call, demo, monkeypatch):

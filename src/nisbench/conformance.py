@@ -281,6 +281,9 @@ def prunes(case: Case) -> None:
             most = int(len(case.context.features.block) * columns / SEARCHED_AT)
             check(run.nonzeros <= most, f"{run.nonzeros} weights are left, but the budget is {most}")
             check(weights == whole, f"pruning took {whole - weights} weights of a result that is within its budget")
+        elif case.method.importance == "search":  # of weights that may be 0 now; equal ones stay or go together
+            most = int(case.run.weights / rate)
+            check(0 < weights <= most, f"{weights} weights are left at CR {rate:g}, more than {most}, or none")
         else:
             most = min(int(case.run.weights / rate), whole)
             check(weights == most, f"{weights} weights are left at CR {rate:g}, not {most}")

@@ -49,11 +49,17 @@ def looks(methods: Mapping[str, Method]) -> dict[str, dict[str, object]]:
     """How to draw each series, by its method: a kind has one colour in all figures, its first method the marker."""
     seen: dict[str, int] = {}
     found: dict[str, dict[str, object]] = {}
+    taken: set[tuple[Any, str, int]] = set()
     for name, method in methods.items():
         kind = str(method.kind_name())
         colour, marker = _colour_of(kind, method), method.marker or SPARE_MARKERS[_place(kind, "marker")]
         nth = seen[kind] = seen.get(kind, -1) + 1
         marker = SPARE_MARKERS[(nth // 2 - 1) % len(SPARE_MARKERS)] if nth > 1 else marker
+        for spare in SPARE_MARKERS:  # there are more kinds than colours
+            if (colour, marker, nth % 2) not in taken:
+                break
+            marker = spare
+        taken.add((colour, marker, nth % 2))
         found[name] = {"color": colour, "marker": marker, "markeredgewidth": 0.5, "markeredgecolor": "black"}
         if nth % 2:
             found[name] |= {"markerfacecolor": "white", "markeredgewidth": 1.2, "markeredgecolor": colour}
