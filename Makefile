@@ -22,7 +22,7 @@ check: lint
 # Before each pull request, and in CI: everything.
 test: lint
 	@$(IN_ENVIRONMENT) python -m pytest -n 2 -m 'not pipeline'
-	@$(IN_ENVIRONMENT) python -m pytest -m pipeline  # each uses two cores, and some kill at a certain moment
+	@$(IN_ENVIRONMENT) python -m pytest -n 2 --dist loadfile -m pipeline  # tests of a file share a project
 
 # After a change to the core: compute the golden values again and, where they are as before, record its source.
 golden: $(READY)
