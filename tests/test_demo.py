@@ -58,7 +58,8 @@ def flat(nested, *keys):
     """The numbers of nested values by their keys."""
     if not isinstance(nested, dict):
         return {" ".join(keys): nested}
-    inner = (flat(value, *keys, name) for name, value in nested.items() if name != "mean_error")  # which may be next to 0
+    counted = {name: value for name, value in nested.items() if name != "mean_error"}  # which may be next to 0
+    inner = (flat(value, *keys, name) for name, value in counted.items())
     return {key: value for found in inner for key, value in found.items()}
 
 
