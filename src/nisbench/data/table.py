@@ -183,7 +183,7 @@ class Rows:
                 values = values.dictionary_decode()
             numbers = values.cast(pa.float64())
         except pa.ArrowException:
-            text = _as_text(values)
+            text = as_text(values)
             lowered = pc.utf8_lower(pc.utf8_trim_whitespace(text))
             lowered = pc.if_else(pc.equal(lowered, "true"), "1", pc.if_else(pc.equal(lowered, "false"), "0", lowered))
             try:
@@ -248,7 +248,7 @@ def _labels(settings: DataTable, rows: Rows) -> pa.Array:
 
 def _parts(settings: DataTable, rows: Rows) -> pa.Array:
     assert settings.part is not None
-    text = _as_text(rows.table[settings.part.column].combine_chunks())
+    text = as_text(rows.table[settings.part.column].combine_chunks())
     found = np.full(len(text), MISSING, np.int8)
     for number, values in enumerate((settings.part.train, settings.part.validation, settings.part.test)):
         found[np.asarray(pc.is_in(text, value_set=pa.array(values, pa.string())))] = number
@@ -264,10 +264,10 @@ def _tokens(rows: Rows, name: str) -> pa.DictionaryArray:
         raise rows.error(np.asarray(column.is_valid()), name, "holds lists; name it under `multi` instead of `tokens`")
     if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
         return column
-    return _as_text(column).dictionary_encode()
+    return as_text(column).dictionary_encode()
 
 
-def _as_text(column: pa.Array) -> pa.Array:
+def as_text(column: pa.Array) -> pa.Array:
     """Values as tokens. Whole numbers may be floats: some writers have them so where others are missing."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -312,7 +312,7 @@ def token_lists(column: pa.Array, separator: str | None) -> tuple[pa.Array, np.n
     if separator is not None:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             return None
-        text = pc.fill_null(_as_text(column), "")
+        text = pc.fill_null(as_text(column), "")
         lists = pc.split_pattern(text, separator)
     elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         lists = column
@@ -321,7 +321,7 @@ def token_lists(column: pa.Array, separator: str | None) -> tuple[pa.Array, np.n
     else:
         return None
     row = np.asarray(pc.list_parent_indices(lists))
-    values = pc.utf8_trim_whitespace(_as_text(pc.list_flatten(lists)))
+    values = pc.utf8_trim_whitespace(as_text(pc.list_flatten(lists)))
     sound = np.asarray(pc.fill_null(pc.not_equal(values, ""), False))
     return values.filter(pa.array(sound)), np.bincount(row[sound], minlength=len(column))
 
@@ -455,7 +455,7 @@ class Side:
         if not batches:
             raise NisbenchError(f"{self.source}: holds no rows")
         table = pa.concat_tables(batches, promote_options="permissive")
-        self.keys = _as_text(table[self.key].combine_chunks())
+        self.keys = as_text(table[self.key].combine_chunks())
         self.columns = {name: _short(table[name].combine_chunks()) for name in columns}
         counts = pc.value_counts(self.keys)
         repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
@@ -470,8 +470,8 @@ class Side:
         if isinstance(joined, pa.ChunkedArray):
             joined = pa.concat_arrays(joined.chunks)
         if pa.types.is_dictionary(joined.type):
-            return pc.index_in(_as_text(joined.dictionary), value_set=self.keys).take(joined.indices)
-        return pc.index_in(_as_text(joined), value_set=self.keys)
+            return pc.index_in(as_text(joined.dictionary), value_set=self.keys).take(joined.indices)
+        return pc.index_in(as_text(joined), value_set=self.keys)
 
 
 def _short(column: pa.Array) -> pa.Array:
@@ -483,8 +483,8 @@ def _derived(column: pa.ChunkedArray, pattern: re.Pattern[str]) -> pa.ChunkedArr
     """What the pattern matches in each value."""
     encoded = column.combine_chunks()
     if not pa.types.is_dictionary(encoded.type):
-        encoded = _as_text(encoded).dictionary_encode()
-    found = [pattern.search(text) if text is not None else None for text in _as_text(encoded.dictionary).to_pylist()]
+        encoded = as_text(encoded).dictionary_encode()
+    found = [pattern.search(text) if text is not None else None for text in as_text(encoded.dictionary).to_pylist()]
     made = pa.array([match and match[pattern.groups] for match in found], pa.string())
     return pa.chunked_array([made.take(encoded.indices)])
 

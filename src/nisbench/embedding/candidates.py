@@ -70,14 +70,6 @@ class CandidateTable(Table):
         self.register_buffer("noise", torch.zeros(units, len(candidates)))
         self.register_buffer("temperature", torch.ones(()))
 
-    @property
-    def features(self) -> int:
-        return len(self.weight)
-
-    @property
-    def width(self) -> int:
-        return self.weight.shape[1]
-
     def shares(self) -> Tensor:
         """p: (U, C)."""
         return ((self.logits + self.noise) / self.temperature).softmax(1)

@@ -52,14 +52,6 @@ class SupernetTable(Table):
         base = [torch.arange(width) * len(law) // width for width in drawn.widths]
         self.register_buffer("base_column", torch.cat(base), persistent=False)
 
-    @property
-    def features(self) -> int:
-        return len(self.weight)
-
-    @property
-    def width(self) -> int:
-        return self.weight.shape[1]
-
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Embeddings:
         scales = None
         if self.training and self.cumulative is not None:

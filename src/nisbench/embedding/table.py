@@ -42,15 +42,18 @@ class Table(nn.Module, ABC):
     importance: Tensor | None = None
     """(N, width): how the search ranked the weights for pruning, the least first; None = it did not."""
 
-    @property
-    @abstractmethod
-    def features(self) -> int:
-        """N."""
+    weight: nn.Parameter
+    """(N, width); a table without such weights says otherwise what its size is."""
 
     @property
-    @abstractmethod
+    def features(self) -> int:
+        """N."""
+        return len(self.weight)
+
+    @property
     def width(self) -> int:
         """The number of columns of an embedding."""
+        return self.weight.shape[1]
 
     @abstractmethod
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Embeddings:
@@ -96,14 +99,6 @@ class SelectedTable(Table):
         self.register_buffer("block", block.to(torch.int32))
         self.register_buffer("selection", selection)
         self.selective = soft or bool((selection != 1).any())  # else there is nothing to multiply by
-
-    @property
-    def features(self) -> int:
-        return len(self.weight)
-
-    @property
-    def width(self) -> int:
-        return self.weight.shape[1]
 
     def forward(
         self, ids: Tensor, values: Tensor | None = None, weight: Tensor | None = None, scales: Tensor | None = None

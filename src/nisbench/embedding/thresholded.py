@@ -33,14 +33,6 @@ class ThresholdedTable(Table):
         self.register_buffer("block", drawn.block)
         self.register_buffer("last_alive", torch.zeros(self.weight.shape, dtype=torch.int32))
 
-    @property
-    def features(self) -> int:
-        return len(self.weight)
-
-    @property
-    def width(self) -> int:
-        return self.weight.shape[1]
-
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Embeddings:
         if self.features <= ids.numel():  # cheaper to cut each row of the table once than each occurrence of it
             return Embeddings(ids, values, soft_threshold(self.weight, self.limits()))

@@ -1,7 +1,6 @@
 """A served model: predictions for raw columns."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 import nisbench
 from nisbench.data.instances import Instances, several
 from nisbench.data.parquet import read_table
-from nisbench.data.table import buckets, first_of_each, scaled, token_lists
+from nisbench.data.table import as_text, buckets, first_of_each, scaled, token_lists
 from nisbench.errors import NisbenchError, shortened
 from nisbench.models.pruned import PrunedModel
 from nisbench.models.recommender import Recommender
@@ -158,7 +157,7 @@ class ServedModel:
 
     def _rows(self, field: ServedField, column: pa.Array, tokens: pa.Array | None = None) -> np.ndarray:
         """The rows of the table for a column, or for the tokens that were made of it: (n,) int32."""
-        found = pc.index_in(_as_text(column) if tokens is None else tokens, value_set=self.tokens[field.name])
+        found = pc.index_in(as_text(column) if tokens is None else tokens, value_set=self.tokens[field.name])
         if found.null_count:
             if field.unknown is None:
                 row = pc.index(found.is_null(), value=True).as_py()
@@ -239,16 +238,6 @@ def _arrow(name: str, column: Any) -> pa.Array:
         return pa.array(column, from_pandas=True)
     except (pa.ArrowException, TypeError) as error:
         raise NisbenchError(f"column {name!r}: not a column of one type: {shortened(str(error), 200)}") from None
-
-
-def _as_text(column: pa.Array) -> pa.Array:
-    """Tokens as the vocabulary has them. Whole numbers may be floats: pandas has them so where some are missing."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_floating(column.type):
-        with suppress(pa.ArrowInvalid):  # fractions are left as they are
-            column = column.cast(pa.int64())
-    return column.cast(pa.string())
 
 
 def _numbers(field: ServedField, column: pa.Array) -> np.ndarray:
