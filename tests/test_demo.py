@@ -92,7 +92,7 @@ def test_every_table_and_figure_is_there(checkout):
         f"Table {n}" for n in (1, 2, 3, 4)
     ]
     assert [head for head in heads if head in TITLES.values()] == [TITLES[figure] for figure in demo.study.figures]
-    assert {"The paper's claims, checked", "Settings", "Runs", "How to repeat it"} < set(heads)
+    assert {"Claims, checked", "Settings", "Runs", "How to repeat it"} < set(heads)
 
 
 def test_what_is_done_is_not_done_again(checkout):

@@ -528,7 +528,7 @@ def results(study: str) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from nisbench.report.results import summary
+    from nisbench.report.results import chosen, summary
 
     config, root = _config(), home()
     if study not in config.by_study:
@@ -537,7 +537,7 @@ def results(study: str) -> "pd.DataFrame":
     done = tuple(cell for cell in plan.cells if records.done(cell.prune) and records.done(cell.search))
     table = root / "results" / study / "summary.csv"
     if done:
-        frame = summary(replace(plan, cells=done))
+        frame = summary(chosen(replace(plan, cells=done)))
         frame.attrs["source"] = "runs"
     elif table.is_file():
         frame = pd.read_csv(table)

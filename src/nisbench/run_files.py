@@ -178,6 +178,8 @@ class PruneRun(RunFile):
     """The result of a pruning, measured on test."""
 
     metrics: dict[str, Measure] = {}
+    validation_loss: Measure | None = None
+    """Of the pruned model: where a grid tunes a method, it chooses. A search that learns its selection has learned from it."""
     weights: Count = 0
     """Embedding weights that the search's selection let exist."""
     nonzeros: Count = 0

@@ -17,6 +17,7 @@ from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.studies import Grid, Params, Study, Swept
 from nisbench.params.tasks import Task
 from nisbench.params.tree import nearest
+from nisbench.params.tuning import Tuned, variants, with_values
 from nisbench.steps import ID_LENGTH, Step, StepName, block_step, hashed_form, prune_step, search_step
 
 
@@ -32,6 +33,8 @@ class Cell:
     compression_rate: float
     seed: int
     prune: Step
+    tuned: Tuned = ()
+    """What its grid tries for its method, and the values here. Cells of one place differ in them, and validation chooses."""
 
     @property
     def search(self) -> Step:
@@ -136,7 +139,7 @@ class StudyPlan:
         """Changes when any of the study's runs, names, titles, references or the report's code does."""
         titles = [self.title(c.grid, dataset=c.dataset, model=c.model, method=c.method) for c in self.cells]
         identity = {
-            "runs": [[*cell.key, cell.prune.id] for cell in self.cells],
+            "runs": [[*cell.key, *cell.tuned, cell.prune.id] for cell in self.cells],
             "data": list(self.blocks),
             "study": self.study.model_dump(mode="json"),
             "reference": self.params.reference.model_dump(mode="json"),
@@ -253,10 +256,12 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
             method, task = params.methods[named], params.task_of(dataset)
             task = task.redrawn(seed) if study.split_per_seed else task
             block, network = block_of[dataset, seed], params.models[model]
-            for rate in grid.methods[entry]:
-                search = search_step(block, task, network, method.at(rate), params.training, seed)
-                cell = Cell(apart, dataset, model, named, rate, seed, prune_step(search, method, rate))
-                cells[cell.key] = cell  # grids may overlap
+            for tuned in variants((grid.tune or {}).get(entry)):
+                tried, training = with_values(method, params.training, tuned)
+                for rate in grid.methods[entry]:
+                    search = search_step(block, task, network, tried.at(rate), training, seed)
+                    cell = Cell(apart, dataset, model, named, rate, seed, prune_step(search, tried, rate), tuned)
+                    cells[*cell.key, tuned] = cell  # grids may overlap
     return StudyPlan(name, config.by_study[name], tuple(cells.values()), blocks, dataset_names, grids)
 
 
@@ -273,11 +278,17 @@ def _with_rounded(params: Params, grid: Grid) -> Params:
 
 
 def _check_variants(study: StudyPlan) -> None:
-    """Raise `NisbenchError` if a grid sweeps a key that some of its runs do not depend on."""
+    """Raise `NisbenchError` if a grid sweeps, or tunes, a key that some of its runs do not depend on."""
     seen: dict[tuple[str, str], Cell] = {}
     for cell in study.cells:
         grid = study.grids[cell.grid]
         other = seen.setdefault((grid.name, cell.prune.id), cell)
+        if other.tuned != cell.tuned and other.key == cell.key:
+            keys = [key for (key, a), (_, b) in zip(other.tuned, cell.tuned, strict=True) if a != b]
+            raise NisbenchError(
+                f"studies.{study.name}.grids.{grid.name}.tune.{cell.method}: {', '.join(keys)} changes "
+                f"nothing for {cell.model} on {cell.dataset}. Leave it out."
+            )
         if grid.swept and other.grid != cell.grid:
             raise NisbenchError(
                 f"studies.{study.name}.grids.{grid.name}.sweep: {grid.swept[0]} changes nothing for {cell.model} on "

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from nisbench import records
-from nisbench.params.step_settings import PruneSettings
+from nisbench.params.step_settings import PruneSettings, SearchSettings
 from nisbench.run_files import FeatureCounts, Machine, PruneRun, SearchRun, Trial, write_run
 from nisbench.steps import Step
 from nisbench.studies import Cell
@@ -24,8 +24,11 @@ SEARCH = SearchRun(
 )  # fmt: skip
 
 
-def pretend(step: Step, **metrics: float) -> None:
-    """Have a step and all that it needs done; a pruning measured these metrics, or failed without any."""
+def pretend(step: Step, validation_loss: float | None = None, **metrics: float) -> None:
+    """Have a step and all that it needs done; a pruning measured these metrics, or failed without any.
+
+    It has four bytes for each of 600 weights, divided by the compression rate that it was asked for.
+    """
     for needed in step.needs.values():
         if not records.done(needed):
             pretend(needed)
@@ -36,12 +39,14 @@ def pretend(step: Step, **metrics: float) -> None:
         write_run(step.path("run"), SEARCH)
     if isinstance(step.settings, PruneSettings):
         counts = FeatureCounts(count=100, without_dimensions=7)
-        left = int(600 / step.settings.compression_rate)
+        searched = step.needs["search"].settings
+        assert isinstance(searched, SearchSettings)
+        left = int(600 / step.settings.compression_rate * getattr(searched.method, "budget", 1))
         sizes = {"float32": 4 * left, "float16": 2 * left, "int8": left, "int4": left // 2}
         rounded = {precision: {name: 2 * value for name, value in metrics.items()} for precision in list(sizes)[1:]}
         based = {"mean_prediction": 0.5, "mean_label": 0.25} if metrics and step.settings.task.has_base_rate else {}
         run = PruneRun(
-            metrics=metrics, weights=600, nonzeros=left, size_mib=0.25,
+            metrics=metrics, validation_loss=validation_loss, weights=600, nonzeros=left, size_mib=0.25,
             bytes={"csr": sizes, "dense": dict.fromkeys(sizes, 2400)}, rounded_metrics=rounded, **based,
             features=counts, test_instances=10, seconds=1.0, machine=MACHINE, failed=None if metrics else "no result",
         )  # fmt: skip

@@ -124,6 +124,8 @@ def _of_run(study: StudyPlan, step: Step, cells: Sequence[Cell]) -> str:
     names = [_joined(getattr(cell, kind) for cell in cells) for kind in ("dataset", "model", "method")]
     sizes = f"K={first.settings.training.base_dimension}, {blocks(first.search.needs['block'])}"
     grids = _joined(filter(None, (grid(study, cell) for cell in cells)), "; ")
+    tuned = _joined((", ".join(f"{key}={value}" for key, value in cell.tuned) for cell in cells if cell.tuned), "; ")
+    sizes += f", {tuned}" if tuned else ""
     return f"{' '.join(names)}{rate} seed {first.seed}, {sizes}" + (f" [{grids}]" if grids else "")
 
 

@@ -10,6 +10,7 @@ from nisbench.commands import cells
 from nisbench.commands.cells import Filter
 from nisbench.embedding.storage import Layout, Precision
 from nisbench.errors import NisbenchError
+from nisbench.report.results import chosen as chosen_cells
 from nisbench.serving import programs
 from nisbench.steps import Step
 from nisbench.studies import Plan
@@ -46,7 +47,7 @@ def _pruning(plan: Plan, what: Sequence[str], chosen: Filter) -> Step:
         raise NisbenchError(
             "Give the id of a pruning, or a study and a cell, and then a folder: nisbench export demo mf/dnis@2 small/"
         )
-    study, text = plan.study(what[0]), what[1]
+    study, text = chosen_cells(plan.study(what[0])), what[1]
     found = cells.named(study, text, replace(chosen, seed=None))
     if chosen.seed is not None:
         found = [cell for cell in found if cell.seed == chosen.seed]

@@ -18,6 +18,7 @@ from nisbench.params.step_settings import PruneSettings
 from nisbench.params.tasks import Task
 from nisbench.params.tree import nearest
 from nisbench.records import pruning_result
+from nisbench.report.results import chosen as chosen_cells
 from nisbench.report.results import summary
 from nisbench.report.significance import LEVEL, paired
 from nisbench.report.significance import shown as p_value
@@ -36,6 +37,7 @@ def show(
 
     Beside it stand the best epoch and the epochs done, as means over seeds, and in how many of these training was cut off.
     """
+    study = chosen_cells(study)
     wanted = chosen.of(study)
     done = [cell for cell in wanted if records.done(cell.prune) and records.done(cell.search)]
     if not done:
@@ -117,7 +119,7 @@ def _figure(value: float) -> str:
 def compare(plan: Plan, what: Sequence[str], chosen: Filter, metrics: Sequence[str], json: bool) -> None:
     """Print the values of two cells of a study, or of two prunings, seed by seed, and their differences."""
     if len(what) == 3 and what[0] in plan.studies:
-        study = plan.study(what[0])
+        study = chosen_cells(plan.study(what[0]))
         sides = [cells.named(study, text, chosen) for text in what[1:]]
         runs = [{cell.seed: cell.prune for cell in side} for side in sides]
         names = [cells.name(study, side[0], seed=False) for side in sides]

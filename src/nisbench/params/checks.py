@@ -1,5 +1,6 @@
 """What types alone cannot say: unknown names, combinations that make no sense, and clear errors."""
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nisbench.errors import NisbenchError
+from nisbench.params import tuning
 from nisbench.params.base import PATTERNS, KeyPath, Kind, Problem
 from nisbench.params.datasets import FIXED_SPLIT, Dataset
 from nisbench.params.kinds import kinds
@@ -95,6 +97,9 @@ def check_report(tree: Tree, name: str, study: Study, by_grid: Mapping[tuple[str
             _raise(tree, at, f"there is no table {short(table)}{nearest(table, [*TABLES, *tables])}")
         if table == "recovery" and not planted:
             _raise(tree, at, "recovery needs a data set of planted dimensions, and this study has none")
+        if table == "area" and not has_area(compared):
+            text = "area needs a grid with a method without embeddings and biases (such as global_mean) and, beside it, methods at two compression rates"
+            _raise(tree, at, text)
         if table in tables and tables[table].kind_name() not in present:
             _raise(
                 tree, at, f"{table} is for the task {tables[table].kind_name()}, which no data set of this study has"
@@ -119,6 +124,15 @@ def check_report(tree: Tree, name: str, study: Study, by_grid: Mapping[tuple[str
             _raise(tree, ("studies", name, "figures", i), text)
 
 
+def has_area(compared: list[tuple[Grid, Params]]) -> bool:
+    """Whether some grid has what the lower end of the scale is, and methods at several sizes."""
+    return any(
+        any(params.methods[method].predicts_mean for method in grid.methods)
+        and any(len(rates) > 1 for rates in grid.methods.values())
+        for grid, params in compared
+    )
+
+
 def _raise(tree: Tree, path: KeyPath, text: str) -> None:
     raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {text}")
 
@@ -131,10 +145,13 @@ def _in_study(name: str, study: Study) -> Iterator[Problem]:
     if name in RESERVED or name.split("_", maxsplit=1)[0] in RESERVED_PREFIXES:
         yield at, "a study cannot have this name, which the pipeline uses for a target or a folder; rename it"
     yield from _repeated(at, {("seeds",): study.seeds, ("tables",): study.tables, ("figures",): study.figures})
-    runs = sum(
-        len(grid.variants) * len(grid.datasets) * len(grid.models) * sum(map(len, grid.methods.values()))
+    runs = len(study.seeds) * sum(
+        len(grid.variants)
+        * len(grid.datasets)
+        * len(grid.models)
+        * sum(len(rates) * tuned_count(grid, method) for method, rates in grid.methods.items())
         for grid in study.grids.values()
-    ) * len(study.seeds)
+    )
     if runs > MOST_RUNS:
         yield at, f"asks for {runs} runs; a study may have at most {MOST_RUNS}"
 
@@ -167,6 +184,7 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
         return
     yield from _repeated(at, {("datasets",): grid.datasets, ("models",): grid.models, ("quantise",): grid.quantise})
     yield from _rounded_twice(params, grid, at)
+    yield from _in_tune(params, grid, at)
     yield from _repeated(at, {("sweep", key): values for key, values in (grid.sweep or {}).items()})
     yield from _repeated(at, {("methods", method): rates for method, rates in grid.methods.items()})
     for method, rates in grid.methods.items():
@@ -189,6 +207,21 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
         for method in grid.methods:
             if params.methods[method].needs_planted and not settings.planted:
                 yield (*at, "methods", method), f"this method needs planted dimensions, and {dataset} has none"
+
+
+def tuned_count(grid: Grid, method: str) -> int:
+    """How many combinations of values a grid tries for a method."""
+    return math.prod(len(values) for values in (grid.tune or {}).get(method, {}).values())
+
+
+def _in_tune(params: Params, grid: Grid, at: KeyPath) -> Iterator[Problem]:
+    """What is wrong with the values that a grid tries for its methods."""
+    tune, at = grid.tune or {}, (*at, "tune")
+    yield from _unknown("method of this grid", at, [(method, method) for method in tune], grid.methods)
+    for method in [method for method in tune if method in grid.methods]:
+        yield from _repeated((*at, method), {(key,): values for key, values in tune[method].items()})
+        for path, text in tuning.problems(tune, params.methods[method], params.training, method):
+            yield (*at, *path), text
 
 
 def _rounded_twice(params: Params, grid: Grid, at: KeyPath) -> Iterator[Problem]:

@@ -15,8 +15,8 @@ from nisbench.params.training import Training
 Figure = Literal["figure2a", "figure2b", "figure3a", "figure3b", "figure3c", "pareto"]
 """Those of the paper, and quality against size."""
 
-TABLES = ("table1", "recovery")
-"""Tables that belong to no task: the data sets, and found against planted dimensions."""
+TABLES = ("table1", "recovery", "area")
+"""Tables that belong to no task: the data sets, found against planted dimensions, and one number per method over all sizes."""
 
 
 def task_tables() -> dict[str, type[Task]]:
@@ -37,6 +37,11 @@ class Grid(Settings):
     """Method -> the compression rates to prune its result at; 1 = unpruned."""
     title: Title | None = None
     """What tables add to a data set's name, to tell this grid from the others."""
+    tune: dict[str, Annotated[dict[str, Annotated[list[Swept], Field(min_length=1)]], Field(min_length=1)]] | None = (
+        None
+    )
+    """Method -> keys of it, or of training as ``training.KEY``, -> values to try. All combinations run, and validation chooses one for
+    each compression rate and seed."""
     overrides: dict[str, Any] | None = None
     """What this grid sets differently from its study: the same keys as params/, merged over them."""
     quantise: Annotated[list[Rounded | None], Field(min_length=1)] = Field(default=[None])

@@ -9,10 +9,10 @@ from nisbench import records
 from nisbench.files import write_json, write_text
 from nisbench.logs import log
 from nisbench.params.studies import TABLES, Figure, task_tables
-from nisbench.report import claims, curves, figures, page, recovery, style, tables
+from nisbench.report import area, claims, curves, figures, page, recovery, style, tables
 from nisbench.report.formatting import Sheet, how_to_read
 from nisbench.report.outputs import item_files, manifest, outputs
-from nisbench.report.results import complete, made, metrics, provenance, summary
+from nisbench.report.results import chosen, complete, made, metrics, provenance, summary
 from nisbench.report.style import NothingToShowError
 from nisbench.studies import StudyPlan
 
@@ -28,13 +28,14 @@ def run(plan: StudyPlan, partial: bool = False) -> None:
     folder, last = plan.folder, manifest(plan)
     for old in folder.glob("runs-*.json"):  # what it says of the files beside it is no longer true
         old.unlink()
+    every, plan = plan, chosen(plan)
     results = summary(plan, partial)
     shown = made(plan) if partial else plan
     compared = complete(plan, results)
     sheets, reading = {}, how_to_read(len(plan.study.seeds), plan.study.split_per_seed)
     for name in plan.study.tables:
         log.info("%s", folder / f"{name}.md")
-        sheet = sheets[name] = _sheet(name, plan, results)
+        sheet = sheets[name] = _sheet(name, plan, results, every)
         write_text(folder / f"{name}.md", f"{sheet.markdown()}\n{reading}\n")
         write_text(folder / f"{name}.tex", sheet.latex(f"{plan.name}-{name}", reading))
         write_text(folder / f"{name}.csv", sheet.data.to_csv(index=False))
@@ -56,16 +57,19 @@ def run(plan: StudyPlan, partial: bool = False) -> None:
     text = page.text(shown, results, findings, sheets, captions)
     write_text(folder / "README.md", text)
     write_text(folder / "page.html", page.html(plan, text))
-    _remove_old(plan, folder)
+    _remove_old(every, folder)
     if partial:
         return
-    files = {path: records.sums_of(Path(path)).sha256 for path in outputs(plan)[:-1]}
-    write_json(last, {**provenance(plan), "files": files})
+    files = {path: records.sums_of(Path(path)).sha256 for path in outputs(every)[:-1]}
+    write_json(last, {**provenance(every), "files": files})
 
 
-def _sheet(name: str, plan: StudyPlan, results: pd.DataFrame) -> Sheet:
+def _sheet(name: str, plan: StudyPlan, results: pd.DataFrame, every: StudyPlan) -> Sheet:
+    """A table of a plan's chosen cells; `every` plan has those, too, that validation did not choose."""
     if name == "table1":
         return tables.table1(plan, results)
+    if name == "area":
+        return area.sheet(*complete(plan, results), every)
     if name == "recovery":
         return recovery.sheet(*complete(plan, results))
     return tables.comparison(plan, results, task_tables()[name])

@@ -14,7 +14,7 @@ from nisbench.logs import duration
 from nisbench.params.studies import Figure
 from nisbench.records import pruning_result, search_result
 from nisbench.report import claims
-from nisbench.report.claims import Finding
+from nisbench.report.comparisons import Finding
 from nisbench.report.figures import TITLES
 from nisbench.report.formatting import (
     CUT_OFF,
@@ -53,7 +53,7 @@ def text(
     if cut_off := _cut_off(plan, searches, runs):
         sections.append(cut_off)
     if findings:
-        sections += ["## The paper's claims, checked", about_claims(plan, findings), claims.scorecard(findings)]
+        sections += ["## Claims, checked", about_claims(plan, findings), claims.scorecard(findings)]
         sections.append(_folded(f"All {len(findings)} comparisons", claims.details(findings)))
     if sheets:
         sections += [

@@ -1,5 +1,7 @@
 """A study's results, read from its runs: one row per measured value, with the paper's beside it."""
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +20,7 @@ from nisbench.studies import Cell, StudyPlan
 
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "run_id", "code", "failed",
+    "weights", "nonzeros", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "tuned", "validation_loss", "run_id", "code", "failed",
 ]  # fmt: skip
 
 MEASURED_COSTS = ["core_seconds", "peak_memory_mib"]
@@ -30,6 +32,27 @@ def made(plan: StudyPlan) -> StudyPlan:
     cells = tuple(cell for cell in plan.cells if not _not_done(cell))
     blocks = {step_id: block for step_id, block in plan.blocks.items() if all(map(records.done, block.upstream()))}
     return replace(plan, cells=cells, blocks=blocks)
+
+
+def chosen(plan: StudyPlan) -> StudyPlan:
+    """The study with one cell for each place in its grids: where a grid tunes a method, the one of the least validation loss.
+
+    Of those that are done, if any is. Raises `NisbenchError` if one's file does not say what its validation loss was.
+    """
+    places: dict[Any, list[Cell]] = {}
+    for cell in plan.cells:
+        places.setdefault(cell.key, []).append(cell)
+    cells = tuple(tried[0] if len(tried) == 1 else min(tried, key=_validation_loss) for tried in places.values())
+    return replace(plan, cells=cells)
+
+
+def _validation_loss(cell: Cell) -> float:
+    if _not_done(cell):
+        return math.inf
+    result = pruning_result(cell.prune)
+    if result.validation_loss is None and not result.failed:
+        raise bad_file(cell.prune.path("run"), "validation_loss is missing, so validation cannot choose")
+    return sys.float_info.max if result.validation_loss is None else result.validation_loss
 
 
 def _not_done(cell: Cell) -> str | None:
@@ -95,6 +118,8 @@ def summary(plan: StudyPlan, partial: bool = False) -> pd.DataFrame:
             "stopped": best and best.stopped,
             "cut_off": cut_off,
             "measured_alone": alone,
+            "tuned": ", ".join(f"{key}={value}" for key, value in cell.tuned),
+            "validation_loss": pruned.validation_loss if pruned else None,
             "run_id": cell.prune.id,
             "code": code_of(records.read(cell.prune.record)) if pruned else None,
             "failed": failed,

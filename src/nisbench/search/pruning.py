@@ -85,29 +85,35 @@ def _prune_and_measure(
     if settings.importance == "search" and found.ranks is None:
         raise bad_file(weights_file, "the search did not rank its weights for pruning")
     started = time.perf_counter()
-    task = tasks.build(settings.task, splits, device)
+    known = {name: splits[name] for name in ("train", "validation")}
     rounds: list[Round] = []
     if settings.rounds:
-        known = {name: splits[name] for name in ("train", "validation")}
         model, rounds = in_rounds(settings, model, found, searched.weights, known, folder / "rounds", device)
         threshold = rounds[-1].threshold
     else:
         values = importance(settings, model.embeddings, found)
         kept, threshold = most_important(values, searched.weights, settings.compression_rate, settings.importance)
         model = model.with_embeddings(np.where(kept, model.embeddings, np.float32(0)))
+    validation = instances.read(splits["validation"], device)
     if settings.recalibrate:
-        model = replace(model, offset=offset_of(settings, model, instances.read(splits["validation"], device)))
-    test = instances.read(splits["test"], device)
+        model = replace(model, offset=offset_of(settings, model, validation))
     recommender = model.to_recommender().to(device)
+    validation_loss = tasks.build(settings.task, known, device).validation_loss(recommender, validation)
+    del validation
+    task = tasks.build(settings.task, splits, device)
+    test = instances.read(splits["test"], device)
     metrics = task.evaluate(recommender, test)
     if not all(map(math.isfinite, metrics.values())):
         raise DivergenceError(f"predictions are not numbers: {metrics}")
+    if not math.isfinite(validation_loss):
+        raise DivergenceError(f"the validation loss is {validation_loss}")
     mean_prediction, mean_label = means_of(settings, recommender, test)
     del recommender
     model.save(folder / "scheme.safetensors", folder / "model.safetensors")
     dimensions = np.count_nonzero(model.embeddings, axis=1)
     return PruneRun(
         metrics=metrics,
+        validation_loss=validation_loss,
         weights=searched.weights,
         nonzeros=model.nonzeros,
         projection_weights=model.projection_weights,

@@ -77,6 +77,11 @@ class Method(Kind):
         return self.kind_in_paper if as_there else None
 
     @property
+    def predicts_mean(self) -> bool:
+        """Whether it predicts the same for every instance: the lower end of scales of quality."""
+        return False
+
+    @property
     def own_model(self) -> Model | None:
         """The model that it trains in the place of any other. Its result has no embeddings to prune."""
         return None

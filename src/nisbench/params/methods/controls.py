@@ -22,6 +22,10 @@ class NoEmbeddings(Method):
     marker: ClassVar[str | None] = "p"
 
     @property
+    def predicts_mean(self) -> bool:
+        return not self.biases
+
+    @property
     def own_model(self) -> Model | None:
         return FirstOrder(kind="first_order", title="", biases=self.biases)
 

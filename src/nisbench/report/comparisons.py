@@ -1,0 +1,148 @@
+"""What claims are made of: a study's values by cell, and the comparison of two of them."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from nisbench.params.methods import Method
+from nisbench.params.tasks import Task
+from nisbench.report.formatting import figure, label, quantity
+from nisbench.report.panels import Panel, at, panel_of
+from nisbench.report.significance import LEVEL, paired
+from nisbench.steps import rate_name
+from nisbench.studies import StudyPlan
+
+HOLDS, FAILS, UNDECIDED = "holds", "contradicted", "inconclusive"
+ONE_SEED = {HOLDS: "for it (one seed)", FAILS: "against it (one seed)", UNDECIDED: UNDECIDED}
+VERDICTS = [HOLDS, ONE_SEED[HOLDS], UNDECIDED, ONE_SEED[FAILS], FAILS]
+
+
+Entry = tuple[Panel, str, float]
+"""A method at a compression rate."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison."""
+
+    claim: str
+    where: str
+    of: str
+    measured: str
+    against: str
+    p: float
+    verdict: str
+
+
+class Results:
+    """A study's values by panel, method, compression rate and metric, each a series over seeds."""
+
+    def __init__(self, plan: StudyPlan, results: pd.DataFrame) -> None:
+        self.plan = plan
+        self._values = results
+        self.panels: dict[Panel, dict[str, list[float]]] = {}
+        """Per panel, its methods with their compression rates."""
+        for cell in plan.compared:
+            rates = self.panels.setdefault(panel_of(cell), {}).setdefault(cell.method, [])
+            if cell.compression_rate not in rates:
+                rates.append(cell.compression_rate)
+
+    def of(self, panel: Panel, method: str, rate: float, metric: str) -> pd.Series:
+        found = at(self._values, panel)
+        found = found[(found["method"] == method) & (found["cr"] == rate) & (found["metric"] == metric)]
+        return found.set_index("seed")["value"]
+
+    def task(self, panel: Panel) -> Task:
+        return panel.task(self.plan)
+
+    def metrics(self, panel: Panel) -> list[str]:
+        return list(self.task(panel).headlines)
+
+    def method(self, panel: Panel, name: str) -> Method:
+        """The settings of a method, as the panel's grid has them."""
+        found: Method = self.plan.grids[panel.grid].params.methods[name]
+        return found
+
+    def methods(self, panel: Panel, *in_paper: str) -> list[str]:
+        """The methods that the paper calls so."""
+        return [name for name in self.panels[panel] if self.method(panel, name).in_paper in in_paper]
+
+    def unpruned(self, panel: Panel, *in_paper: str) -> list[Entry]:
+        return [(panel, method, 1.0) for method in self.methods(panel, *in_paper) if 1 in self.panels[panel][method]]
+
+    def dnis(self, panel: Panel) -> str | None:
+        """The DNIS method that claims are about where there are several: the first."""
+        return next(iter(self.methods(panel, "DNIS")), None)
+
+    def best(self, among: list[Entry], metric: str) -> Entry:
+        """The one with the best mean."""
+        means = {entry: self.of(*entry, metric).mean() for entry in among}
+        return (max if quantity(metric).better == "higher" else min)(means, key=lambda entry: means[entry])
+
+    def other_tables(self, panel: Panel) -> list[Entry]:
+        """The results of this data set and model in grids that sweep K and are otherwise trained on the same terms."""
+        terms = self.plan.grids[panel.grid].params.training
+        found: dict[Entry, None] = {}
+        for cell in self.plan.cells:
+            grid = self.plan.grids[cell.grid]
+            same_k = grid.params.training.model_copy(update={"base_dimension": terms.base_dimension})
+            if grid.sweeps("K") and same_k == terms and same_terms(self, panel, panel_of(cell)):
+                found[panel_of(cell), cell.method, cell.compression_rate] = None
+        return list(found)
+
+    def name(self, panel: Panel, method: str, rate: float) -> str:
+        title = self.plan.title(panel.grid, method=method)
+        grid = self.plan.grids[panel.grid]
+        title += f", {grid.title}" if grid.swept else ""
+        return title if rate == 1 else f"{title} (CR = {rate_name(rate)})"
+
+    def compare(
+        self, claim: str, a: Entry, b: Entry, metric: str, of: str = "", against: str = "", sizes: bool = False
+    ) -> Finding:
+        """The finding that `a` is better than `b` in a metric, by a paired test over the seeds."""
+        weights = f", {self.of(*b, 'nonzeros').mean():,.0f} weights" if sizes else ""
+        return self.judged(claim, a, self.of(*b, metric), metric, against or self.name(*b), of, sizes, weights)
+
+    def judged(
+        self,
+        claim: str,
+        a: Entry,
+        others: pd.Series,
+        metric: str,
+        against: str,
+        of: str = "",
+        sizes: bool = False,
+        about: str = "",
+    ) -> Finding:
+        """The same against values by seed, which `against` and, after the mean, `about` describe."""
+        ours = self.of(*a, metric)
+        assert len(ours) == len(others) == len(self.plan.study.seeds), (
+            f"{a} and {against} are not in the study at all seeds"
+        )
+        means, p = (ours.mean(), others.mean()), paired(ours, others)
+        better = means[0] > means[1] if quantity(metric).better == "higher" else means[0] < means[1]
+        if pd.isna(p):
+            verdict = ONE_SEED[HOLDS if better else FAILS]
+        else:
+            verdict = UNDECIDED if p >= LEVEL else HOLDS if better else FAILS
+        weights = f", {self.of(*a, 'nonzeros').mean():,.0f} weights" if sizes else ""
+        return Finding(
+            claim,
+            a[0].title(self.plan),
+            of or self.name(*a),
+            f"{label(metric)} {figure(metric, means[0])}{weights}",
+            f"{figure(metric, means[1])}{about}: {against}",
+            p,
+            verdict,
+        )
+
+
+def same_terms(results: Results, a: Panel, b: Panel, training: bool = False) -> bool:
+    """Whether two panels have the same data and split, the same model and, if asked for, the same training settings."""
+    one, other = (results.plan.grids[panel.grid].params for panel in (a, b))
+    return (
+        (a.dataset, a.model) == (b.dataset, b.model)
+        and one.datasets[a.dataset] == other.datasets[a.dataset]
+        and one.models[a.model] == other.models[a.model]
+        and (not training or one.training == other.training)
+    )

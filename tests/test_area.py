@@ -1,0 +1,141 @@
+"""One number per method, and the claims that compare at equal size: against sums made by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nisbench.errors import NisbenchError
+from nisbench.params.loading import load
+from nisbench.report import area, comparisons, later_claims
+from nisbench.report.results import summary
+from nisbench.studies import plan_study
+from tests.helpers.fake_runs import pretend
+
+ROOT = Path(__file__).parents[1]
+STUDY = """
+studies:
+  sizes:
+    title: Sizes
+    grids:
+      rating:
+        datasets: [planted_ratings]
+        models: [mf]
+        methods: {global_mean: [1], full_table: [1], uniform: [2, 4], dnis: [2, 4], hashing: [2], random_search: [2, 4], mde: [4]}
+    overrides: {training: {base_dimension: 6}, methods: {random_search: {min_dimension: 1}, mde: {settings: [{base_dimension: 4, temperature: 0.1}]}}}
+    seeds: [1, 2]
+    tables: [area]
+"""
+# 100 features of 6 weights: the full table has 2,400 bytes, and results have 1,200 at CR 2 and 600 at CR 4.
+MSE = {
+    ("global_mean", 1): 1.0,
+    ("full_table", 1): 0.5,
+    ("uniform", 2): 0.6,
+    ("uniform", 4): 0.8,
+    ("dnis", 2): 0.55,
+    ("dnis", 4): 0.9,
+    ("hashing", 2): 0.7,
+    ("random_search", 2): 0.7,
+    ("random_search", 4): 0.8,
+    ("mde", 4): 0.9,
+}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    (tmp_path / "over.yaml").write_text(STUDY)
+    config = load(ROOT, [tmp_path / "over.yaml"])
+    monkeypatch.chdir(tmp_path)
+    found = plan_study("sizes", config)
+    for cell in found.cells:
+        # A harder split at seed 2: everything is twice as large.
+        pretend(cell.prune, mse=MSE[cell.method, cell.compression_rate] * cell.seed)
+    return found
+
+
+def test_areas_are_those_of_lines_between_scaled_results(study):
+    sheet = area.sheet(study, summary(study), study)
+    rows = sheet.data.set_index("method")
+    # Quality is 0 at an MSE of 1 and 1 at .5, at each seed in its own terms; sizes run from 600 to 1,200 bytes.
+    assert rows["area"].to_dict() == pytest.approx({"uniform": 0.6, "dnis": 0.55, "random_search": 0.5})
+    assert rows["width"].to_numpy() == pytest.approx(0, abs=1e-9)
+    assert rows.loc["uniform", ["at_2", "at_4"]].tolist() == pytest.approx([0.8, 0.4])
+    assert rows.loc["uniform", ["smallest", "largest"]].tolist() == [600, 1200]
+    table = sheet.tables[0]
+    assert [row[0] for row in table.rows] == ["Uniform at budget", "DNIS", "Random Search"]
+    assert table.rows[0][1] == "**60.0 ± 0.0**"
+    assert (rows["trials"] == 2 * 2 * np.array([2, 1, 1])).all()  # a search at each budget, or one for both
+    assert table.legend.startswith("Sizes from 600 to 1,200 bytes.")
+
+
+def scale(smallest, largest):
+    return area.Scale(smallest, largest, 0.0, ("", 1), ("", 1))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "quality", "expected"),
+    [
+        ([100, 400], [0.5, 1.0], 0.75),
+        ([400, 100], [1.0, 0.5], 0.75),  # in any order
+        ([100, 200, 400], [0.0, 1.0, 1.0], 0.75),
+        ([50, 800], [0.0, 1.0], 0.5),  # beyond both ends
+        ([100, 200], [1.0, 0.5], 0.625),  # above the largest it stays
+        ([200, 400], [1.0, 1.0], 0.5),  # below the smallest there is nothing
+        ([800, 900], [1.0, 1.0], 0.0),
+        ([200, 200, 400], [0.5, 1.5, 1.0], 0.5),  # results of one size
+        ([0, 400], [0.0, 1.0], 1 - np.log(2) / np.log(400)),
+    ],
+)
+def test_an_area_is_the_mean_over_the_logarithm_of_sizes(sizes, quality, expected):
+    assert area.area(np.array(sizes), np.array(quality), scale(100.0, 400.0)) == pytest.approx(expected)
+
+
+def test_a_result_that_is_missing_makes_no_area():
+    assert np.isnan(area.area(np.array([100, 400]), np.array([np.nan, 1.0]), scale(100.0, 400.0)))
+    assert np.isnan(area.quality_at(np.array([200, 400]), np.array([0.5, 1.0]), 100.0))
+    assert area.quality_at(np.array([100, 400]), np.array([0.5, 1.0]), 200.0) == pytest.approx(0.75)
+
+
+def test_methods_are_held_against_the_uniform_dimension_of_their_size(study):
+    results = comparisons.Results(study, summary(study))
+    told = {(one.claim, one.of): one for claim in later_claims.claims() for one in claim(results)}
+    claim = "At its size, {} beats one dimension for all, tuned"
+    verdicts = {
+        key: (one.verdict, one.measured, one.against) for key, one in told.items() if key[0].startswith("At its size")
+    }
+    assert verdicts == {
+        (claim.format("Random Search"), "Random Search (CR = 2)"): (
+            "inconclusive",
+            "MSE 1.0500",
+            "0.9000: Uniform at budget at 1,200 bytes",
+        ),
+        (claim.format("Random Search"), "Random Search (CR = 4)"): (
+            "inconclusive",
+            "MSE 1.2000",
+            "1.2000: Uniform at budget at 600 bytes",
+        ),
+        (claim.format("MDE"), "MDE (CR = 4)"): ("inconclusive", "MSE 1.3500", "1.2000: Uniform at budget at 600 bytes"),
+        (claim.format("Hashing"), "Hashing (CR = 2)"): (
+            "inconclusive",
+            "MSE 1.0500",
+            "0.9000: Uniform at budget at 1,200 bytes",
+        ),
+        (claim.format("DNIS"), "DNIS (CR = 2)"): (
+            "inconclusive",
+            "MSE 0.8250",
+            "0.9000: Uniform at budget at 1,200 bytes",
+        ),
+        (claim.format("DNIS"), "DNIS (CR = 4)"): (
+            "inconclusive",
+            "MSE 1.3500",
+            "1.2000: Uniform at budget at 600 bytes",
+        ),
+    }
+    mde = told["Zhao et al. 2021: random search beats MDE", "Random Search (CR = 4)"]
+    assert (mde.measured, mde.against) == ("MSE 1.2000, 150 weights", "1.3500, 150 weights: MDE (CR = 4)")
+
+
+def test_a_study_without_a_global_mean_has_no_areas(tmp_path):
+    (tmp_path / "over.yaml").write_text(STUDY.replace("global_mean: [1], ", ""))
+    with pytest.raises(NisbenchError, match="area needs a grid with a method without embeddings"):
+        load(ROOT, [tmp_path / "over.yaml"])
