@@ -7,7 +7,7 @@ import pytest
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import load
-from nisbench.report import area, comparisons, later_claims
+from nisbench.report import area, comparisons, later_claims, storage
 from nisbench.report.results import summary
 from nisbench.studies import plan_study
 from tests.helpers.fake_runs import pretend
@@ -133,6 +133,18 @@ def test_methods_are_held_against_the_uniform_dimension_of_their_size(study):
     }
     mde = told["Zhao et al. 2021: random search beats MDE", "Random Search (CR = 4)"]
     assert (mde.measured, mde.against) == ("MSE 1.2000, 150 weights", "1.3500, 150 weights: MDE (CR = 4)")
+
+
+def test_storage_has_a_row_per_layout_and_the_quality_of_each_precision(study):
+    table = storage.sheet(study).tables[0]
+    assert table.heads == ["Search method", "Layout", "float32", "float16", "int8", "int4"]
+    start = next(i for i, row in enumerate(table.rows) if row[0] == "DNIS (CR = 4)")
+    assert table.rows[start : start + 3] == [
+        ["DNIS (CR = 4)", "dense", "2,400", "2,400", "2,400", "2,400"],
+        ["", "csr", "**600**", "**300**", "**150**", "**75**"],
+        ["", "MSE", "1.3500", "2.7000", "2.7000", "2.7000"],
+    ]
+    assert not any("Global mean" in row[0] for row in table.rows)
 
 
 def test_a_study_without_a_global_mean_has_no_areas(tmp_path):

@@ -15,8 +15,9 @@ from nisbench.params.training import Training
 Figure = Literal["figure2a", "figure2b", "figure3a", "figure3b", "figure3c", "pareto"]
 """Those of the paper, and quality against size."""
 
-TABLES = ("table1", "recovery", "area")
-"""Tables that belong to no task: the data sets, found against planted dimensions, and one number per method over all sizes."""
+TABLES = ("table1", "recovery", "area", "storage")
+"""Tables that belong to no task: the data sets, found against planted dimensions, one number per method over all sizes, and bytes in
+every layout and precision."""
 
 
 def task_tables() -> dict[str, type[Task]]:

@@ -9,7 +9,7 @@ from nisbench import records
 from nisbench.files import write_json, write_text
 from nisbench.logs import log
 from nisbench.params.studies import TABLES, Figure, task_tables
-from nisbench.report import area, claims, curves, figures, page, recovery, style, tables
+from nisbench.report import area, claims, curves, figures, page, recovery, storage, style, tables
 from nisbench.report.formatting import Sheet, how_to_read
 from nisbench.report.outputs import item_files, manifest, outputs
 from nisbench.report.results import chosen, complete, made, metrics, provenance, summary
@@ -68,6 +68,8 @@ def _sheet(name: str, plan: StudyPlan, results: pd.DataFrame, every: StudyPlan) 
     """A table of a plan's chosen cells; `every` plan has those, too, that validation did not choose."""
     if name == "table1":
         return tables.table1(plan, results)
+    if name == "storage":
+        return storage.sheet(complete(plan, results)[0])
     if name == "area":
         return area.sheet(*complete(plan, results), every)
     if name == "recovery":
