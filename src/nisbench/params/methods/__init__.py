@@ -29,12 +29,14 @@ from nisbench.params.methods.paper import (
     ProjectedSetting,
     RandomSearch,
 )  # fmt: skip
+from nisbench.params.methods.precision import MPE, Quantised
 
 AnyMethod = Annotated[SerializeAsAny[Method], chosen_by_tag(Method)]
 
 __all__ = [
     "DNIS",
     "MDE",
+    "MPE",
     "NIS",
     "PEP",
     "SSEDS",
@@ -57,6 +59,7 @@ __all__ = [
     "Oracle",
     "PaperName",
     "ProjectedSetting",
+    "Quantised",
     "QuotientRemainder",
     "RandomSearch",
     "Rewind",
