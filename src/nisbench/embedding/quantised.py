@@ -160,8 +160,8 @@ class MixedPrecisionTable(QuantisedTable):
         """
         super().__init__(drawn, group, widths, step_rate)
         self.temperature, self.room, self.settled = temperature, 32 * limit - self.storage.overhead, False
-        least = drawn.weight.numel() * widths[0]
-        if self.room < max(least, 1):
+        least = max(1, drawn.weight.numel() * widths[0])
+        if self.room < least:
             raise NisbenchError(
                 f"this method needs at least {4 * self.storage.weights(least):,} bytes on this data set, but its budget is "
                 f"{4 * limit:,}; leave out this compression rate"
