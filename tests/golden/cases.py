@@ -37,6 +37,7 @@ TRAINING = Training.model_validate(PARAMS["training"])
 RATES = (1.0, 3.0)
 ON_ONE_MODEL = {
     "pep", "sseds", "gradual", "autodim", "optembed", "uniform", "laws", "hashing", "quotient_remainder", "low_rank",
+    "mpe", "quantised",
 }  # fmt: skip
 """Kinds of method that are computed on the first data set and model only."""
 

@@ -74,7 +74,7 @@ class QuantisedTable(Table):
         self.weight = drawn.weight
         self.storage = Storage(drawn.features, drawn.width, tuple(widths))
         mean = float(drawn.weight.detach().abs().mean())
-        steps = [2 * mean / max(1.0, largest_code(bits)) ** 0.5 for bits in widths]  # as LSQ begins
+        steps = [2 * mean / 2.0 ** ((bits - 1) / 2) for bits in widths]
         self.log_step = nn.Parameter(torch.tensor(steps).log())
         self.offset = nn.Parameter(torch.zeros(drawn.width))
         self.own_rates: Mapping[str, Rate] = {"log_step": Rate(step_rate)}
@@ -252,10 +252,6 @@ class Codes(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,), (within,) = gradients, ctx.saved_tensors
         return gradient * within, None
-
-
-def largest_code(bits: int) -> int:
-    return 2 ** (bits - 1) - 1 if bits else 0
 
 
 def lowered(chosen: Sequence[int], sizes: Sequence[int], widths: Sequence[int], room: int) -> list[int]:

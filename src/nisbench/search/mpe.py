@@ -61,9 +61,9 @@ def groups(frequency: np.ndarray, count: int) -> np.ndarray:
 
 
 def relative_frequency(frequency: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """(G,) the mean frequency of each group's features, over that of all. A group that train lacks counts as one occurrence."""
+    """(G,) the occurrences of each group's features, as a multiple of the rarest group's. None counts as one."""
     occurrences = np.maximum(np.bincount(group, weights=frequency), 1)
-    return np.asarray(occurrences / np.bincount(group) / frequency.mean())
+    return np.asarray(occurrences / occurrences.min())
 
 
 def table_of(recommender: Recommender) -> MixedPrecisionTable:

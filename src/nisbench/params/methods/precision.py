@@ -25,7 +25,7 @@ class MPE(Budgeted):
     step_learning_rate: PositiveFloat
     """Of Adam, for the logarithms of the quantiser's steps."""
     penalty: PositiveFloat
-    """lambda at the start: so many times the expected bits of each group, over its relative frequency, are added to the loss."""
+    """lambda at the start: this times the expected bits of each group, over its frequency relative to the rarest's, is added to the loss."""
     penalty_learning_rate: Annotated[float, Field(ge=0)]
     """At each step, the logarithm of lambda rises by this times that of expected bits over the budget's. 0 = lambda stays, as in the
     paper, and widths that are too large are lowered at the end only."""
