@@ -244,7 +244,7 @@ class Codes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scaled: Tensor, bits: Tensor | int) -> Tensor:
         most = 2.0 ** (bits - 1)
-        clipped = scaled.clamp(-most, most - 1)
+        clipped = scaled.clamp(-most, most - 1)  # type: ignore[arg-type]  # two numbers or two tensors
         ctx.save_for_backward(clipped == scaled)
         return clipped.round_()
 
