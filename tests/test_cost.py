@@ -182,7 +182,7 @@ def test_peak_memory_is_the_process_s_own():
 @pytest.mark.parametrize(
     ("method", "count"),
     [
-        ("uniform", 2), ("laws", 3), ("tpe", 3), ("hashing", 2), ("quotient_remainder", 2), ("low_rank", 2), ("pep", 1),
+        ("uniform", 2), ("laws", 3), ("tpe", 3), ("hashing", 2), ("quotient_remainder", 2), ("low_rank", 2), ("pep", 1), ("mpe", 1), ("quantised", 2),
         ("sseds", 1), ("deeplight", 1), ("lottery_ticket", 1), ("autosrh_dense", 1), ("nis_se", 2), ("grid_search", 3),
     ],
 )  # fmt: skip
