@@ -1,7 +1,10 @@
 """Tables of one's own: every layout and role against pandas, what is malformed named, and what a model of them is served with."""
 
+import bz2
 import gzip
 import json
+import lzma
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,7 @@ import torch
 from pydantic import TypeAdapter
 
 import nisbench as nb
+from nisbench import execution
 from nisbench.conformance import (
     DATA_CLAIMS,
     Case,
@@ -791,3 +795,102 @@ def test_a_table_is_what_the_format_movielens_makes_of_it(real_data, tmp_path):
     of = [pq.read_table(tmp_path / f"{name}.parquet")["token"].to_numpy() for name in ("kv", "v")]
     assert (of[0][expected["movie"].to_numpy()] == of[1][found["movieId"].to_numpy()]).all()
     assert (of[0][expected["user"].to_numpy()] == of[1][found["userId"].to_numpy()]).all()
+
+
+# --- several files outside an archive -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Fetch, prepare and split a table whose files are given by name and content; returns the step that splits."""
+
+    def make(contents, /, **changes):
+        folder = tmp_path / "publisher"
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        dataset = settings(url=[str(folder / name) for name in contents], **changes)
+        task = load(ROOT, []).params.tasks["rating"]
+        assert not list(dataset.problems(task))
+        step = block_step(dataset, task, tmp_path / "root").needs["split"]
+        execution.run_with_inputs(step)
+        return step
+
+    return make
+
+
+def thirds():
+    frame = pd.DataFrame({"y": np.arange(90.0) % 7, "a": np.arange(90) % 10, "b": np.arange(90) % 9})
+    return [as_csv(frame[start : start + 30]) for start in (0, 30, 60)]
+
+
+COMPRESSIONS = {
+    "a.csv": str.encode,
+    "b.csv.gz": lambda text: gzip.compress(text.encode()),
+    "c.csv.xz": lambda text: lzma.compress(text.encode()),
+    "d.csv.bz2": lambda text: bz2.compress(text.encode()),
+}
+
+
+def test_several_plain_files_are_one_table(made):
+    names = list(COMPRESSIONS)
+    files = {name: COMPRESSIONS[name](text) for name, text in zip(names[:3], thirds(), strict=True)}
+    prepare = made(files).needs["prepare"]
+    frame = pq.read_table(prepare.path("instances")).to_pandas()
+    assert frame["label"].tolist() == (np.arange(90.0) % 7).tolist()
+    archive = prepare.needs["download"].path("archive")
+    assert zipfile.ZipFile(archive).namelist() == names[:3]
+    assert sorted(path.name for path in archive.parent.iterdir()) == ["archive", "step.json"], "nothing else is left"
+
+
+def test_three_plain_files_are_the_published_splits(made):
+    first, second, third = thirds()
+    files = {"tr.csv": first, "va.csv.gz": gzip.compress(second.encode()), "te.csv.bz2": bz2.compress(third.encode())}
+    parts = {"train": ["tr.csv"], "validation": ["va.csv.gz"], "test": ["te.csv.bz2"]}
+    step = made(files, files=parts, split="published")
+    found = [pq.read_table(step.path(name))["label"].to_pylist() for name in parts]
+    assert found == [(np.arange(30 * i, 30 * (i + 1)) % 7).astype(float).tolist() for i in range(3)]
+
+
+def test_a_listed_file_can_be_joined_and_is_no_part_of_the_table(made):
+    items = as_csv(pd.DataFrame({"b": range(9), "kind": list("xyzxyzxyz")}))
+    files = {"ratings.csv": thirds()[0], "items.csv": items}
+    join = [{"file": "items.csv", "read": {"layout": "csv"}, "key": "b"}]
+    step = made(files, join=join, tokens=["a", "b", "kind"])
+    vocabulary = pq.read_table(step.needs["prepare"].path("vocabulary")).to_pandas()
+    assert vocabulary.query("field == 'kind'")["token"].tolist() == [UNKNOWN, "x", "y", "z"]
+
+
+def test_what_is_wrong_in_one_of_several_files_is_named_by_its_own_path(made, tmp_path):
+    first, second, _ = thirds()
+    with pytest.raises(NisbenchError, match=rf"^{tmp_path}/publisher/two\.csv:32: expected 3 values, found 2"):
+        made({"one.csv": first, "two.csv": f"{second}1,2\n"})
+    with pytest.raises(NisbenchError, match=r"two\.csv: is a zip archive, and `url` lists several files"):
+        made({"one.csv": first, "two.csv": zipped(tmp_path / "z", {"two.csv": second}).read_bytes()})
+
+
+def test_ids_follow_what_listed_files_hold_and_not_where_they_lie(tmp_path):
+    task = load(ROOT, []).params.tasks["rating"]
+
+    def ident(folder, content="y,a,b\n1,2,3\n"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for name in ("one.csv", "two.csv"):
+            (tmp_path / folder / name).write_text(content)
+        return block_step(settings(url=[str(tmp_path / folder / name) for name in ("one.csv", "two.csv")]), task).id
+
+    here = ident("here")
+    assert ident("there") == here
+    assert ident("there", "y,a,b\n1,2,4\n") != here
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"url": ["a/x.csv", "b/x.csv"]}, "two files are called 'x.csv'"),
+        ({"url": ["x.csv", "y.csv"], "files": ["z.csv"]}, "'z.csv' is none of the files that url lists: x.csv, y.csv"),
+        ({"url": ["x.csv", "y.csv"], "md5": "0" * 32}, "must be null where url lists files"),
+    ],
+)
+def test_what_does_not_fit_a_list_of_files(changes, text):
+    found = [said for _, said in settings(**changes).problems(load(ROOT, []).params.tasks["rating"])]
+    assert any(text in said for said in found), found

@@ -26,7 +26,7 @@ from nisbench.params import datasets, methods, models, tasks
 from nisbench.params.base import Kind, Settings
 from nisbench.params.checks import check_run, explained
 from nisbench.params.kinds import OWN, kinds
-from nisbench.params.loading import OVERLAYS_VARIABLE, Config, checked_url, load
+from nisbench.params.loading import OVERLAYS_VARIABLE, Config, checked_urls, load
 from nisbench.params.training import Training as TrainingSettings
 from nisbench.params.tree import Tree, dotted, nearest
 from nisbench.run_files import PruneRun, SearchRun
@@ -310,7 +310,7 @@ def load_dataset(dataset: str | datasets.Dataset, /, **changes: Any) -> Prepared
     settings = _changed(type(dataset), dict(dataset), changes, where) if changes else dataset
     if isinstance(settings, datasets.Archive):
         try:
-            settings = settings.model_copy(update={"url": checked_url(settings.url, Path())})
+            settings = settings.model_copy(update={"url": checked_urls(settings.url, Path())})
         except NisbenchError as error:
             raise NisbenchError(f"{where}: url: {error}") from error
     if task is None:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from nisbench.data.archives import LONGEST_LINE, MOST_BYTES, MOST_TIMES, Counted, open_member, shown_bytes
+from nisbench.data.archives import LONGEST_LINE, open_member, plain, shown_bytes
 from nisbench.errors import NisbenchError, shortened
 from nisbench.params.columns import TableFile
 
@@ -28,7 +28,6 @@ SEPARATOR = "\x1f"
 """Stands in for delimiters of several characters, which Arrow does not know."""
 BLOCK_BYTES = 1 << 23
 ROWS_AT_ONCE = 1 << 16
-GZIP = b"\x1f\x8b"
 LONGEST_VALUE = 1 << 24
 """Of a value, when a malformed line is looked for."""
 
@@ -85,14 +84,9 @@ def missing_column(source: Source, name: str, known: Sequence[str], setting: str
 
 @contextmanager
 def _opened(source: Source) -> Iterator[io.BufferedReader]:
-    """The file's bytes; a member of an archive may be compressed by gzip once more."""
+    """The file's bytes; a member of an archive may be compressed once more."""
     with open_member(source.archive, source.member) as stream:
-        if source.member is None or not stream.peek(2).startswith(GZIP):
-            yield stream
-            return
-        with pa.CompressedInputStream(stream, "gzip") as plain:
-            most = max(MOST_BYTES, MOST_TIMES * source.archive.stat().st_size)
-            yield io.BufferedReader(Counted(plain, source.archive, most), 1 << 20)
+        yield stream if source.member is None else plain(stream, source.archive, stream.peek(8)[:8])
 
 
 def head_of(archive: Path, member: str | None, size: int) -> bytes:
@@ -154,13 +148,13 @@ def _csv_batches(source: Source, columns: list[str], tokens: frozenset[str]) -> 
             if name not in names:
                 raise missing_column(source, name, names)
         delimiter = read.delimiter.encode(read.encoding)
-        plain = stream if len(read.delimiter) == 1 else io.BufferedReader(_WithSeparator(stream, delimiter), 1 << 20)
+        split = stream if len(read.delimiter) == 1 else io.BufferedReader(_WithSeparator(stream, delimiter), 1 << 20)
         text = pa.dictionary(pa.int32(), pa.string())
         try:
-            if not plain.peek(1):
+            if not split.peek(1):
                 raise NisbenchError(f"{source}: holds no rows")
             reader = pa.csv.open_csv(
-                plain,
+                split,
                 pa.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES, encoding=read.encoding),
                 pa.csv.ParseOptions(
                     delimiter=_delimiter(read),
