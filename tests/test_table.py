@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import importlib.util
 import json
 import lzma
 import zipfile
@@ -32,6 +33,7 @@ from nisbench.errors import NisbenchError
 from nisbench.models.recommender import Recommender, Shape
 from nisbench.params.datasets import AnyDataset, RandomSplit
 from nisbench.params.loading import load
+from nisbench.serving import programs
 from nisbench.steps import block_step
 from nisbench.studies import plan_study
 from nisbench.training import train_step
@@ -644,6 +646,28 @@ SHOP = BASE | {
 def shop_data(**changes):
     keys = {key: value for key, value in (SHOP | changes).items() if key != "format"}
     return nb.load_dataset(nb.DataTable(**keys))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("model", "layout"), [("DeepFM", "csr"), ("FM", "mask")])
+def test_programs_take_several_tokens_per_field(shop, tmp_path, model, layout):
+    data = shop_data(task="ctr", label={"column": "stars", "positive_above": 3})
+    training = nb.Training(base_dimension=4, max_epochs=2, batch_size=128, learning_rate=0.01)
+    found = nb.search(nb.DNIS(), getattr(nb, model)(), data, training).prune(3)
+    onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+    served = nb.load_model(found.export(tmp_path / "small", layout=layout, onnx=onnx))
+    program = programs.exported(served).module()
+    for frame in (shop[:1], shop[:50], shop[:2].assign(tags=[None, "what"])):
+        inputs = programs.inputs_of(served, frame)
+        assert inputs["ids"].shape == inputs["values"].shape == (len(frame), 7)
+        np.testing.assert_allclose(program(**inputs).detach().numpy(), served.predict(frame), atol=1e-6)
+        if onnx:
+            import onnxruntime  # noqa: PLC0415
+
+            session = onnxruntime.InferenceSession(tmp_path / "small" / "model.onnx")
+            (answer,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+            np.testing.assert_allclose(answer, served.predict(frame), atol=1e-5)
 
 
 @pytest.mark.parametrize("task", ["rating", "ctr"])
