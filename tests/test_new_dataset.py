@@ -1,6 +1,8 @@
 """`nisbench new-dataset`: what it guesses of a table, and that its overlay runs."""
 
 import gzip
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -182,3 +184,34 @@ def test_files_for_test_and_validation_are_published_splits(guess, tmp_path):
         guess(train, test=[test])
     with pytest.raises(NisbenchError, match="is a folder; name the files in it"):
         guess(tmp_path)
+
+
+def test_outside_a_checkout_the_package_s_parameters_serve(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(ratings(), tmp_path / "r.csv", "csv")
+    new_dataset.run([Path("r.csv")])
+    said = capsys.readouterr().out
+    assert f"NISBENCH_PARAMS={tmp_path / 'r.yaml'} snakemake" in said
+    assert "(there is none here)" in said
+    assert 'nisbench.load_dataset("r")' in said
+
+
+def test_keys_that_the_first_object_lacks_are_seen(guess, tmp_path):
+    rows = json.loads(clicks().to_json(orient="records"))
+    del rows[0]["tags"]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset, _, _ = guess(tmp_path / "c.jsonl")
+    assert list(dataset.multi) == ["tags"]
+
+
+def test_times_by_type_decimal_commas_and_a_label_that_is_always_the_same(guess, tmp_path, capsys):
+    frame = clicks().assign(when=pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(600), unit="min"), clicked=1)
+    dataset, _, text = guess(write(frame, tmp_path / "c.parquet", "parquet"))
+    assert dataset.time == "when"
+    assert "# Beware: the label clicked is 1 in all rows that were looked at" in text
+    assert "Beware: the label clicked is 1" in capsys.readouterr().out
+    file = tmp_path / "c.csv"
+    clicks().to_csv(file, index=False, sep=";", decimal=",")
+    dataset, _, text = guess(file)
+    assert "price" not in {*dataset.scalars, *dataset.multi, *dataset.tokens}
+    assert "# not used: price: numbers must have a decimal point, not a comma" in text

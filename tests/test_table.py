@@ -821,6 +821,29 @@ def test_a_table_is_what_the_format_movielens_makes_of_it(real_data, tmp_path):
     assert (of[0][expected["user"].to_numpy()] == of[1][found["userId"].to_numpy()]).all()
 
 
+@pytest.mark.usefixtures("shop")
+def test_whole_numbers_that_are_written_as_floats_are_known_to_a_served_model(tmp_path, shop):
+    """As pandas writes them where others are missing: "7.0". It reads them as floats again."""
+    shop.assign(user=shop["user"].astype(float).where(shop.index % 9 > 0)).to_csv(tmp_path / "shop.csv", index=False)
+    training = nb.Training(base_dimension=4, max_epochs=1, batch_size=128, learning_rate=0.01)
+    served = nb.load_model(
+        nb.search(nb.FullTable(), nb.FM(), shop_data(), training).prune(1).export(tmp_path / "small")
+    )
+    texts, floats = (pd.read_csv(tmp_path / "shop.csv", dtype=kind) for kind in ({"user": str}, None))
+    assert texts["user"][1].endswith(".0")
+    np.testing.assert_array_equal(served.predict(floats), served.predict(texts))
+    np.testing.assert_array_equal(
+        served.lookup("user", [int(float(texts["user"][1]))]), served.lookup("user", texts["user"][1:2])
+    )
+
+
+def test_a_label_that_is_always_the_same_is_refused(made):
+    with pytest.raises(
+        NisbenchError, match=r"Own: the label is 3 in every training instance: there is nothing to learn"
+    ):
+        made({"own.csv": "y,a,b\n" + "".join(f"3,{i},{i % 7}\n" for i in range(50))})
+
+
 # --- several files outside an archive -------------------------------------------------------------------------
 
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from nisbench import execution, records
+from nisbench.checkout import DEFAULTS
 from nisbench.checkout import check as check_code
 from nisbench.errors import NisbenchError
-from nisbench.identity import PACKAGE, kind_file
+from nisbench.identity import kind_file
 from nisbench.params import datasets, methods, models, tasks
 from nisbench.params.base import Kind, Settings
 from nisbench.params.checks import check_run, explained
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 # NumPy, pandas and torch are imported where they are used: settings, and what was recorded of a run, need none of them.
 
 HOME_VARIABLE = "NISBENCH_HOME"
-DEFAULTS = PACKAGE / "defaults"
-"""The folder of the package's own copy of ``params/``."""
 
 S = TypeVar("S", bound=Settings)
 K = TypeVar("K", bound=Kind)

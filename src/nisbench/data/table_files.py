@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ SEPARATOR = "\x1f"
 """Stands in for delimiters of several characters, which Arrow does not know."""
 BLOCK_BYTES = 1 << 23
 ROWS_AT_ONCE = 1 << 16
+FIRST_OBJECTS = 1000
+"""Objects of JSON lines whose keys are the columns; later ones may have further keys."""
 LONGEST_VALUE = 1 << 24
 """Of a value, when a malformed line is looked for."""
 
@@ -44,16 +47,17 @@ class Source:
         return str(self.archive) if self.member is None else f"{self.archive}: {self.member}"
 
     def columns(self) -> list[str]:
-        """The names of the file's columns; of JSON lines, the keys of the first object."""
+        """The names of the file's columns; of JSON lines, the keys of the first objects."""
         if self.read.layout == "parquet":
             with _opened_parquet(self) as file:
                 return list(file.schema_arrow.names)
         with _opened(self) as stream:
             if self.read.layout == "csv":
                 return _names(self, stream)
-            for _, row in _objects(self, stream):
-                return list(row)
-        raise NisbenchError(f"{self}: holds no rows")
+            keys = dict.fromkeys(key for _, row in islice(_objects(self, stream), FIRST_OBJECTS) for key in row)
+        if not keys:
+            raise NisbenchError(f"{self}: holds no rows")
+        return list(keys)
 
     def batches(self, columns: Sequence[str], tokens: Collection[str] = ()) -> Iterator[pa.Table]:
         """The rows in batches, with these columns; of text files, `tokens` come dictionary-encoded."""

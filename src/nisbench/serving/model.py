@@ -74,7 +74,7 @@ class ServedModel:
         """Predictions (n,) float32 for n rows of raw columns.
 
         `frame` is a pandas DataFrame, an Arrow table, or a mapping of names to arrays. There must be a column for
-        each field; others are ignored. Tokens are compared as text. Where the task is one of probabilities (CTR),
+        each field; others are ignored. Tokens are compared as text; 7 and 7.0 are also the token "7.0". Where the task is one of probabilities (CTR),
         these are returned, or their logits. Numbers are taken as the source has them; where a data format does not record
         how it scales them, they must be scaled already, and the folder's README says so. Raises `NisbenchError` that names column,
         row and value.
@@ -166,7 +166,13 @@ class ServedModel:
 
     def _rows(self, field: ServedField, column: pa.Array, tokens: pa.Array | None = None) -> np.ndarray:
         """The rows of the table for a column, or for the tokens that were made of it: (n,) int32."""
-        found = pc.index_in(as_text(column) if tokens is None else tokens, value_set=self.tokens[field.name])
+        texts, known = as_text(column) if tokens is None else tokens, self.tokens[field.name]
+        found = pc.index_in(texts, value_set=known)
+        if found.null_count and (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+            floats = pc.binary_join_element_wise(
+                texts, "", ".0"
+            )  # as text files have whole numbers beside missing ones
+            found = pc.coalesce(found, pc.index_in(floats, value_set=known))
         if found.null_count:
             if field.unknown is None:
                 row = pc.index(found.is_null(), value=True).as_py()

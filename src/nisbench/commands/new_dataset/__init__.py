@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from nisbench import checkout
 from nisbench.commands.new_dataset.overlay import lines
 from nisbench.commands.new_dataset.reading import head_read
 from nisbench.commands.new_dataset.roles import Looked, Roles
@@ -51,7 +52,7 @@ def run(
     parts = Parts(train=divided[0], validation=divided[1], test=divided[2]) if test else None
     write_text(output, "\n".join(lines(name, urls, parts, source, table, roles)) + "\n")
     try:
-        load(Path(), [output])
+        load(checkout.params_root(Path()), [output])
     except NisbenchError as error:
         raise NisbenchError(
             f"{output} is written, but must be mended by hand before it can be used:\n{error}"
@@ -59,8 +60,20 @@ def run(
     print(
         f"{output} is written, from the first {len(table):,} rows. Read it: all that it says of the columns is guessed."
     )
-    print(f"Then, in the project's top folder:\n\n    NISBENCH_PARAMS={output} snakemake --cores all {name}\n")
+    if roles.constant_label is not None:
+        print(f"Beware: {roles.constant_label}. If it is so in the whole file, name another with --label.")
+    here = checkout.params_root(Path()) == Path()
+    where = (
+        "in the project's top folder" if here else "in the top folder of a checkout of nisbench (there is none here)"
+    )
+    print(
+        f"Then, {where}:\n\n    NISBENCH_PARAMS={output if here else output.resolve()} snakemake --cores all {name}\n"
+    )
     print(f"The page will be results/{name}/page.html.")
+    if not here:
+        print(
+            f'In Python, with NISBENCH_PARAMS={output}, the data set is nisbench.load_dataset("{name}"), without a checkout.'
+        )
 
 
 def _check_files(listed: Sequence[Path], validation: Sequence[Path], test: Sequence[Path], member: str | None) -> None:
@@ -94,5 +107,5 @@ def _name(text: str) -> str:
 
 
 def _is_known(name: str) -> bool:
-    params = load(Path(), []).params
+    params = load(checkout.params_root(Path()), []).params
     return name in params.datasets or name in params.studies

@@ -68,6 +68,8 @@ def _fields(roles: Roles) -> Iterator[str]:
 
 def _label(roles: Roles) -> Iterator[str]:
     label = roles.label
+    if roles.constant_label is not None:
+        yield f"    # Beware: {roles.constant_label}"
     if label is None:
         yield "    label: null # every row counts as taken"
     elif roles.task == "ctr":

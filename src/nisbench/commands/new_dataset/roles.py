@@ -38,6 +38,8 @@ class Looked:
     missing: int
     lists: bool
     """Whether its values are lists."""
+    dates: bool
+    """Whether they are dates or times by their type."""
     separator: str | None
     """What seems to stand between several tokens in a value."""
     most: int
@@ -48,6 +50,8 @@ class Looked:
     """Whether these are whole numbers."""
     words: float
     """The mean number of words in a value."""
+    decimal_commas: bool
+    """Whether all are numbers with a comma in the place of the point."""
     examples: list[str]
 
     @classmethod
@@ -64,11 +68,13 @@ class Looked:
             distinct=len(set(texts)),
             missing=len(column) - len(values),
             lists=lists,
+            dates=pa.types.is_timestamp(column.type) or pa.types.is_date(column.type),
             separator=separator,
             most=most,
             numbers=numbers,
             whole=all(number.is_integer() for number in numbers),
             words=sum(len(text.split()) for text in texts) / max(1, len(texts)),
+            decimal_commas=bool(texts) and all(re.fullmatch(r"[+-]?\d+,\d+", text) for text in texts),
             examples=list(dict.fromkeys(texts))[:3],
         )
 
@@ -144,7 +150,8 @@ class Roles:
             raise NisbenchError(f"--label: there is no column {label!r}; there is: {', '.join(known)}")
         found.label = known[label] if label else first([key for key in LABELS if key in by_key and by_key[key].numbers])
         taken |= {label} if label else set()
-        found.user, found.item, found.time = first(USERS), first(ITEMS), first(TIMES)
+        found.user, found.item = first(USERS), first(ITEMS)
+        found.time = first(TIMES) or first([column.key for column in columns if column.dates])
         found.part = first([key for key in PARTS if key in by_key and part_values(by_key[key])])
         if found.label is None and not (found.user and found.item and found.time):
             raise NisbenchError(
@@ -162,6 +169,8 @@ class Roles:
     def _add(self, column: Looked) -> None:
         if column.distinct <= 1:
             self.unused.append((column, "it is always the same"))
+        elif column.decimal_commas:
+            self.unused.append((column, "numbers must have a decimal point, not a comma"))
         elif column.is_multi:
             self.multi.append(column)
         elif column.numbers and not column.whole:
@@ -188,6 +197,13 @@ class Roles:
         if self.task == "ctr" or not (self.user and self.item):  # then all have an unknown feature
             pair = [column for column in (self.user, self.item) if column]
             self.tokens, self.user, self.item = [*pair, *self.tokens], None, None
+
+    @property
+    def constant_label(self) -> str | None:
+        """What is wrong with a label that is always the same, as far as was seen."""
+        if self.label is None or self.label.distinct > 1:
+            return None
+        return f"the label {self.label.name} is {self.label.examples[0]} in all rows that were looked at"
 
     @property
     def is_pair(self) -> bool:
