@@ -77,10 +77,11 @@ class ComposedEmbedding(nn.Module):
             return shared
         quotients, remainders = self.parts
         rows: Tensor = quotients(starts[0] + number // terms)
-        if not remainders.rows:
+        count = sum(t for t in self.of_field if t > 1)
+        if not count:
             return rows
         divided, place = (terms > 1)[:, None], starts[1] + number % terms
-        others = remainders(place.clamp(max=int(remainders.rows) - 1))
+        others = remainders(place.clamp(max=count - 1))
         if self.composition == "product":
             return rows * torch.where(divided, others, 1.0)
         return rows + torch.where(divided, others, 0.0)
