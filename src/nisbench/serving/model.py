@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 import nisbench
 from nisbench.data.instances import Instances, several
 from nisbench.data.parquet import read_table
-from nisbench.data.table import as_text, buckets, first_of_each, scaled, token_lists
+from nisbench.data.table_values import as_text, buckets, first_of_each, scaled, token_lists
 from nisbench.errors import NisbenchError, shortened
 from nisbench.models.pruned import PrunedModel
 from nisbench.models.recommender import Recommender

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from nisbench.data.table import is_number
 from nisbench.data.table_files import SEPARATOR, Source, csv_rows, head_of
+from nisbench.data.table_values import is_number
 from nisbench.errors import NisbenchError, shortened
 from nisbench.params.columns import TableFile
 

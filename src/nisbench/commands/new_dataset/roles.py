@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from nisbench.commands.new_dataset.reading import UNNAMED
-from nisbench.data.table import is_number
+from nisbench.data.table_values import is_number
 from nisbench.errors import NisbenchError, shortened
 
 USERS = ("user", "userid", "uid", "reviewerid", "customer", "customerid", "member", "memberid", "visitorid", "username")
