@@ -31,7 +31,7 @@ def read(tmp_path):
     def read_wanted(data, member="wanted", url=None):
         path = tmp_path / "archive"
         path.write_bytes(data)
-        with fetched_from(url, path), open_member(path, member) as stream:
+        with fetched_from([url] if url else [], path), open_member(path, member) as stream:
             return stream.read()
 
     return read_wanted

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import nisbench as nb
 from nisbench.data import blocks, click_log, criteo, criteo_x1, instances, planted_ctr, split
 from nisbench.data.archives import open_member
 from nisbench.data.click_log import COLUMNS, SCALARS, TOKENS, UNKNOWN, TokenCounter
@@ -273,6 +274,27 @@ def test_a_malformed_row_of_criteo_x1_is_named(prepared_x1, row, said):
     good = row_x1("1", "0.5", "7")
     with pytest.raises(NisbenchError, match=rf"test\.csv:3: .*{said}"):
         prepared_x1([csv([good]), csv([good]), csv([good, row])])
+
+
+# --- served ---------------------------------------------------------------------------------------------------
+
+
+def test_a_served_model_takes_criteo_s_numbers_as_they_are(tmp_path, monkeypatch):
+    """Missing and negative ones among them: predictions are those of the instances that were prepared."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NISBENCH_HOME", str(tmp_path / "home"))
+    text = random_log(600)
+    archive = tarred(tmp_path / "dac.tar.gz", {"train.txt": text.encode()})
+    data = nb.load_dataset("criteo", url=str(archive), md5=None, member="train.txt", min_count=3)
+    training = nb.Training(base_dimension=4, max_epochs=1, batch_size=128)
+    small = nb.search(nb.DNIS(), nb.DeepFM(hidden=[8]), data, training).prune(2)
+    served = nb.load_model(small.export("small"))
+    assert "must be scaled" not in (tmp_path / "small" / "README.md").read_text()
+    log = pd.read_csv(io.StringIO(text), sep="\t", header=None, names=COLUMNS, dtype=dict.fromkeys(TOKENS, str))
+    everything = instances.read(data.step.needs["prepare"].path("instances"), CPU)
+    np.testing.assert_array_equal(served.instances(log).values.numpy(), everything.values.numpy())
+    expected = small.recommender().predict(everything).sigmoid().numpy()
+    np.testing.assert_allclose(served.predict(log), expected, rtol=0, atol=1e-6)
 
 
 # --- blocks by magnitude --------------------------------------------------------------------------------------

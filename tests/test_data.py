@@ -193,7 +193,7 @@ def test_a_transfer_that_breaks_off_is_begun_again(server, tmp_path, monkeypatch
     monkeypatch.setattr(download, "PAUSE", 0)
     url, answers = server
     answers += [(200, BODY[:500], len(BODY)), (503, b"", 0), (200, BODY, len(BODY))]
-    download.run(url, MD5, tmp_path / "data.zip")
+    download.fetch(url, MD5, tmp_path / "data.zip")
     assert (tmp_path / "data.zip").read_bytes() == BODY
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zip"]
 
@@ -206,7 +206,7 @@ def test_what_cannot_be_had_leaves_nothing(server, tmp_path, answer, says):
     url, answers = server
     answers.append(answer)
     with pytest.raises(NisbenchError, match=says):
-        download.run(url, MD5, tmp_path / "data.zip")
+        download.fetch(url, MD5, tmp_path / "data.zip")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,7 +230,7 @@ def test_without_an_md5_what_is_no_whole_file_is_refused(server, tmp_path, monke
     url, answers = server
     answers += [answer] * download.ATTEMPTS
     with pytest.raises(NisbenchError, match=says) as raised:
-        download.run(url.replace("://", "://me:secret@"), None, tmp_path / "data.zip")
+        download.fetch(url.replace("://", "://me:secret@"), None, tmp_path / "data.zip")
     assert "secret" not in str(raised.value)
     assert str(raised.value).replace("\n", "").isprintable()
     assert list(tmp_path.iterdir()) == []
@@ -241,7 +241,7 @@ def test_an_endless_answer_is_cut_off(server, tmp_path, monkeypatch):
     url, answers = server
     answers.append((200, BODY, None))
     with pytest.raises(NisbenchError, match="refused: more than"):
-        download.run(url, None, tmp_path / "data.zip")
+        download.fetch(url, None, tmp_path / "data.zip")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -250,7 +250,7 @@ def test_a_file_is_stored_as_it_lies_on_the_server(server, tmp_path):
     url, answers = server
     packed = gzip.compress(BODY, mtime=0)
     answers.append((200, packed, len(packed), ("Content-Encoding", "gzip")))
-    download.run(url, hashlib.md5(packed).hexdigest(), tmp_path / "data.zip")  # noqa: S324
+    download.fetch(url, hashlib.md5(packed).hexdigest(), tmp_path / "data.zip")  # noqa: S324
     assert (tmp_path / "data.zip").read_bytes() == packed
 
 
@@ -269,7 +269,7 @@ def test_the_password_in_an_address_is_sent_and_shown_nowhere(tmp_path, caplog):
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd, caplog.at_level("DEBUG", "nisbench"):
         threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
-        download.run(f"http://me:s%40crt@127.0.0.1:{httpd.server_port}/a.zip?b=c", None, tmp_path / "data.zip")
+        download.fetch(f"http://me:s%40crt@127.0.0.1:{httpd.server_port}/a.zip?b=c", None, tmp_path / "data.zip")
         httpd.shutdown()
     assert asked == [("/a.zip?b=c", "Basic " + b64encode(b"me:s@crt").decode())]
     assert "crt" not in caplog.text
@@ -277,14 +277,14 @@ def test_the_password_in_an_address_is_sent_and_shown_nowhere(tmp_path, caplog):
 
 def test_a_local_file_is_checked_and_copied(tmp_path):
     (tmp_path / "here.zip").write_bytes(BODY)
-    download.run(str(tmp_path / "here.zip"), MD5, tmp_path / "to" / "data.zip")
+    download.fetch(str(tmp_path / "here.zip"), MD5, tmp_path / "to" / "data.zip")
     assert (tmp_path / "to" / "data.zip").read_bytes() == BODY
     with pytest.raises(NisbenchError, match="MD5 sum"):
-        download.run(str(tmp_path / "here.zip"), "0" * 32, tmp_path / "other.zip")
+        download.fetch(str(tmp_path / "here.zip"), "0" * 32, tmp_path / "other.zip")
     with pytest.raises(NisbenchError, match="no such file"):
-        download.run(str(tmp_path / "nowhere.zip"), None, tmp_path / "other.zip")
+        download.fetch(str(tmp_path / "nowhere.zip"), None, tmp_path / "other.zip")
     with pytest.raises(NisbenchError, match="is a folder"):
-        download.run(str(tmp_path), None, tmp_path / "other.zip")
+        download.fetch(str(tmp_path), None, tmp_path / "other.zip")
     assert not (tmp_path / "other.zip").exists()
 
 

@@ -497,7 +497,7 @@ def test_a_split_without_clicks_is_told_with_data_set_and_parts(without_clicks):
     assert str(raised.value) == (
         "Planted clicks: AUC is not defined on train (160 instances, none of them clicks) and validation (20 instances, none of "
         "them clicks) and test (20 instances, none of them clicks). Give the data set's `split` another seed or other proportions, "
-        "or use more instances"
+        "or use more instances. If all labels are alike, `label` names the wrong column, or label.positive_above is wrong"
     )
     assert not records.done(block.needs["split"])
     assert records.why_not_done(block) == f"split planted_ctr failed: {raised.value}"

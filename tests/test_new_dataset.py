@@ -1,6 +1,8 @@
 """`nisbench new-dataset`: what it guesses of a table, and that its overlay runs."""
 
 import gzip
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,10 +21,10 @@ def guess(tmp_path, monkeypatch):
     """Write an overlay for a file; returns the data set and the study of it, and the overlay's text."""
     monkeypatch.chdir(ROOT)
 
-    def run(file, name="own", **options):
+    def run(*files, name="own", **options):
         output = tmp_path / "over.yaml"
         output.unlink(missing_ok=True)
-        new_dataset.run(file, name=name, output=output, **options)
+        new_dataset.run(files, name=name, output=output, **options)
         config = load(ROOT, [output])
         return config.params.datasets[name], config.params.studies[name], output.read_text()
 
@@ -151,8 +153,65 @@ def test_what_is_there_is_not_overwritten(tmp_path, monkeypatch):
     file = write(ratings(), tmp_path / "demo.csv", "csv")
     (tmp_path / "there.yaml").write_text("mine")
     with pytest.raises(NisbenchError, match=r"there\.yaml: there is such a file\. Name another with --output"):
-        new_dataset.run(file, output=tmp_path / "there.yaml")
+        new_dataset.run([file], output=tmp_path / "there.yaml")
     with pytest.raises(NisbenchError, match="there is no such file"):
-        new_dataset.run(tmp_path / "no.csv")
-    new_dataset.run(file, output=tmp_path / "over.yaml")
+        new_dataset.run([tmp_path / "no.csv"])
+    new_dataset.run([file], output=tmp_path / "over.yaml")
     assert "my_demo" in load(ROOT, [tmp_path / "over.yaml"]).params.datasets, "a study is called demo already"
+
+
+def test_several_files_are_one_table(guess, tmp_path):
+    frame = ratings()
+    one, two = frame[:200], frame[200:]
+    files = [write(one, tmp_path / "one.csv", "csv"), write(two, tmp_path / "two.csv", "csv")]
+    dataset, _, text = guess(*files)
+    assert "url: [one.csv, two.csv] # relative to this file" in text
+    assert dataset.url == [str(file) for file in files]
+    assert dataset.files == ["one.csv", "two.csv"]
+    write(two.drop(columns="rating"), files[1], "csv")
+    with pytest.raises(NisbenchError, match=r"two\.csv: has no column 'rating', which .*one\.csv has"):
+        guess(*files)
+
+
+def test_files_for_test_and_validation_are_published_splits(guess, tmp_path):
+    parts = [clicks()[start::3] for start in range(3)]
+    train, valid, test = (write(part, tmp_path / f"{i}.csv", "csv") for i, part in enumerate(parts))
+    dataset, _, text = guess(train, validation=[valid], test=[test])
+    assert dict(dataset.files) == {"train": ["0.csv"], "validation": ["1.csv"], "test": ["2.csv"]}
+    assert (dataset.split, dataset.part) == ("published", None)
+    assert "split: published # as the files say" in text
+    with pytest.raises(NisbenchError, match="--validation and --test go together"):
+        guess(train, test=[test])
+    with pytest.raises(NisbenchError, match="is a folder; name the files in it"):
+        guess(tmp_path)
+
+
+def test_outside_a_checkout_the_package_s_parameters_serve(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(ratings(), tmp_path / "r.csv", "csv")
+    new_dataset.run([Path("r.csv")])
+    said = capsys.readouterr().out
+    assert f"NISBENCH_PARAMS={tmp_path / 'r.yaml'} snakemake" in said
+    assert "(there is none here)" in said
+    assert 'nisbench.load_dataset("r")' in said
+
+
+def test_keys_that_the_first_object_lacks_are_seen(guess, tmp_path):
+    rows = json.loads(clicks().to_json(orient="records"))
+    del rows[0]["tags"]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset, _, _ = guess(tmp_path / "c.jsonl")
+    assert list(dataset.multi) == ["tags"]
+
+
+def test_times_by_type_decimal_commas_and_a_label_that_is_always_the_same(guess, tmp_path, capsys):
+    frame = clicks().assign(when=pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(600), unit="min"), clicked=1)
+    dataset, _, text = guess(write(frame, tmp_path / "c.parquet", "parquet"))
+    assert dataset.time == "when"
+    assert "# Beware: the label clicked is 1 in all rows that were looked at" in text
+    assert "Beware: the label clicked is 1" in capsys.readouterr().out
+    file = tmp_path / "c.csv"
+    clicks().to_csv(file, index=False, sep=";", decimal=",")
+    dataset, _, text = guess(file)
+    assert "price" not in {*dataset.scalars, *dataset.multi, *dataset.tokens}
+    assert "# not used: price: numbers must have a decimal point, not a comma" in text

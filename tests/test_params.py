@@ -93,7 +93,7 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("datasets: {movielens_1m: {url: 'https://[::1/x.zip'}}", "over.yaml:1: datasets.movielens_1m.url", "Invalid IPv6 URL"),
         ("datasets: {movielens_1m: {url: ' '}}", "over.yaml:1: datasets.movielens_1m.url", "must be an https address"),
         ('datasets: {movielens_1m: {url: "https://host/\\e[2J"}}', "over.yaml:1: datasets.movielens_1m.url", "must be an https address"),
-        ("datasets: {movielens_1m: {url: /tmp}}", "over.yaml:1: datasets.movielens_1m.url", "must be a file, and '/tmp' is a folder; pack it"),
+        ("datasets: {movielens_1m: {url: /tmp}}", "over.yaml:1: datasets.movielens_1m.url", "must be a file, and '/tmp' is a folder; list its files"),
         ("datasets: {movielens_1m: {url: 42}}", "over.yaml:1: datasets.movielens_1m.url", "must be text, not 42; put it in quotes"),
         ("training: {base_dimension: 0100}", "over.yaml:1", "YAML reads 0100 as 64: write that, or put it in quotes"),
         ("training: {checkpoint_seconds: 1:30}", "over.yaml:1", "YAML reads 1:30 as 90"),

@@ -17,9 +17,10 @@ from safetensors import safe_open
 
 import nisbench as nb
 from nisbench import api
+from nisbench.data import instances
 from nisbench.embedding import storage
 from nisbench.embedding.storage import LAYOUTS, PRECISIONS, Extent
-from nisbench.serving import CompressedEmbedding
+from nisbench.serving import CompressedEmbedding, parts
 from nisbench.tensor_files import load_tensors, save_tensors
 from tests.helpers.paths import ROOT
 
@@ -340,6 +341,78 @@ def full_recall(small, scores, k):
     return np.mean(found)
 
 
+# --- composed tables ------------------------------------------------------------------------------------------
+
+COMPOSED = {
+    "hashing": lambda: nb.Hashing(**TUNED),
+    "product": lambda: nb.QuotientRemainder(**TUNED, combine="product"),
+    "sum": lambda: nb.QuotientRemainder(**TUNED, combine="sum", order="frequency"),
+    "matrices": lambda: nb.LowRank(**TUNED),
+}
+TUNED = {"l2": [0.0], "learning_rate": [0.01], "budget": 0.65}
+
+
+def composed(task, name):
+    return pruned(task, method=COMPOSED[name](), rate=1)
+
+
+@pytest.mark.parametrize("name", list(COMPOSED))
+@pytest.mark.parametrize("task", ["rating", "ctr"])
+def test_a_composed_table_is_stored_as_its_parts(task, name):
+    small = composed(task, name)
+    served = nb.load_model(small.export("small"))
+    dense = nb.load_model(small.export("dense", layout="dense"))
+    assert served.bytes == served.table.nbytes == 4 * small.run.nonzeros == small.run.stored_bytes()
+    assert served.bytes < 0.7 * dense.bytes
+    tensors, _ = load_tensors(Path("small/table.safetensors"))
+    assert sum(tensor.nbytes for tensor in tensors.values()) == served.bytes
+    frame = raw(small)
+    np.testing.assert_allclose(served.predict(frame), dense.predict(frame), rtol=0, atol=1e-6)
+    expected = small.recommender().predict(
+        instances.read(small.search.data.step.needs["split"].path("test"), torch.device("cpu"))
+    )
+    np.testing.assert_allclose(dense.predict(frame, logits=task == "ctr"), expected, rtol=0, atol=1e-6)
+    features = small.search.data.features
+    for field in {"rating": ("user", "item"), "ctr": ("C1", "C3")}[task]:
+        tokens = features[features["field"] == field]["token"]
+        np.testing.assert_allclose(served.lookup(field, tokens), dense.lookup(field, tokens), rtol=0, atol=1e-6)
+    assert (served.description.layout, served.metrics) == ("composed", small.metrics)
+    with pytest.raises(IndexError, match="out of range"):
+        served.table(torch.tensor([served.table.rows]))
+
+
+def test_unknown_tokens_of_a_composed_table():
+    small = composed("ctr", "hashing")
+    served, dense = (nb.load_model(small.export(layout, layout=layout)) for layout in ("auto", "dense"))
+    frame = raw(small).assign(C1="never seen", C2=None)
+    np.testing.assert_allclose(served.predict(frame), dense.predict(frame), rtol=0, atol=1e-6)
+
+
+def test_a_composed_table_of_other_precisions_or_structure_is_refused(monkeypatch):
+    small = composed("rating", "hashing")
+    with pytest.raises(nb.NisbenchError, match="exported in float32 only"):
+        small.export("small", values="int8")
+    monkeypatch.setattr(parts, "taken_apart", lambda *_: None)
+    with pytest.raises(
+        nb.NisbenchError, match="cannot be stored; choose another layout, such as --layout dense, for all 800"
+    ):
+        small.export("small")
+
+
+def test_a_damaged_composed_table_is_refused():
+    folder = composed("rating", "matrices").export("small")
+    tensors, extent = load_tensors(folder / "table.safetensors")
+    for broken, of_extent in (
+        (tensors, extent | {"terms": [0, 1]}),
+        (tensors, extent | {"sizes": [10**12, 1]}),
+        (tensors, extent | {"composition": "tree"}),
+        (dict(list(tensors.items())[1:]), extent),
+    ):
+        save_tensors(folder / "table.safetensors", broken, of_extent)
+        with pytest.raises(nb.NisbenchError, match=r"table\.safetensors: not a compressed table"):
+            nb.load_model(folder)
+
+
 # --- programs -------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +430,17 @@ def test_torch_export_predicts_the_same_for_any_number_of_rows(task, layout, val
         frame = raw(small).head(count)
         found = program(**programs.inputs_of(served, frame)).detach().numpy()
         np.testing.assert_allclose(found, served.predict(frame), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(COMPOSED))
+def test_torch_export_of_a_composed_table_predicts_the_same(name):
+    from nisbench.serving import programs  # noqa: PLC0415
+
+    small = composed("ctr", name)
+    served = nb.load_model(small.export("small"))
+    program = programs.exported(served).module()
+    found = program(**programs.inputs_of(served, raw(small))).detach().numpy()
+    np.testing.assert_allclose(found, served.predict(raw(small)), atol=1e-6)
 
 
 needs_onnx = pytest.mark.skipif(
@@ -390,6 +474,22 @@ def test_onnx_runtime_predicts_the_same_from_a_compressed_table(task, layout, va
     assert str(ROOT).encode() not in Path("small/model.onnx").read_bytes()
     small.export("small")
     assert not Path("small/model.onnx").exists()
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["product", "matrices"])
+def test_onnx_runtime_predicts_the_same_from_a_composed_table(name):
+    import onnxruntime  # noqa: PLC0415
+
+    from nisbench.serving import programs  # noqa: PLC0415
+
+    small = composed("ctr", name)
+    served = nb.load_model(small.export("small", onnx=True))
+    inputs = {key: tensor.numpy() for key, tensor in programs.inputs_of(served, raw(small)).items()}
+    (found,) = onnxruntime.InferenceSession("small/model.onnx").run(None, inputs)
+    np.testing.assert_allclose(found, served.predict(raw(small)), atol=1e-5)
 
 
 def test_what_cannot_be_a_program_says_so(monkeypatch):

@@ -201,7 +201,7 @@ def test_a_password_in_an_address_is_in_no_record_and_no_id(small):
         found.append(download_step(small.params.datasets["movielens_latest_small"].model_copy(update=update)))
     assert len({step.id for step in found}) == 1
     assert hashed_form(found[1]) == {"identity": "https://host/ml.zip"}
-    assert found[1].settings.url == "https://me:secret@host/ml.zip"  # to fetch it by
+    assert found[1].settings.urls == ["https://me:secret@host/ml.zip"]  # to fetch it by
 
 
 def test_archives_of_one_md5_for_data_of_two_kinds_are_two_downloads(small):

@@ -1,7 +1,11 @@
 """Tables of one's own: every layout and role against pandas, what is malformed named, and what a model of them is served with."""
 
+import bz2
 import gzip
+import importlib.util
 import json
+import lzma
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -11,6 +15,7 @@ import torch
 from pydantic import TypeAdapter
 
 import nisbench as nb
+from nisbench import execution
 from nisbench.conformance import (
     DATA_CLAIMS,
     Case,
@@ -28,6 +33,7 @@ from nisbench.errors import NisbenchError
 from nisbench.models.recommender import Recommender, Shape
 from nisbench.params.datasets import AnyDataset, RandomSplit
 from nisbench.params.loading import load
+from nisbench.serving import programs
 from nisbench.steps import block_step
 from nisbench.studies import plan_study
 from nisbench.training import train_step
@@ -642,6 +648,28 @@ def shop_data(**changes):
     return nb.load_dataset(nb.DataTable(**keys))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("model", "layout"), [("DeepFM", "csr"), ("FM", "mask")])
+def test_programs_take_several_tokens_per_field(shop, tmp_path, model, layout):
+    data = shop_data(task="ctr", label={"column": "stars", "positive_above": 3})
+    training = nb.Training(base_dimension=4, max_epochs=2, batch_size=128, learning_rate=0.01)
+    found = nb.search(nb.DNIS(), getattr(nb, model)(), data, training).prune(3)
+    onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+    served = nb.load_model(found.export(tmp_path / "small", layout=layout, onnx=onnx))
+    program = programs.exported(served).module()
+    for frame in (shop[:1], shop[:50], shop[:2].assign(tags=[None, "what"])):
+        inputs = programs.inputs_of(served, frame)
+        assert inputs["ids"].shape == inputs["values"].shape == (len(frame), 7)
+        np.testing.assert_allclose(program(**inputs).detach().numpy(), served.predict(frame), atol=1e-6)
+        if onnx:
+            import onnxruntime  # noqa: PLC0415
+
+            session = onnxruntime.InferenceSession(tmp_path / "small" / "model.onnx")
+            (answer,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+            np.testing.assert_allclose(answer, served.predict(frame), atol=1e-5)
+
+
 @pytest.mark.parametrize("task", ["rating", "ctr"])
 def test_a_served_model_takes_raw_columns(shop, tmp_path, task):
     changes = {} if task == "rating" else {"task": "ctr", "label": {"column": "stars", "positive_above": 3}}
@@ -791,3 +819,125 @@ def test_a_table_is_what_the_format_movielens_makes_of_it(real_data, tmp_path):
     of = [pq.read_table(tmp_path / f"{name}.parquet")["token"].to_numpy() for name in ("kv", "v")]
     assert (of[0][expected["movie"].to_numpy()] == of[1][found["movieId"].to_numpy()]).all()
     assert (of[0][expected["user"].to_numpy()] == of[1][found["userId"].to_numpy()]).all()
+
+
+@pytest.mark.usefixtures("shop")
+def test_whole_numbers_that_are_written_as_floats_are_known_to_a_served_model(tmp_path, shop):
+    """As pandas writes them where others are missing: "7.0". It reads them as floats again."""
+    shop.assign(user=shop["user"].astype(float).where(shop.index % 9 > 0)).to_csv(tmp_path / "shop.csv", index=False)
+    training = nb.Training(base_dimension=4, max_epochs=1, batch_size=128, learning_rate=0.01)
+    served = nb.load_model(
+        nb.search(nb.FullTable(), nb.FM(), shop_data(), training).prune(1).export(tmp_path / "small")
+    )
+    texts, floats = (pd.read_csv(tmp_path / "shop.csv", dtype=kind) for kind in ({"user": str}, None))
+    assert texts["user"][1].endswith(".0")
+    np.testing.assert_array_equal(served.predict(floats), served.predict(texts))
+    np.testing.assert_array_equal(
+        served.lookup("user", [int(float(texts["user"][1]))]), served.lookup("user", texts["user"][1:2])
+    )
+
+
+def test_a_label_that_is_always_the_same_is_refused(made):
+    with pytest.raises(
+        NisbenchError, match=r"Own: the label is 3 in every training instance: there is nothing to learn"
+    ):
+        made({"own.csv": "y,a,b\n" + "".join(f"3,{i},{i % 7}\n" for i in range(50))})
+
+
+# --- several files outside an archive -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Fetch, prepare and split a table whose files are given by name and content; returns the step that splits."""
+
+    def make(contents, /, **changes):
+        folder = tmp_path / "publisher"
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        dataset = settings(url=[str(folder / name) for name in contents], **changes)
+        task = load(ROOT, []).params.tasks["rating"]
+        assert not list(dataset.problems(task))
+        step = block_step(dataset, task, tmp_path / "root").needs["split"]
+        execution.run_with_inputs(step)
+        return step
+
+    return make
+
+
+def thirds():
+    frame = pd.DataFrame({"y": np.arange(90.0) % 7, "a": np.arange(90) % 10, "b": np.arange(90) % 9})
+    return [as_csv(frame[start : start + 30]) for start in (0, 30, 60)]
+
+
+COMPRESSIONS = {
+    "a.csv": str.encode,
+    "b.csv.gz": lambda text: gzip.compress(text.encode()),
+    "c.csv.xz": lambda text: lzma.compress(text.encode()),
+    "d.csv.bz2": lambda text: bz2.compress(text.encode()),
+}
+
+
+def test_several_plain_files_are_one_table(made):
+    names = list(COMPRESSIONS)
+    files = {name: COMPRESSIONS[name](text) for name, text in zip(names[:3], thirds(), strict=True)}
+    prepare = made(files).needs["prepare"]
+    frame = pq.read_table(prepare.path("instances")).to_pandas()
+    assert frame["label"].tolist() == (np.arange(90.0) % 7).tolist()
+    archive = prepare.needs["download"].path("archive")
+    assert zipfile.ZipFile(archive).namelist() == names[:3]
+    assert sorted(path.name for path in archive.parent.iterdir()) == ["archive", "step.json"], "nothing else is left"
+
+
+def test_three_plain_files_are_the_published_splits(made):
+    first, second, third = thirds()
+    files = {"tr.csv": first, "va.csv.gz": gzip.compress(second.encode()), "te.csv.bz2": bz2.compress(third.encode())}
+    parts = {"train": ["tr.csv"], "validation": ["va.csv.gz"], "test": ["te.csv.bz2"]}
+    step = made(files, files=parts, split="published")
+    found = [pq.read_table(step.path(name))["label"].to_pylist() for name in parts]
+    assert found == [(np.arange(30 * i, 30 * (i + 1)) % 7).astype(float).tolist() for i in range(3)]
+
+
+def test_a_listed_file_can_be_joined_and_is_no_part_of_the_table(made):
+    items = as_csv(pd.DataFrame({"b": range(9), "kind": list("xyzxyzxyz")}))
+    files = {"ratings.csv": thirds()[0], "items.csv": items}
+    join = [{"file": "items.csv", "read": {"layout": "csv"}, "key": "b"}]
+    step = made(files, join=join, tokens=["a", "b", "kind"])
+    vocabulary = pq.read_table(step.needs["prepare"].path("vocabulary")).to_pandas()
+    assert vocabulary.query("field == 'kind'")["token"].tolist() == [UNKNOWN, "x", "y", "z"]
+
+
+def test_what_is_wrong_in_one_of_several_files_is_named_by_its_own_path(made, tmp_path):
+    first, second, _ = thirds()
+    with pytest.raises(NisbenchError, match=rf"^{tmp_path}/publisher/two\.csv:32: expected 3 values, found 2"):
+        made({"one.csv": first, "two.csv": f"{second}1,2\n"})
+    with pytest.raises(NisbenchError, match=r"two\.csv: is a zip archive, and `url` lists several files"):
+        made({"one.csv": first, "two.csv": zipped(tmp_path / "z", {"two.csv": second}).read_bytes()})
+
+
+def test_ids_follow_what_listed_files_hold_and_not_where_they_lie(tmp_path):
+    task = load(ROOT, []).params.tasks["rating"]
+
+    def ident(folder, content="y,a,b\n1,2,3\n"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for name in ("one.csv", "two.csv"):
+            (tmp_path / folder / name).write_text(content)
+        return block_step(settings(url=[str(tmp_path / folder / name) for name in ("one.csv", "two.csv")]), task).id
+
+    here = ident("here")
+    assert ident("there") == here
+    assert ident("there", "y,a,b\n1,2,4\n") != here
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"url": ["a/x.csv", "b/x.csv"]}, "two files are called 'x.csv'"),
+        ({"url": ["x.csv", "y.csv"], "files": ["z.csv"]}, "'z.csv' is none of the files that url lists: x.csv, y.csv"),
+        ({"url": ["x.csv", "y.csv"], "md5": "0" * 32}, "must be null where url lists files"),
+    ],
+)
+def test_what_does_not_fit_a_list_of_files(changes, text):
+    found = [said for _, said in settings(**changes).problems(load(ROOT, []).params.tasks["rating"])]
+    assert any(text in said for said in found), found

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from nisbench import execution, records
+from nisbench.checkout import DEFAULTS
 from nisbench.checkout import check as check_code
 from nisbench.errors import NisbenchError
-from nisbench.identity import PACKAGE, kind_file
+from nisbench.identity import kind_file
 from nisbench.params import datasets, methods, models, tasks
 from nisbench.params.base import Kind, Settings
 from nisbench.params.checks import check_run, explained
 from nisbench.params.kinds import OWN, kinds
-from nisbench.params.loading import OVERLAYS_VARIABLE, Config, checked_url, load
+from nisbench.params.loading import OVERLAYS_VARIABLE, Config, checked_urls, load
 from nisbench.params.training import Training as TrainingSettings
 from nisbench.params.tree import Tree, dotted, nearest
 from nisbench.run_files import PruneRun, SearchRun
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 # NumPy, pandas and torch are imported where they are used: settings, and what was recorded of a run, need none of them.
 
 HOME_VARIABLE = "NISBENCH_HOME"
-DEFAULTS = PACKAGE / "defaults"
-"""The folder of the package's own copy of ``params/``."""
 
 S = TypeVar("S", bound=Settings)
 K = TypeVar("K", bound=Kind)
@@ -312,7 +311,7 @@ def load_dataset(dataset: str | datasets.Dataset, /, **changes: Any) -> Prepared
     settings = _changed(type(dataset), dict(dataset), changes, where) if changes else dataset
     if isinstance(settings, datasets.Archive):
         try:
-            settings = settings.model_copy(update={"url": checked_url(settings.url, Path())})
+            settings = settings.model_copy(update={"url": checked_urls(settings.url, Path())})
         except NisbenchError as error:
             raise NisbenchError(f"{where}: url: {error}") from error
     if task is None:

@@ -13,6 +13,13 @@ from nisbench.errors import NisbenchError
 
 RUNNING = Path(__file__).parent
 """The package that is imported."""
+DEFAULTS = RUNNING / "defaults"
+"""The parameters that it brings along, in a folder ``params/``."""
+
+
+def params_root(folder: Path) -> Path:
+    """Whose ``params/`` count in `folder`: its own, or where it has none, those that the package brings along."""
+    return folder if (folder / "params").is_dir() else DEFAULTS
 
 
 def own_package(root: Path) -> Path | None:

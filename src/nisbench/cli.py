@@ -369,7 +369,18 @@ def check_plugin(file: Annotated[Path, typer.Argument(metavar="FILE", help="A Py
 
 @app.command(rich_help_panel=EXTEND)
 def new_dataset(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSON lines or Parquet; or an archive.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="CSV, TSV, JSON lines or Parquet; or an archive. Several are one table."
+        ),
+    ],
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="The file for validation, where the publisher divided the table.")
+    ] = None,
+    test: Annotated[
+        list[Path] | None, typer.Option(help="The file for test, likewise. FILE is then for training.")
+    ] = None,
     member: Annotated[str | None, typer.Option(help="The file in the archive.")] = None,
     names: Annotated[str | None, typer.Option(help="Its columns' names, separated by commas, if it has none.")] = None,
     name: Annotated[str | None, typer.Option(help="The data set's name; else it is called like the file.")] = None,
@@ -385,7 +396,10 @@ def new_dataset(
     """
     from nisbench.commands import new_dataset as command
 
-    command.run(file, member=member, names=names, name=name, label=label, output=output)
+    command.run(
+        files, validation=validation or (), test=test or (),
+        member=member, names=names, name=name, label=label, output=output,
+    )  # fmt: skip
 
 
 # --- steps ----------------------------------------------------------------------------------------------------

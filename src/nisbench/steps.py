@@ -18,7 +18,7 @@ from nisbench.errors import without_password
 from nisbench.files import md5_sum
 from nisbench.identity import canonical_json, core_identity, kind_source
 from nisbench.params.base import Kind, Settings
-from nisbench.params.datasets import Archive, Dataset
+from nisbench.params.datasets import Archive, Dataset, file_name
 from nisbench.params.methods import Method
 from nisbench.params.models import Model
 from nisbench.params.step_settings import (
@@ -147,11 +147,19 @@ def block_step(dataset: Dataset, task: Task, root: Path = Path()) -> Step:
 
 def download_step(dataset: Archive, root: Path = Path()) -> Step:
     # Without an MD5 sum, an address stands for what it holds today, and a local file for its content.
-    local = os.path.isfile(dataset.url)  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
-    identity = dataset.md5 or (_md5_of_local(Path(dataset.url)) if local else without_password(dataset.url))
-    md5 = identity if local else dataset.md5  # a local file may change between planning and fetching
-    settings = DownloadSettings(url=dataset.url, md5=md5, identity=identity)
+    urls = dataset.urls
+    found = [_file_identity(url, dataset.md5) for url in urls]
+    named = [f"{file_name(url)} {identity}" for url, (identity, _) in zip(urls, found, strict=True)]
+    identity = found[0][0] if len(urls) == 1 else "\n".join(named)
+    settings = DownloadSettings(urls=urls, md5s=[md5 for _, md5 in found], identity=identity)
     return Step("download", dataset.slug, "", settings, {}, root=root)
+
+
+def _file_identity(url: str, md5: str | None) -> tuple[str, str | None]:
+    """What a file is, and the MD5 sum to check it by."""
+    local = os.path.isfile(url)  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
+    identity = md5 or (_md5_of_local(Path(url)) if local else without_password(url))
+    return identity, identity if local else md5  # a local file may change between planning and fetching
 
 
 def _md5_of_local(path: Path) -> str:

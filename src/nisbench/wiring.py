@@ -25,11 +25,11 @@ from nisbench.steps import Step, StepName
 
 
 def download(step: Step, _threads: int) -> None:
-    """Fetch a data set's archive."""
+    """Fetch a data set's archive, or its files into one."""
     from nisbench.data import download as fetching  # noqa: PLC0415
 
     settings = cast(DownloadSettings, step.settings)
-    fetching.run(settings.url, settings.md5, step.path("archive"))
+    fetching.run(settings.urls, settings.md5s, step.path("archive"))
 
 
 def prepare(step: Step, _threads: int) -> None:
@@ -39,7 +39,7 @@ def prepare(step: Step, _threads: int) -> None:
     dataset = cast(PrepareSettings, step.settings).dataset
     memory.require(dataset.memory_to_prepare(), f"generating {step.dataset}", memory.LOWER["prepare"])
     archive = step.needs["download"].path("archive") if "download" in step.needs else None
-    with fetched_from(getattr(dataset, "url", None), archive):
+    with fetched_from(getattr(dataset, "urls", ()), archive):
         dataset.module().prepare(dataset, archive, step.path("instances"), step.path("vocabulary"))
 
 
@@ -110,10 +110,10 @@ def _naming_dataset(split: Step) -> Iterator[None]:
 def is_whole(step: Step) -> bool:
     """Whether a step's files are seen to be right without its record: an archive, by its MD5 sum. It is not fetched again."""
     settings = step.settings
-    if not isinstance(settings, DownloadSettings) or settings.md5 is None:
+    if not isinstance(settings, DownloadSettings) or len(settings.urls) > 1 or settings.md5s[0] is None:
         return False
     archive = step.path("archive")
-    return archive.is_file() and md5_sum(archive) == settings.md5
+    return archive.is_file() and md5_sum(archive) == settings.md5s[0]
 
 
 WORK: dict[StepName, Callable[[Step, int], None]] = {

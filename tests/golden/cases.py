@@ -141,6 +141,9 @@ def archives(folder: Path) -> dict[str, Dataset]:
         for start, name in enumerate(("train", "valid", "test"))
     }
     _zip(folder / "x1.zip", whole)
+    kinds = "".join(f"{i},{'|'.join('abc'[: i % 4])},{i * i if i % 5 else ''}\n" for i in range(1, 16))
+    (folder / "own.csv").write_text(csv)
+    (folder / "items.csv").write_text("movieId,kinds,price\n" + kinds)
     shared = {"title": "", "blocks": {"by": "count", "count": 3}, "md5": None}
     random = {"split": {"proportions": [8, 1, 1], "seed": 2}}
     movielens = {"format": "movielens", **shared}
@@ -161,9 +164,19 @@ def archives(folder: Path) -> dict[str, Dataset]:
                 for key, name in (("train", "train"), ("validation", "valid"), ("test", "test"))
             },
         },
+        "table": {
+            **shared, "format": "table", "task": "rating", "url": ["own.csv", "items.csv"], "read": {"layout": "csv"},
+            "join": [{"file": "items.csv", "read": {"layout": "csv"}, "key": "movieId"}],
+            "label": {"column": "rating", "positive_above": 2, "drop_equal": True}, "time": "timestamp",
+            "tokens": ["userId", "movieId"], "multi": {"kinds": {"separator": "|", "at_most": 2}},
+            "scalars": {"price": {"scale": "standard"}, "timestamp": {"scale": "log2_buckets"}},
+            "min_count": 2, "duplicates": "last", "split": {"by": "time", "proportions": [8, 1, 1]},
+        },
     }  # fmt: skip
     for entry in entries.values():
-        entry["url"] = str(folder / str(entry["url"]))
+        urls = entry["url"] if isinstance(entry["url"], list) else [entry["url"]]
+        paths = [str(folder / str(url)) for url in urls]
+        entry["url"] = paths if len(paths) > 1 else paths[0]
     return TypeAdapter(dict[str, AnyDataset]).validate_python(entries)
 
 

@@ -250,12 +250,17 @@ def _data(config: Config, found: Findings) -> None:
             found.ok("data", f"{name}: will be generated")
         elif download_step(dataset).path("archive").exists():
             found.ok("data", f"{name}: downloaded, not yet prepared")
-        elif "://" in dataset.url:
-            found.note("data", f"{name}: will be fetched from {without_password(dataset.url)}, which needs a network")
-        elif Path(dataset.url).is_file():
-            if os.access(dataset.url, os.R_OK):
-                found.ok("data", f"{name}: will be read from {dataset.url}")
-            else:
-                found.wrong("data", f"{name}: {dataset.url} may not be read. Give yourself the right to it")
         else:
-            found.wrong("data", f"{name}: there is no file {dataset.url}")
+            for url in dataset.urls:
+                _source(name, url, found)
+
+
+def _source(name: str, url: str, found: Findings) -> None:
+    if "://" in url:
+        found.note("data", f"{name}: will be fetched from {without_password(url)}, which needs a network")
+    elif not Path(url).is_file():
+        found.wrong("data", f"{name}: there is no file {url}")
+    elif os.access(url, os.R_OK):
+        found.ok("data", f"{name}: will be read from {url}")
+    else:
+        found.wrong("data", f"{name}: {url} may not be read. Give yourself the right to it")

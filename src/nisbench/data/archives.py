@@ -11,7 +11,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
@@ -61,17 +61,21 @@ class UnreadableError(NisbenchError):
 
 
 @contextmanager
-def fetched_from(url: str | None, archive: Path | None) -> Iterator[None]:
-    """While it is read, errors call the copy `archive` what the user calls it: the address or path in ``params/``."""
-    if url is None or archive is None:
+def fetched_from(urls: Sequence[str], archive: Path | None) -> Iterator[None]:
+    """While it is read, errors call the copy `archive`, or a file in it, what the user calls it: by address or path in ``params/``."""
+    if not urls or archive is None:
         yield
         return
-    token = _url.set(url)
+    token = _url.set(urls[0] if len(urls) == 1 else None)
     try:
         yield
     except NisbenchError as error:
-        text = str(error).replace(str(archive), without_password(url))
-        if isinstance(error, UnreadableError) and "://" in url:
+        text = str(error)
+        if len(urls) > 1:
+            for url in urls:
+                text = text.replace(f"{archive}: {PurePosixPath(url).name}", without_password(url))
+        text = text.replace(str(archive), without_password(urls[0]) if len(urls) == 1 else "the files of `url`")
+        if isinstance(error, UnreadableError) and any("://" in url for url in urls):
             text += (
                 f"\nOnce the address has another file, remove our copy, {archive.parent}, so that it is fetched anew."
             )
@@ -115,6 +119,16 @@ def _wrap_archive_errors(archive: Path) -> Iterator[None]:
         ) from error
 
 
+def plain(stream: io.BufferedReader, archive: Path, start: bytes) -> io.BufferedReader:
+    """A stream that begins so, decompressed if it is compressed: what an archive holds may be once more."""
+    kind = _compression(start)
+    if kind is None:
+        return stream
+    opened: Any = lzma.LZMAFile(stream) if kind == "xz" else pa.CompressedInputStream(stream, kind)  # noqa: SIM115
+    most = max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
+    return io.BufferedReader(Counted(opened, archive, most), READ_AT_ONCE)
+
+
 def _compression(start: bytes) -> str | None:
     return next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
 
@@ -133,6 +147,13 @@ def _open_unzipped(
         return _open_tar(stack, stream, archive, member, most)
     _check_alone(archive, member, start)
     return stream
+
+
+def archive_kind(start: bytes) -> str | None:
+    """Whether a file that begins so is a zip or a tar archive that is not compressed; None if neither."""
+    if start.startswith(ZIP):
+        return "zip"
+    return "tar" if len(start) == TAR_BLOCK and start.strip(b"\0") and _is_tar(start) else None
 
 
 def _is_tar(start: bytes) -> bool:

@@ -8,7 +8,7 @@ are written.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from nisbench.data import parquet
 from nisbench.data.archives import LONGEST_LINE, Digested, lines_of, numbered_blocks, open_member, shown_bytes
-from nisbench.data.parquet import FieldKind
+from nisbench.data.parquet import FieldKind, Scaling
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
 from nisbench.logs import log
@@ -79,10 +79,14 @@ def encode(
 ) -> None:
     """The second pass: instances, with numbers (x - low) / span, and the vocabulary of the tokens `kept` in each field.
 
+    A missing number is stored as 0, which is what `low` becomes.
+
     Of several files, an instance's ``split`` says which it comes from.
     """
     kinds: dict[str, FieldKind] = {**dict.fromkeys(SCALARS, "scalar"), **dict.fromkeys(TOKENS, "categorical")}
     fields = parquet.fields_in_a_row(kinds, [*[1] * len(SCALARS), *(1 + len(tokens) for tokens in kept)])
+    for i, (offset, unit) in enumerate(zip(low.tolist(), span.tolist(), strict=True)):
+        fields[i] = replace(fields[i], scaling=Scaling(offset, unit, missing=offset))
     tokens = pa.concat_arrays([pa.array(SCALARS), *(pa.concat_arrays([pa.array([UNKNOWN]), each]) for each in kept)])
     names = np.repeat([field.name for field in fields], [field.count for field in fields])
     schema = parquet.schema(fields, "split" if len(files) > 1 else None)

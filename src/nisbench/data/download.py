@@ -2,7 +2,10 @@
 
 import shutil
 import sys
+import tempfile
 import time
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -10,10 +13,11 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from nisbench.data.archives import no_data
+from nisbench.data.archives import archive_kind, no_data
 from nisbench.errors import NisbenchError, without_password
 from nisbench.files import atomic_write, md5_sum
 from nisbench.logs import log
+from nisbench.params.datasets import file_name
 
 ATTEMPTS = 4
 PAUSE = 1  # seconds, doubled at every attempt
@@ -23,7 +27,39 @@ MOST_BYTES = 64 << 30  # from an address; a local file may be of any size
 LEAST_START = 512  # bytes that tell a web page from data
 
 
-def run(url: str, md5: str | None, target: Path) -> None:
+def run(urls: Sequence[str], md5s: Sequence[str | None], target: Path) -> None:
+    """Place what is at `urls` (addresses or local paths) at `target`: one file as it is, several in a zip, by their names.
+
+    `md5s` are the files' MD5 sums, as far as they are known. Raises `NisbenchError` as `fetch` does.
+    """
+    if len(urls) == 1:
+        fetch(urls[0], md5s[0], target)
+        return
+    with (
+        atomic_write(target) as temporary,
+        tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as folder,
+        zipfile.ZipFile(temporary, "w") as archive,
+    ):
+        for url, md5 in zip(urls, md5s, strict=True):
+            file = Path(folder, "file")
+            fetch(url, md5, file)
+            _refuse_archive(file, without_password(url))
+            entry = zipfile.ZipInfo(file_name(url))  # of no date, so that the archive is the same every time
+            with file.open("rb") as opened, archive.open(entry, "w", force_zip64=True) as packed:
+                shutil.copyfileobj(opened, packed, READ_AT_ONCE)
+
+
+def _refuse_archive(file: Path, name: str) -> None:
+    with file.open("rb") as opened:
+        found = archive_kind(opened.read(LEAST_START))
+    if found:
+        raise NisbenchError(
+            f"{name}: is a {found} archive, and `url` lists several files. Give the archive alone, or unpack it and list what it "
+            "holds."
+        )
+
+
+def fetch(url: str, md5: str | None, target: Path) -> None:
     """Place the file at `url` (an address or a local path) at `target`, as it lies on the server.
 
     A transfer that breaks off is begun again, up to `ATTEMPTS` times. Raises `NisbenchError` if the file cannot be had, is a
@@ -31,7 +67,7 @@ def run(url: str, md5: str | None, target: Path) -> None:
     """
     with atomic_write(target) as temporary:
         if "://" in url:
-            _fetch(url, temporary)
+            _download(url, temporary)
         else:
             _copy(Path(url), temporary)
         _check(temporary, without_password(url), md5)
@@ -39,7 +75,9 @@ def run(url: str, md5: str | None, target: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        raise NisbenchError(f"{source}: is a folder, and a data set's url must name a file. Pack the folder in a zip.")
+        raise NisbenchError(
+            f"{source}: is a folder, and a data set's url names files. List them, or pack the folder in a zip."
+        )
     if not source.is_file():
         raise NisbenchError(f"{source}: there is no such file (a data set's url names it)")
     try:
@@ -50,7 +88,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(opened, file, READ_AT_ONCE)
 
 
-def _fetch(url: str, target: Path) -> None:
+def _download(url: str, target: Path) -> None:
     shown = without_password(url)
     log.info("downloading %s", shown)
     for attempt in range(1, ATTEMPTS + 1):

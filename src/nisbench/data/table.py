@@ -9,10 +9,8 @@ Where tokens are counted and numbers are scaled in train alone (`fit_on: train`)
 function as in the step that splits, and enters this step's id.
 """
 
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,14 +23,15 @@ import pyarrow.parquet as pq
 from nisbench.data import parquet, split
 from nisbench.data.click_log import UNKNOWN
 from nisbench.data.parquet import Field, Scaling
-from nisbench.data.table_files import Source, missing_column
-from nisbench.errors import NisbenchError, shortened
+from nisbench.data.table_columns import Columns
+from nisbench.data.table_files import Source
+from nisbench.data.table_values import Clock, Rows, as_text, buckets, first_of_each, scaled, token_lists
+from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
 from nisbench.logs import log
-from nisbench.params.columns import Join, Parts
+from nisbench.params.columns import Parts
 from nisbench.params.datasets import DataTable
 
-LARGEST = float(np.finfo(np.float32).max)
 WILDEST = 10_000
 """The largest number, either way, that is trained on."""
 MISSING = -1
@@ -152,63 +151,8 @@ def _schema(settings: DataTable) -> pa.Schema:
     return pa.schema(kinds)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A batch of a file's rows."""
-
-    source: Source
-    first: int
-    """The number of the first of them, in the file."""
-    table: pa.Table
-
-    def error(self, wrong: np.ndarray, column: str, text: str) -> NisbenchError:
-        """An error about the first row that is `wrong` (n,); `{}` in its text is the value there."""
-        row = int(np.flatnonzero(wrong)[0])
-        value = self.table[column][row].as_py()
-        shown = "nothing" if value is None else repr(shortened(str(value)))
-        return self.source.error(self.first + row, column, text.replace("{}", shown))
-
-    def numbers(self, column: str) -> pa.Array:
-        """Float64; true and false are 1 and 0. Raises `NisbenchError` for what is neither a number nor missing."""
-        values = self.table[column].combine_chunks()
-        hint = (
-            "If it means that there is none, add it to read.missing; if the column holds tokens, list it under `tokens`"
-        )
-        try:
-            if pa.types.is_boolean(values.type):
-                values = values.cast(pa.int8())
-            elif pa.types.is_decimal(values.type):
-                values = values.cast(pa.float64())
-            elif pa.types.is_dictionary(values.type):
-                values = values.dictionary_decode()
-            numbers = values.cast(pa.float64())
-        except pa.ArrowException:
-            text = as_text(values)
-            lowered = pc.utf8_lower(pc.utf8_trim_whitespace(text))
-            lowered = pc.if_else(pc.equal(lowered, "true"), "1", pc.if_else(pc.equal(lowered, "false"), "0", lowered))
-            try:
-                numbers = lowered.cast(pa.float64())
-            except pa.ArrowException:
-                wrong = np.array([not is_number(value) for value in lowered.to_pylist()])
-                raise self.error(wrong, column, f"expected a number, found {{}}. {hint}.") from None
-        found = np.asarray(pc.fill_null(numbers, 0.0))
-        sound = np.abs(found) <= LARGEST  # NaN is not
-        if not sound.all():
-            raise self.error(~sound, column, f"expected a finite number, found {{}}. {hint}.")
-        return numbers
-
-
-def is_number(text: str | None) -> bool:
-    if text is None:
-        return True
-    try:
-        return float(text) is not None and "_" not in text
-    except ValueError:
-        return False
-
-
 def _column(
-    settings: DataTable, name: str, rows: Rows, numbering: Mapping[str, Numbering], clock: "Clock", part: int | None
+    settings: DataTable, name: str, rows: Rows, numbering: Mapping[str, Numbering], clock: Clock, part: int | None
 ) -> pa.Array:
     """A column of the file of numbers."""
     if name == "label":
@@ -267,16 +211,6 @@ def _tokens(rows: Rows, name: str) -> pa.DictionaryArray:
     return as_text(column).dictionary_encode()
 
 
-def as_text(column: pa.Array) -> pa.Array:
-    """Values as tokens. Whole numbers may be floats: some writers have them so where others are missing."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_floating(column.type):
-        with suppress(pa.ArrowInvalid):  # fractions are left as they are
-            column = column.cast(pa.int64())
-    return column.cast(pa.string())
-
-
 def _lists(settings: DataTable, name: str, rows: Rows, numbering: Numbering) -> pa.Array:
     """Lists of tokens' numbers. A row without a token has a list of one that is missing."""
     column, multi = rows.table[name].combine_chunks(), settings.multi[name]
@@ -291,202 +225,9 @@ def _lists(settings: DataTable, name: str, rows: Rows, numbering: Numbering) -> 
     return pa.ListArray.from_arrays(pa.array(_offsets(lengths)), pa.array(numbers))
 
 
-def first_of_each(numbers: np.ndarray, lengths: np.ndarray, most: int, missing: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lists, one after another, and their lengths (n,), cut to `most` values each; an empty one becomes [missing]."""
-    within = np.arange(len(numbers)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    cut = np.minimum(lengths, most)
-    starts_of_empty = (np.cumsum(cut) - cut)[cut == 0]
-    return np.insert(numbers[within < most], starts_of_empty, missing), np.maximum(cut, 1)
-
-
 def _offsets(lengths: np.ndarray) -> np.ndarray:
     found: np.ndarray = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return found
-
-
-def token_lists(column: pa.Array, separator: str | None) -> tuple[pa.Array, np.ndarray] | None:
-    """All tokens of a column, row after row, and the number of each row's (n,). None if the column is of another type.
-
-    Tokens lose surrounding spaces; empty ones do not count.
-    """
-    if separator is not None:
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            return None
-        text = pc.fill_null(as_text(column), "")
-        lists = pc.split_pattern(text, separator)
-    elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        lists = column
-    elif column.null_count == len(column):
-        return pa.array([], pa.string()), np.zeros(len(column), np.int64)
-    else:
-        return None
-    row = np.asarray(pc.list_parent_indices(lists))
-    values = pc.utf8_trim_whitespace(as_text(pc.list_flatten(lists)))
-    sound = np.asarray(pc.fill_null(pc.not_equal(values, ""), False))
-    return values.filter(pa.array(sound)), np.bincount(row[sound], minlength=len(column))
-
-
-def buckets(numbers: pa.Array) -> pa.Array:
-    """Numbers of similar magnitude as one token: sign(x) * floor(log2(1 + |x|)), as text; missing ones stay missing."""
-    values = np.asarray(pc.fill_null(numbers, 0.0))
-    levels = np.sign(values) * np.floor(np.log2(1 + np.abs(values)))
-    return pc.if_else(numbers.is_valid(), pa.array(levels.astype(np.int64)).cast(pa.string()), None)
-
-
-class Clock:
-    """Reads times, all of a table in one unit."""
-
-    kind: str | None = None
-    """Set by the first batch: whole numbers, numbers, or dates."""
-
-    def read(self, rows: Rows, column: str) -> pa.Array:
-        """Int64, missing ones refused."""
-        values = rows.table[column].combine_chunks()
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        if values.null_count:
-            raise rows.error(np.asarray(values.is_null()), column, "every instance needs a time, but there is none")
-        for kind, parse in CLOCKS.items() if self.kind is None else [(self.kind, CLOCKS[self.kind])]:
-            try:
-                times = parse(values)
-            except pa.ArrowException:
-                continue
-            self.kind = kind
-            return times
-        kinds = [self.kind] if self.kind else ["numbers", "dates"]
-        expected = next((kind for kind in kinds if _is_parsed(CLOCKS[kind], values.slice(0, 1))), self.kind)
-        wrong = np.array([not _is_parsed(CLOCKS[expected or "dates"], values.slice(i, 1)) for i in range(len(values))])
-        text = (
-            f"the others are {expected}, but there is"
-            if expected
-            else "expected a number, or a date such as 2026-01-31, found"
-        )
-        raise rows.error(wrong, column, f"{text} {{}}")
-
-
-CLOCKS: dict[str, Callable[[pa.Array], pa.Array]] = {
-    "whole numbers": lambda values: values.cast(pa.int64()),
-    "numbers": lambda values: pc.round(pc.multiply(values.cast(pa.float64()), 1e6)).cast(pa.int64()),
-    "dates": lambda values: values.cast(pa.timestamp("us")).cast(pa.int64()),
-}
-
-
-def _is_parsed(parse: Callable[[pa.Array], pa.Array], one: pa.Array) -> bool:
-    try:
-        parse(one)
-    except pa.ArrowException:
-        return False
-    return True
-
-
-# --- columns from the table, from side files and from others ---------------------------------------------------
-
-
-class Columns:
-    """The columns that a table's roles name: of its own files, joined to them, or derived."""
-
-    def __init__(self, settings: DataTable, source: Source) -> None:
-        self.settings, self.source = settings, source
-        self.joined = [Side(source, join, join.file) for join in settings.join]
-        derived = {name for name in _role_columns(settings) if name in settings.derive}
-        wanted = [settings.derive[name].column if name in derived else name for name in _role_columns(settings)]
-        own = source.columns()
-        self.own = [join.key for join in settings.join if join.key in own]
-        self.of_side: dict[str, Side] = {}
-        for name in dict.fromkeys(wanted):
-            sides = [side for side in self.joined if name in side.names]
-            if len(sides) + (name in own) > 1 and not (name in own and name in [join.key for join in settings.join]):
-                places = ", ".join([*([str(source)] if name in own else []), *(str(side.source) for side in sides)])
-                raise NisbenchError(f"{name!r} is a column of several files ({places}); name them apart by read.names")
-            if name in own:
-                self.own.append(name)
-            elif sides:
-                self.of_side[name] = sides[0]
-            elif source.read.layout == "jsonl":  # the first object need not have all keys
-                self.own.append(name)
-            else:
-                raise missing_column(source, name, [*own, *(n for side in self.joined for n in side.names)])
-        for side in self.joined:
-            if side.join.key not in own and source.read.layout != "jsonl":
-                raise missing_column(source, side.join.key, own)
-            side.load([name for name, of in self.of_side.items() if of is side])
-
-    def batches(self) -> Iterator[pa.Table]:
-        settings = self.settings
-        numbers = {settings.time, *settings.scalars, *settings.multi, settings.label.column if settings.label else None}
-        tokens = {name for name in self.own if name not in numbers}
-        for batch in self.source.batches(self.own, tokens=tokens):
-            columns = {name: batch[name] for name in batch.column_names}
-            places = {}
-            for name, side in self.of_side.items():
-                key = side.join.key
-                if key not in places:
-                    places[key] = side.rows_of(columns[key])
-                columns[name] = pa.chunked_array([side.columns[name].take(places[key])])
-            for name, made in settings.derive.items():
-                if made.column in columns:
-                    columns[name] = _derived(columns[made.column], re.compile(made.pattern))
-            yield pa.table(columns)
-
-
-def _role_columns(settings: DataTable) -> list[str]:
-    """The columns that the roles name."""
-    named = [settings.label.column if settings.label else None, settings.time]
-    named += [settings.part.column if settings.part else None, *settings.field_names()]
-    return [name for name in named if name is not None]
-
-
-class Side:
-    """A side file, in memory."""
-
-    columns: dict[str, pa.Array]
-    keys: pa.Array
-
-    def __init__(self, main: Source, join: Join, member: str) -> None:
-        self.join, self.source = join, Source(main.archive, member, join.read)
-        self.key = join.key_there or join.key
-        known = self.source.columns()
-        if self.key not in known:
-            raise missing_column(self.source, self.key, known)
-        self.names = [name for name in known if name != self.key]
-
-    def load(self, columns: list[str]) -> None:
-        batches = list(self.source.batches([self.key, *columns]))
-        if not batches:
-            raise NisbenchError(f"{self.source}: holds no rows")
-        table = pa.concat_tables(batches, promote_options="permissive")
-        self.keys = as_text(table[self.key].combine_chunks())
-        self.columns = {name: _short(table[name].combine_chunks()) for name in columns}
-        counts = pc.value_counts(self.keys)
-        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        if len(repeated):
-            again = np.flatnonzero(np.asarray(pc.equal(self.keys, repeated[0]).fill_null(False)))
-            text = f"{repeated[0].as_py()!r} has a row already; a joined file may have only one for each key"
-            raise self.source.error(int(again[1] if len(again) > 1 else 0), self.key, text)
-
-    def rows_of(self, keys: pa.ChunkedArray) -> pa.Array:
-        """The row of each key, or null: (n,)."""
-        joined = keys.combine_chunks()
-        if isinstance(joined, pa.ChunkedArray):
-            joined = pa.concat_arrays(joined.chunks)
-        if pa.types.is_dictionary(joined.type):
-            return pc.index_in(as_text(joined.dictionary), value_set=self.keys).take(joined.indices)
-        return pc.index_in(as_text(joined), value_set=self.keys)
-
-
-def _short(column: pa.Array) -> pa.Array:
-    """Text as numbers of texts: a table's row takes four bytes of it."""
-    return column.dictionary_encode() if pa.types.is_string(column.type) else column
-
-
-def _derived(column: pa.ChunkedArray, pattern: re.Pattern[str]) -> pa.ChunkedArray:
-    """What the pattern matches in each value."""
-    encoded = column.combine_chunks()
-    if not pa.types.is_dictionary(encoded.type):
-        encoded = as_text(encoded).dictionary_encode()
-    found = [pattern.search(text) if text is not None else None for text in as_text(encoded.dictionary).to_pylist()]
-    made = pa.array([match and match[pattern.groups] for match in found], pa.string())
-    return pa.chunked_array([made.take(encoded.indices)])
 
 
 # --- second pass: which rows, which tokens, which scale --------------------------------------------------------
@@ -644,13 +385,6 @@ def _scaling(settings: DataTable, numbered: Numbered, rows: ChosenRows, name: st
 
 
 # --- third pass: instances ------------------------------------------------------------------------------------
-
-
-def scaled(numbers: pa.Array, scaling: Scaling) -> np.ndarray:
-    """Raw numbers as stored: float64 (n,), missing ones replaced -> float32 (n,)."""
-    values = np.asarray(pc.fill_null(numbers, 0.0 if scaling.missing is None else scaling.missing))
-    found: np.ndarray = ((values - scaling.offset) / scaling.span).astype(np.float32)
-    return found
 
 
 def _write(

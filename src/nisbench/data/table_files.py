@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from nisbench.data.archives import LONGEST_LINE, MOST_BYTES, MOST_TIMES, Counted, open_member, shown_bytes
+from nisbench.data.archives import LONGEST_LINE, open_member, plain, shown_bytes
 from nisbench.errors import NisbenchError, shortened
 from nisbench.params.columns import TableFile
 
@@ -28,7 +29,8 @@ SEPARATOR = "\x1f"
 """Stands in for delimiters of several characters, which Arrow does not know."""
 BLOCK_BYTES = 1 << 23
 ROWS_AT_ONCE = 1 << 16
-GZIP = b"\x1f\x8b"
+FIRST_OBJECTS = 1000
+"""Objects of JSON lines whose keys are the columns; later ones may have further keys."""
 LONGEST_VALUE = 1 << 24
 """Of a value, when a malformed line is looked for."""
 
@@ -45,16 +47,17 @@ class Source:
         return str(self.archive) if self.member is None else f"{self.archive}: {self.member}"
 
     def columns(self) -> list[str]:
-        """The names of the file's columns; of JSON lines, the keys of the first object."""
+        """The names of the file's columns; of JSON lines, the keys of the first objects."""
         if self.read.layout == "parquet":
             with _opened_parquet(self) as file:
                 return list(file.schema_arrow.names)
         with _opened(self) as stream:
             if self.read.layout == "csv":
                 return _names(self, stream)
-            for _, row in _objects(self, stream):
-                return list(row)
-        raise NisbenchError(f"{self}: holds no rows")
+            keys = dict.fromkeys(key for _, row in islice(_objects(self, stream), FIRST_OBJECTS) for key in row)
+        if not keys:
+            raise NisbenchError(f"{self}: holds no rows")
+        return list(keys)
 
     def batches(self, columns: Sequence[str], tokens: Collection[str] = ()) -> Iterator[pa.Table]:
         """The rows in batches, with these columns; of text files, `tokens` come dictionary-encoded."""
@@ -85,14 +88,9 @@ def missing_column(source: Source, name: str, known: Sequence[str], setting: str
 
 @contextmanager
 def _opened(source: Source) -> Iterator[io.BufferedReader]:
-    """The file's bytes; a member of an archive may be compressed by gzip once more."""
+    """The file's bytes; a member of an archive may be compressed once more."""
     with open_member(source.archive, source.member) as stream:
-        if source.member is None or not stream.peek(2).startswith(GZIP):
-            yield stream
-            return
-        with pa.CompressedInputStream(stream, "gzip") as plain:
-            most = max(MOST_BYTES, MOST_TIMES * source.archive.stat().st_size)
-            yield io.BufferedReader(Counted(plain, source.archive, most), 1 << 20)
+        yield stream if source.member is None else plain(stream, source.archive, stream.peek(8)[:8])
 
 
 def head_of(archive: Path, member: str | None, size: int) -> bytes:
@@ -154,13 +152,13 @@ def _csv_batches(source: Source, columns: list[str], tokens: frozenset[str]) -> 
             if name not in names:
                 raise missing_column(source, name, names)
         delimiter = read.delimiter.encode(read.encoding)
-        plain = stream if len(read.delimiter) == 1 else io.BufferedReader(_WithSeparator(stream, delimiter), 1 << 20)
+        split = stream if len(read.delimiter) == 1 else io.BufferedReader(_WithSeparator(stream, delimiter), 1 << 20)
         text = pa.dictionary(pa.int32(), pa.string())
         try:
-            if not plain.peek(1):
+            if not split.peek(1):
                 raise NisbenchError(f"{source}: holds no rows")
             reader = pa.csv.open_csv(
-                plain,
+                split,
                 pa.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES, encoding=read.encoding),
                 pa.csv.ParseOptions(
                     delimiter=_delimiter(read),

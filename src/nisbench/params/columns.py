@@ -121,6 +121,9 @@ class Parts(Settings):
     test: Annotated[list[ArchiveMember], Field(min_length=1)]
     """Likewise."""
 
+    def every(self) -> list[str]:
+        return [*self.train, *self.validation, *self.test]
+
 
 class PartColumn(Settings):
     """Which rows are which split."""

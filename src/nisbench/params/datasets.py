@@ -4,8 +4,18 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, PositiveInt, SerializeAsAny, Tag
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    Tag,
+    model_validator,
+)
 
 from nisbench.errors import NisbenchError
 from nisbench.params.base import UNHASHED, Count, Kind, Name, Problem, Seed, Settings, Title, Width, matching
@@ -176,6 +186,16 @@ class Archive(Dataset):
     md5: Md5 | None
     """MD5 sum of the archive, or null where the publisher fixes none."""
 
+    @property
+    def urls(self) -> list[str]:
+        """Addresses or paths of all files: of one, as a rule."""
+        return [self.url]
+
+
+def file_name(url: str) -> str:
+    """What the file at an address or path is called."""
+    return PurePosixPath(unquote(urlsplit(url).path) if "://" in url else url).name
+
 
 class MovieLens(Archive):
     """MovieLens ratings, as GroupLens publishes them."""
@@ -245,12 +265,15 @@ class DataTable(Archive):
     """A table of one's own: which columns are what, and how rows become instances."""
 
     format: Literal["table"]
+    url: str | Annotated[list[str], Field(min_length=1, max_length=1000)]  # type: ignore[assignment]  # see `urls`
+    """Address or path of the table or of an archive; or a list of plain files, each of which may be compressed."""
     files: list[ArchiveMember] | Parts | None = None
-    """The table's files in the archive, one after another; or those of each split; null = what `url` names is the table itself."""
+    """The table's files in the archive, or of those listed in `url`, one after another; or those of each split; null = what
+    `url` names is the table itself, or all files that it lists but joined ones."""
     read: TableFile
     """How they are read."""
     join: list[Join] = Field(default_factory=list)
-    """Files in the archive with more columns."""
+    """Files with more columns, in the archive or listed in `url`."""
     derive: dict[Column, Derived] = Field(default_factory=dict)
     """Columns that are made from others."""
     label: Label | None = None
@@ -281,11 +304,26 @@ class DataTable(Archive):
     published_split: ClassVar[Literal["never", "may be", "always"]] = "may be"
     from_nothing: ClassVar[bool] = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_listed_files(cls, values: Any) -> Any:
+        """Of files that `url` lists, all are the table's unless `files` says otherwise or they are joined."""
+        if not isinstance(values, dict) or not isinstance(values.get("url"), list) or values.get("files") is not None:
+            return values
+        joins = values.get("join") or []
+        joined = [join.get("file") if isinstance(join, dict) else getattr(join, "file", None) for join in joins]
+        names = [file_name(url) for url in values["url"] if isinstance(url, str)]
+        return values | {"files": [name for name in names if name not in joined]}
+
+    @property
+    def urls(self) -> list[str]:
+        return self.url if isinstance(self.url, list) else [self.url]
+
     @property
     def slug(self) -> str:
         """The folder of the table in its archive, or its file's name."""
         listed = self.files.train if isinstance(self.files, Parts) else self.files
-        path = PurePosixPath(listed[0] if listed else self.url.rsplit("/", 1)[-1])
+        path = PurePosixPath(listed[0] if listed else self.urls[0].rsplit("/", 1)[-1])
         return _slug(path.parent.name) or _slug(path.name.split(".")[0]) or "table"
 
     def problems(self, task: Task) -> Iterator[Problem]:
@@ -307,10 +345,25 @@ class DataTable(Archive):
         if isinstance(self.files, Parts) and self.part is not None:
             yield ("part",), "the files divide the instances already"
         if self.join and self.files is None:
-            yield ("join",), "needs an archive that holds all files; name the table's own under `files`"
+            yield ("join",), "needs an archive that holds all files, or a list of files in `url`; see `files`"
+        yield from self._file_problems()
         for at, read in (("read",), self.read), *((("join", i, "read"), join.read) for i, join in enumerate(self.join)):
             if read.layout == "csv" and not read.header and read.names is None:
                 yield (*at, "names"), "without a header, the columns must be named here"
+
+    def _file_problems(self) -> Iterator[Problem]:
+        """What is wrong with several files in place of an archive."""
+        if not isinstance(self.url, list):
+            return
+        names = [file_name(url) for url in self.url]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield ("url",), f"two files are called {name!r}; rename one, or pack them in a zip"
+        if self.md5 is not None:
+            yield ("md5",), "must be null where url lists files: it is the sum of one file"
+        named = [*(self.files or [])] if not isinstance(self.files, Parts) else self.files.every()
+        for at, name in (*((("files",), name) for name in named), *((("join",), join.file) for join in self.join)):
+            if name not in names:
+                yield at, f"{name!r} is none of the files that url lists: {', '.join(names)}"
 
     def _label_problems(self, task: Task) -> Iterator[Problem]:
         label, kind = self.label, str(task.kind_name())

@@ -92,11 +92,18 @@ def _resolve(tree: Tree) -> None:
     datasets = tree.values.get("datasets")
     for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
         url, path = dataset.get("url") if isinstance(dataset, dict) else None, ("datasets", name, "url")
-        if isinstance(url, str):
+        if isinstance(url, str | list):
             try:
-                dataset["url"] = checked_url(url, tree.origins[path][0].parent)
+                dataset["url"] = checked_urls(url, tree.origins[path][0].parent)
             except NisbenchError as error:
                 raise NisbenchError(f"{tree.where(path)}: {dotted(path)}: {error}") from error
+
+
+def checked_urls(url: Any, folder: Path) -> Any:
+    """One address or path, or each of a list, by `checked_url`; what is neither is left as it is."""
+    if isinstance(url, list):
+        return [checked_urls(one, folder) for one in url]
+    return checked_url(url, folder) if isinstance(url, str) else url
 
 
 def checked_url(url: str, folder: Path) -> str:
@@ -119,7 +126,10 @@ def checked_url(url: str, folder: Path) -> str:
             raise NisbenchError(f"{wanted}; fetch it by other means, and name the file")
         found = (folder / Path(url).expanduser()).resolve()
         if found.is_dir():
-            raise NisbenchError(f"must be a file, and {shown} is a folder; pack it in a zip or tar.gz, and name that")
+            raise NisbenchError(
+                f"must be a file, and {shown} is a folder; list its files ([a.csv, b.csv], for the format table), or pack "
+                "it in a zip or tar.gz"
+            )
     except (ValueError, RuntimeError, OSError) as error:
         raise NisbenchError(f"{wanted}: {shortened(str(error), 200)}") from error
     return str(found)

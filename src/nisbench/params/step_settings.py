@@ -15,8 +15,10 @@ from nisbench.params.training import Training
 class DownloadSettings(Settings):
     """Where an archive is and what it is: only the latter counts."""
 
-    url: Annotated[str, Field(exclude=True)]
-    md5: Annotated[str | None, Field(exclude=True)]
+    urls: Annotated[list[str], Field(exclude=True)]
+    """Several files are packed into one archive."""
+    md5s: Annotated[list[str | None], Field(exclude=True)]
+    """Of each."""
     identity: str
 
 

@@ -19,11 +19,14 @@ from nisbench.data.parquet import Field, FieldKind, Scaling, fields_of, open_par
 from nisbench.embedding.storage import Layout, Precision
 from nisbench.errors import NisbenchError
 from nisbench.files import write_json, write_text
+from nisbench.logs import log
 from nisbench.models.pruned import PrunedModel
 from nisbench.params.models import Model
 from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.tasks import Metric
 from nisbench.run_files import PruneRun, RunFile
+from nisbench.serving import parts
+from nisbench.serving.composed import ComposedEmbedding
 from nisbench.serving.compressed import CompressedEmbedding
 from nisbench.steps import Step
 from nisbench.tensor_files import load_tensors, save_tensors
@@ -31,6 +34,8 @@ from nisbench.tensor_files import load_tensors, save_tensors
 TABLE, NETWORK, VOCABULARY, DESCRIPTION, ONNX = (
     "table.safetensors", "network.safetensors", "vocabulary.parquet", "model.json", "model.onnx",
 )  # fmt: skip
+FIRST_ORDER = "first_order"
+"""The tensor of a recommender, beside its table, that has a row for each feature."""
 
 
 class ServedScaling(RunFile):
@@ -82,7 +87,7 @@ class Description(RunFile):
     fields: list[ServedField]
     metrics: dict[str, float]
     """On test, with the embeddings in the precision that they are stored in."""
-    layout: Layout
+    layout: Layout | Literal["composed"]
     values: Precision
     bytes: int
     """Of the embeddings as they are stored, and of their projections, if any."""
@@ -99,14 +104,15 @@ def export(
     """Write the result of a pruning that is done into `folder`, over what an earlier export left there. Returns the folder.
 
     The table is stored in that layout and precision (`nisbench.embedding.storage`); ``auto`` is the layout of the fewest
-    bytes.
+    bytes. A table that is composed of fewer weights is then stored as these, in float32.
     """
     run = records.pruning_result(step)
     if run.failed:
         raise NisbenchError(f"there is no model to export: {run.failed}")
-    if load_tensors(step.path("model"))[1].get("stored_weights") is not None:
+    composed = load_tensors(step.path("model"))[1].get("stored_weights") is not None
+    if composed and values != "float32":
         raise NisbenchError(
-            "a table that is composed of fewer weights cannot be exported yet: it would be written as a dense one"
+            f"a table that is composed of fewer weights is exported in float32 only: nobody has measured its quality in {values}"
         )
     if folder.exists() and not folder.is_dir():
         raise NisbenchError(f"{folder}: is a file; a model is exported into a folder")
@@ -114,26 +120,21 @@ def export(
     prepare = split.needs["prepare"]
     for needed in (prepare, split):  # a result may have been copied here without its data
         execution.run_with_inputs(needed)
-    test = split.path("test")
-    described, vocabulary = fields_of(open_parquet(test).schema_arrow, test), read_table(prepare.path("vocabulary"))
-    tokens = vocabulary["token"].to_pylist()
-    fields = [
-        ServedField(
-            name=field.name,
-            kind=field.kind,
-            first=field.first,
-            count=field.count,
-            unknown=field.first if field.kind == "categorical" and tokens[field.first] == UNKNOWN else None,
-            scaling=ServedScaling(**vars(field.scaling)) if field.scaling else None,
-            most=field.most,
-            separator=field.separator,
-        )
-        for field in described
-    ]
     searched = cast(SearchSettings, step.needs["search"].settings)
     model, task = searched.model, searched.task
     pruned = PrunedModel.load(step.path("scheme"), step.path("model"), model)
-    table = CompressedEmbedding.from_dense(pruned.embeddings, layout, values)
+    test = split.path("test")
+    described, vocabulary = fields_of(open_parquet(test).schema_arrow, test), read_table(prepare.path("vocabulary"))
+    table: CompressedEmbedding | ComposedEmbedding
+    if composed and layout == "auto":
+        execution.run_with_inputs(step.needs["search"].needs["block"])
+        table, order = parts.of_run(step, pruned)
+    else:
+        table, order = CompressedEmbedding.from_dense(pruned.embeddings, layout, values), np.arange(len(vocabulary))
+        if composed:
+            log.warning("as %s, the table takes %d bytes; its parts take %d", layout, table.nbytes, run.stored_bytes())
+    fields = [_served(field, vocabulary["token"], np.argsort(order)) for field in described]
+    others = {name: tensor[order] if name == FIRST_ORDER else tensor for name, tensor in pruned.others.items()}
     projections = 4 * run.projection_weights
     description = Description(
         format=2,
@@ -147,16 +148,31 @@ def export(
         layout=table.layout,
         values=values,
         bytes=table.nbytes + projections,
-        network_bytes=sum(tensor.nbytes for tensor in pruned.others.values()) - projections,
+        network_bytes=sum(tensor.nbytes for tensor in others.values()) - projections,
     )
     save_tensors(folder / TABLE, table.state_dict(), table.extent())
-    save_tensors(folder / NETWORK, dict(pruned.others), pruned.about())
+    save_tensors(folder / NETWORK, others, pruned.about())
     rows = pa.array(np.arange(len(vocabulary), dtype=np.int32))
-    write_table(folder / VOCABULARY, vocabulary.select(["field", "token"]).append_column("row", rows))
+    write_table(folder / VOCABULARY, vocabulary.select(["field", "token"]).take(order).append_column("row", rows))
     write_text(folder / "README.md", _readme(step, run, description, task.metrics))
     write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
     (folder / ONNX).unlink(missing_ok=True)  # of an earlier model
     return folder
+
+
+def _served(field: Field, tokens: pa.ChunkedArray, row: np.ndarray) -> ServedField:
+    """A field of instances in an exported folder, where feature i is the table's row ``row[i]``."""
+    has_unknown = field.kind == "categorical" and tokens[field.first].as_py() == UNKNOWN
+    return ServedField(
+        name=field.name,
+        kind=field.kind,
+        first=field.first,
+        count=field.count,
+        unknown=int(row[field.first]) if has_unknown else None,
+        scaling=ServedScaling(**vars(field.scaling)) if field.scaling else None,
+        most=field.most,
+        separator=field.separator,
+    )
 
 
 def _all_of(model: Model) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 import nisbench
 from nisbench.data.instances import Instances, several
 from nisbench.data.parquet import read_table
-from nisbench.data.table import as_text, buckets, first_of_each, scaled, token_lists
+from nisbench.data.table_values import as_text, buckets, first_of_each, scaled, token_lists
 from nisbench.errors import NisbenchError, shortened
 from nisbench.models.pruned import PrunedModel
 from nisbench.models.recommender import Recommender
@@ -23,6 +23,7 @@ from nisbench.params.kinds import VARIABLE, kinds
 from nisbench.params.models import AnyModel
 from nisbench.params.tree import nearest
 from nisbench.run_files import read_as
+from nisbench.serving.composed import ComposedEmbedding
 from nisbench.serving.compressed import CompressedEmbedding
 from nisbench.serving.folder import DESCRIPTION, FIELD_KINDS, NETWORK, TABLE, VOCABULARY, Description, ServedField
 from nisbench.serving.table import CompressedTable
@@ -40,10 +41,14 @@ class ServedModel:
     """A torch module: a table that decodes its rows as they are read, and a network."""
 
     @property
-    def table(self) -> CompressedEmbedding:
-        """The compressed embeddings: row numbers -> rows."""
+    def table(self) -> CompressedEmbedding | ComposedEmbedding:
+        """The embeddings as they are stored: row numbers -> rows."""
         assert isinstance(self.recommender.embedding, CompressedTable)
         return self.recommender.embedding.compressed
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.table.buffers()).device
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -60,13 +65,19 @@ class ServedModel:
         """The columns that `predict` needs."""
         return [field.name for field in self.description.fields]
 
+    @property
+    def has_values(self) -> bool:
+        """Whether a row of the table is multiplied by a value: where a field holds numbers, or several tokens."""
+        return any(field.kind == "scalar" or field.most > 1 for field in self.description.fields)
+
     def predict(self, frame: Any, *, logits: bool = False) -> np.ndarray:
         """Predictions (n,) float32 for n rows of raw columns.
 
         `frame` is a pandas DataFrame, an Arrow table, or a mapping of names to arrays. There must be a column for
-        each field; others are ignored. Tokens are compared as text. Where the task is one of probabilities (CTR),
-        these are returned, or their logits. A model of the format `table` takes numbers as the source has them; others
-        take them as the data set's preparation scales them, and their README says so. Raises `NisbenchError` that names column, row and value.
+        each field; others are ignored. Tokens are compared as text; 7 and 7.0 are also the token "7.0". Where the task is one of probabilities (CTR),
+        these are returned, or their logits. Numbers are taken as the source has them; where a data format does not record
+        how it scales them, they must be scaled already, and the folder's README says so. Raises `NisbenchError` that names column,
+        row and value.
         """
         if logits and not self.description.predicts_logits:
             raise NisbenchError(
@@ -93,7 +104,7 @@ class ServedModel:
             raise NisbenchError(f"there is no field {field!r}{nearest(field, known)}")
         if known[field].kind == "scalar":
             raise NisbenchError(f"the field {field!r} holds numbers: it has no tokens")
-        rows = torch.from_numpy(self._rows(known[field], _arrow(field, tokens))).to(self.table.weights.device)
+        rows = torch.from_numpy(self._rows(known[field], _arrow(field, tokens))).to(self.device)
         project = self.recommender.projection
         with torch.no_grad():
             found = (
@@ -109,8 +120,7 @@ class ServedModel:
         fields = self.description.fields
         widths = tuple(field.most for field in fields)
         ids = torch.empty((count, sum(widths)), dtype=torch.int32)
-        weighted = any(field.kind == "scalar" or field.most > 1 for field in fields)
-        values = torch.ones(ids.shape) if weighted else None
+        values = torch.ones(ids.shape) if self.has_values else None
         for i, field in zip(accumulate(widths, initial=0), fields, strict=False):
             column = columns[field.name]
             if field.most > 1:
@@ -124,9 +134,8 @@ class ServedModel:
                 assert values is not None
                 ids[:, i] = field.first
                 values[:, i] = torch.from_numpy(_numbers(field, column))
-        device = self.table.weights.device
-        values = None if values is None else values.to(device)
-        return Instances(ids.to(device), torch.zeros(count), values, widths if max(widths) > 1 else None)
+        values = None if values is None else values.to(self.device)
+        return Instances(ids.to(self.device), torch.zeros(count), values, widths if max(widths) > 1 else None)
 
     def _columns(self, frame: Any) -> dict[str, pa.Array]:
         """The fields' columns as Arrow arrays of one length."""
@@ -153,11 +162,17 @@ class ServedModel:
         if found is None:
             wanted = "lists of tokens" if field.separator is None else f"tokens separated by {field.separator!r}"
             raise NisbenchError(f"column {field.name!r}: expected {wanted}, not a column of {column.type}")
-        return first_of_each(self._rows(field, found[0]), found[1], field.most, field.first)
+        return first_of_each(self._rows(field, found[0]), found[1], field.most, field.unknown or field.first)
 
     def _rows(self, field: ServedField, column: pa.Array, tokens: pa.Array | None = None) -> np.ndarray:
         """The rows of the table for a column, or for the tokens that were made of it: (n,) int32."""
-        found = pc.index_in(as_text(column) if tokens is None else tokens, value_set=self.tokens[field.name])
+        texts, known = as_text(column) if tokens is None else tokens, self.tokens[field.name]
+        found = pc.index_in(texts, value_set=known)
+        if found.null_count and (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+            floats = pc.binary_join_element_wise(
+                texts, "", ".0"
+            )  # as text files have whole numbers beside missing ones
+            found = pc.coalesce(found, pc.index_in(floats, value_set=known))
         if found.null_count:
             if field.unknown is None:
                 row = pc.index(found.is_null(), value=True).as_py()
@@ -218,11 +233,12 @@ def load_model(folder: str | Path) -> ServedModel:
     return ServedModel(description, tokens, pruned.served_from(served).eval())
 
 
-def _table(path: Path) -> CompressedEmbedding:
+def _table(path: Path) -> CompressedEmbedding | ComposedEmbedding:
     tensors, extent = load_tensors(path)
+    kind = ComposedEmbedding if "composition" in extent else CompressedEmbedding
     try:
         with torch.device("meta"):  # nothing is allocated for what a damaged file claims
-            table = CompressedEmbedding(**extent)
+            table = kind(**extent)
         table.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError, NisbenchError) as error:
         raise NisbenchError(f"{path}: not a compressed table: {shortened(str(error), 200)}") from None

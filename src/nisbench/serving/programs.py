@@ -25,7 +25,10 @@ OPSET = 18
 
 
 class Program(nn.Module):
-    """Predictions (n,) for rows of the table: ids (n, M) int64 and, where a field holds numbers, values (n, M) float32."""
+    """Predictions (n,) for ids (n, M) int64, rows of the table, and where `ServedModel.has_values`, values (n, M) float32.
+
+    A field of up to m tokens has m of the M columns; see `Instances`.
+    """
 
     def __init__(self, served: ServedModel) -> None:
         super().__init__()
@@ -87,9 +90,9 @@ def export_onnx(folder: Path) -> None:
 
 def _example(served: ServedModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Inputs of three rows, and that their number may be any."""
-    fields, rows = served.description.fields, torch.export.Dim("rows")
-    device = served.table.weights.device
-    found = {"ids": torch.tensor([[field.first for field in fields]] * 3, device=device)}
-    if any(field.kind == "scalar" for field in fields):
-        found["values"] = torch.ones((3, len(fields)), device=device)
+    rows = torch.export.Dim("rows")
+    first = [field.first for field in served.description.fields for _ in range(field.most)]
+    found = {"ids": torch.tensor([first] * 3, device=served.device)}
+    if served.has_values:
+        found["values"] = torch.ones(found["ids"].shape, device=found["ids"].device)
     return found, {name: {0: rows} for name in found}

@@ -8,13 +8,14 @@ from torch.nn import functional
 
 from nisbench.embedding.batch import Embeddings
 from nisbench.embedding.table import SelectedTable, Table
+from nisbench.serving.composed import ComposedEmbedding
 from nisbench.serving.compressed import CompressedEmbedding
 
 
 class CompressedTable(Table):
     """The table of a recommender that is served: rows are decoded as a batch reads them."""
 
-    def __init__(self, compressed: CompressedEmbedding) -> None:
+    def __init__(self, compressed: CompressedEmbedding | ComposedEmbedding) -> None:
         super().__init__()
         self.compressed = compressed
 
@@ -35,7 +36,7 @@ class CompressedTable(Table):
         return rows
 
     def stored(self) -> SelectedTable:
-        every = torch.arange(self.features, device=self.compressed.weights.device)
+        every = torch.arange(self.features, device=next(self.compressed.buffers()).device)
         return SelectedTable(torch.zeros(self.features), torch.ones(1, self.width), self.rows(every))
 
 

@@ -45,7 +45,7 @@ def check(_settings: CTR, splits: Mapping[str, Path]) -> None:
     if of_one_kind:
         raise NisbenchError(
             f"AUC is not defined on {' and '.join(of_one_kind)}. Give the data set's `split` another seed or other proportions, or "
-            "use more instances"
+            "use more instances. If all labels are alike, `label` names the wrong column, or label.positive_above is wrong"
         )
 
 

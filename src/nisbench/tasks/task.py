@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nisbench.data.instances import Instances
 from nisbench.data.parquet import open_instances
+from nisbench.errors import NisbenchError
 from nisbench.models.recommender import Recommender
 from nisbench.params import tasks as settings_of
 
@@ -54,6 +55,12 @@ def check_splits(settings: settings_of.Task, splits: Mapping[str, Path]) -> None
     check = getattr(settings.module(), "check", None)
     if check:
         check(settings, splits)
+    elif settings.has_base_rate:
+        labels = open_instances(splits["train"]).column("label")
+        if len(labels) > 1 and (labels == labels[0]).all():
+            raise NisbenchError(
+                f"the label is {labels[0]:g} in every training instance: there is nothing to learn. See the data set's `label`"
+            )
 
 
 def build(settings: settings_of.Task, splits: Mapping[str, Path], device: torch.device) -> Task:

@@ -1,0 +1,121 @@
+"""The columns that a table's roles name: of its own files, joined to them from side files, or derived from others."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nisbench.data.table_files import Source, missing_column
+from nisbench.data.table_values import as_text
+from nisbench.errors import NisbenchError
+from nisbench.params.columns import Join
+from nisbench.params.datasets import DataTable
+
+
+class Columns:
+    """The columns that a table's roles name: of its own files, joined to them, or derived."""
+
+    def __init__(self, settings: DataTable, source: Source) -> None:
+        self.settings, self.source = settings, source
+        self.joined = [Side(source, join, join.file) for join in settings.join]
+        derived = {name for name in _role_columns(settings) if name in settings.derive}
+        wanted = [settings.derive[name].column if name in derived else name for name in _role_columns(settings)]
+        own = source.columns()
+        self.own = [join.key for join in settings.join if join.key in own]
+        self.of_side: dict[str, Side] = {}
+        for name in dict.fromkeys(wanted):
+            sides = [side for side in self.joined if name in side.names]
+            if len(sides) + (name in own) > 1 and not (name in own and name in [join.key for join in settings.join]):
+                places = ", ".join([*([str(source)] if name in own else []), *(str(side.source) for side in sides)])
+                raise NisbenchError(f"{name!r} is a column of several files ({places}); name them apart by read.names")
+            if name in own:
+                self.own.append(name)
+            elif sides:
+                self.of_side[name] = sides[0]
+            elif source.read.layout == "jsonl":  # the first object need not have all keys
+                self.own.append(name)
+            else:
+                raise missing_column(source, name, [*own, *(n for side in self.joined for n in side.names)])
+        for side in self.joined:
+            if side.join.key not in own and source.read.layout != "jsonl":
+                raise missing_column(source, side.join.key, own)
+            side.load([name for name, of in self.of_side.items() if of is side])
+
+    def batches(self) -> Iterator[pa.Table]:
+        settings = self.settings
+        numbers = {settings.time, *settings.scalars, *settings.multi, settings.label.column if settings.label else None}
+        tokens = {name for name in self.own if name not in numbers}
+        for batch in self.source.batches(self.own, tokens=tokens):
+            columns = {name: batch[name] for name in batch.column_names}
+            places = {}
+            for name, side in self.of_side.items():
+                key = side.join.key
+                if key not in places:
+                    places[key] = side.rows_of(columns[key])
+                columns[name] = pa.chunked_array([side.columns[name].take(places[key])])
+            for name, made in settings.derive.items():
+                if made.column in columns:
+                    columns[name] = _derived(columns[made.column], re.compile(made.pattern))
+            yield pa.table(columns)
+
+
+def _role_columns(settings: DataTable) -> list[str]:
+    """The columns that the roles name."""
+    named = [settings.label.column if settings.label else None, settings.time]
+    named += [settings.part.column if settings.part else None, *settings.field_names()]
+    return [name for name in named if name is not None]
+
+
+class Side:
+    """A side file, in memory."""
+
+    columns: dict[str, pa.Array]
+    keys: pa.Array
+
+    def __init__(self, main: Source, join: Join, member: str) -> None:
+        self.join, self.source = join, Source(main.archive, member, join.read)
+        self.key = join.key_there or join.key
+        known = self.source.columns()
+        if self.key not in known:
+            raise missing_column(self.source, self.key, known)
+        self.names = [name for name in known if name != self.key]
+
+    def load(self, columns: list[str]) -> None:
+        batches = list(self.source.batches([self.key, *columns]))
+        if not batches:
+            raise NisbenchError(f"{self.source}: holds no rows")
+        table = pa.concat_tables(batches, promote_options="permissive")
+        self.keys = as_text(table[self.key].combine_chunks())
+        self.columns = {name: _short(table[name].combine_chunks()) for name in columns}
+        counts = pc.value_counts(self.keys)
+        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        if len(repeated):
+            again = np.flatnonzero(np.asarray(pc.equal(self.keys, repeated[0]).fill_null(False)))
+            text = f"{repeated[0].as_py()!r} has a row already; a joined file may have only one for each key"
+            raise self.source.error(int(again[1] if len(again) > 1 else 0), self.key, text)
+
+    def rows_of(self, keys: pa.ChunkedArray) -> pa.Array:
+        """The row of each key, or null: (n,)."""
+        joined = keys.combine_chunks()
+        if isinstance(joined, pa.ChunkedArray):
+            joined = pa.concat_arrays(joined.chunks)
+        if pa.types.is_dictionary(joined.type):
+            return pc.index_in(as_text(joined.dictionary), value_set=self.keys).take(joined.indices)
+        return pc.index_in(as_text(joined), value_set=self.keys)
+
+
+def _short(column: pa.Array) -> pa.Array:
+    """Text as numbers of texts: a table's row takes four bytes of it."""
+    return column.dictionary_encode() if pa.types.is_string(column.type) else column
+
+
+def _derived(column: pa.ChunkedArray, pattern: re.Pattern[str]) -> pa.ChunkedArray:
+    """What the pattern matches in each value."""
+    encoded = column.combine_chunks()
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = as_text(encoded).dictionary_encode()
+    found = [pattern.search(text) if text is not None else None for text in as_text(encoded.dictionary).to_pylist()]
+    made = pa.array([match and match[pattern.groups] for match in found], pa.string())
+    return pa.chunked_array([made.take(encoded.indices)])
