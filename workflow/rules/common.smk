@@ -17,6 +17,7 @@ if (SOURCE / "nisbench").is_dir():
     )
 
 from nisbench import checkout
+from nisbench.cost.resources import resources_of
 from nisbench.errors import NisbenchError
 from nisbench.files import check_writable, problem
 from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
@@ -78,6 +79,16 @@ def read_by(name, need, *files):
         return made_by(step.needs[need], *files)
 
     return paths
+
+
+def needed(name):
+    """How much of a resource a step asks for, as a function for a rule's resources. What failed may need more memory or time."""
+
+    def amount(wildcards, attempt):
+        found = getattr(resources_of(PLAN.steps[wildcards.id]), name)
+        return found if name == "gpu" else found * attempt
+
+    return amount
 
 
 NEEDED = {

@@ -7,6 +7,7 @@ rule download:
         record="data/{dataset}/download-{id}/step.json",
     log:
         "logs/download/{dataset}-{id}.log",
+    localrule: True  # the nodes of a cluster often see no network
     message:
         "download {wildcards.dataset}"
     shell:
@@ -24,6 +25,9 @@ rule prepare:
         "logs/prepare/{dataset}-{id}.log",
     benchmark:
         "logs/prepare/{dataset}-{id}.tsv"
+    resources:
+        mem_mb=needed("mem_mb"),
+        runtime=needed("runtime"),
     message:
         "prepare {wildcards.dataset}"
     shell:
@@ -40,6 +44,9 @@ rule split:
         record="data/{dataset}/split-{id}/step.json",
     log:
         "logs/split/{dataset}-{id}.log",
+    resources:
+        mem_mb=needed("mem_mb"),
+        runtime=needed("runtime"),
     message:
         "split {wildcards.dataset} into train, validation and test"
     shell:
@@ -55,6 +62,9 @@ rule block:
         record="data/{dataset}/block-{id}/step.json",
     log:
         "logs/block/{dataset}-{id}.log",
+    resources:
+        mem_mb=needed("mem_mb"),
+        runtime=needed("runtime"),
     message:
         "put the features of {wildcards.dataset} into blocks"
     shell:

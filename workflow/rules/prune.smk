@@ -14,7 +14,9 @@ rule prune:
         "logs/prune/{dataset}-{label}-{id}.log",
     threads: 1
     resources:
-        gpu=1,
+        mem_mb=needed("mem_mb"),
+        runtime=needed("runtime"),
+        gpu=needed("gpu"),
     message:
         "prune {wildcards.label} on {wildcards.dataset}"
     shell:

@@ -74,6 +74,9 @@ for _study in PLAN.studies.values():
             shown(_study),
         log:
             f"logs/tables/{_study.name}.log",
+        resources:
+            mem_mb=lambda wildcards, attempt: 2000 * attempt,
+            runtime=60,
         params:
             study=_study.name,
         message:

@@ -19,7 +19,9 @@ rule search:
         "logs/search/{dataset}-{label}-{id}.tsv"
     threads: 1
     resources:
-        gpu=1,
+        mem_mb=needed("mem_mb"),
+        runtime=needed("runtime"),
+        gpu=needed("gpu"),
     message:
         "search {wildcards.label} on {wildcards.dataset}"
     shell:

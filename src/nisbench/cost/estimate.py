@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from nisbench.cost import remaining, shapes, steps
+from nisbench.cost.resources import memory_to_train
 from nisbench.cost.shapes import Shape
 from nisbench.cost.steps import Cost, TimedTraining
 from nisbench.data.parquet import field_sizes, open_parquet
@@ -116,9 +117,7 @@ def of_search(
     rounds = sum(each.rounds for each in prunings)
     retrained = per_epoch(trials.retrained.cost(costs)) * epochs_of.of_round(cell, usual) if trials.retrained else 0.0
     columns = training.base_dimension * sum(settings.model.embedding_multiples)
-    fields = len(shape.field_sizes)
-    row = 4 * (fields * (1 if fields == 2 else 2) + 1)
-    held = 4 * shape.features * columns * 5 + shape.instances * task.examples_per_instance * row * 9 / 8
+    held = memory_to_train(settings.model, task, training, shape.field_sizes, shape.instances)
     left = trials.share_left * shape.features * columns
     pruned = sum(6 * left / each.compression_rate + 8 * shape.features for each in prunings)
     return Estimate(

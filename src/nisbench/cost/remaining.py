@@ -1,6 +1,7 @@
 """How long a study's searches will take by the last estimate: what a search that begins says. It imports no torch."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -33,11 +34,20 @@ def lines(plan: Plan, search: Step) -> Iterator[str]:
         )
 
 
+def seconds_of(search: Step) -> float | None:
+    """What a search will take by the last estimate of any study; None if there is none."""
+    return next((seconds[search.id] for seconds in _read().values() if search.id in seconds), None)
+
+
 def _read() -> dict[str, dict[str, float]]:
-    if not ESTIMATES.exists():
-        return {}
+    return _read_version(ESTIMATES.absolute(), ESTIMATES.stat().st_mtime_ns) if ESTIMATES.exists() else {}
+
+
+@lru_cache(maxsize=1)
+def _read_version(path: Path, _changed: int) -> dict[str, dict[str, float]]:
+    """Snakemake asks once for each job."""
     try:
-        found = read_json(ESTIMATES)
+        found = read_json(path)
         valid = all(isinstance(value, float) for of_study in found.values() for value in of_study.values())
     except (NisbenchError, OSError, AttributeError):
         return {}

@@ -1,0 +1,163 @@
+"""The tiny study as jobs of a real Slurm, of one node and two GPUs that do not exist, and of a Kubernetes that is none."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.project import Project, jobs, put_into_git_and_dvc
+from tests.helpers.slurm import CannotStart, Slurm, SlurmJob, install_plugins, one_node
+from tests.pipeline.conftest import only_ratings
+from tests.reliability.fingerprint import differences, fingerprint
+
+pytestmark = pytest.mark.pipeline
+
+SITE = """
+slurm-no-account: true
+slurm-status-command: squeue
+slurm-init-seconds-before-status-checks: 1
+seconds-between-status-checks: 1
+"""
+"""What a user of this Slurm says in a profile of their own. It has no accounting, and its jobs are short."""
+
+KUBECTL = """#!{python}
+import json, os, subprocess, sys
+jobs = {folder!r}
+name = sys.argv[2].rpartition("/")[2]
+if sys.argv[1] == "create":
+    job = json.load(sys.stdin)
+    name = job["metadata"]["generateName"] + str(len(os.listdir(jobs)))
+    json.dump(job, open(f"{{jobs}}/{{name}}.json", "w"))
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    with open(f"{{jobs}}/{{name}}.log", "w") as log:
+        command = ["sh", "-c", '"$@"; echo $? > "$0"', f"{{jobs}}/{{name}}.rc", *container["command"]]
+        subprocess.Popen(command, cwd=container["workingDir"], stdout=log, stderr=log, start_new_session=True)
+    print(f"job.batch/{{name}}")
+elif os.path.exists(f"{{jobs}}/{{name}}.rc"):
+    print(json.dumps({{"status": {{"failed" if int("0" + open(f"{{jobs}}/{{name}}.rc").read()) else "succeeded": 1}}}}))
+elif os.path.exists(f"{{jobs}}/{{name}}.json"):
+    print("{{}}")
+else:
+    sys.exit("Error from server (NotFound)")
+"""
+"""What takes jobs for Kubernetes and runs them here."""
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a socket's path must be short, which pytest's folders are not
+    try:
+        with one_node(folder) as running:
+            yield running
+    except CannotStart as reason:
+        pytest.skip(f"there is no Slurm here: {reason}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory) -> Path:
+    """Snakemake's plug-ins for both clusters, in a folder."""
+    folder = tmp_path_factory.mktemp("plugins")
+    try:
+        install_plugins(folder)
+    except CannotStart as reason:
+        pytest.skip(str(reason))
+    return folder
+
+
+@pytest.fixture
+def project(fresh, plugins) -> Project:
+    """A project in which nothing was run, with the plug-ins where Python looks for its code."""
+    shutil.copytree(plugins, fresh.root / "src", dirs_exist_ok=True)
+    return fresh
+
+
+@pytest.fixture
+def cluster(project, slurm, monkeypatch) -> Project:
+    """A project that Slurm can run."""
+    (project.root / "site").mkdir()
+    (project.root / "site" / "config.yaml").write_text(SITE)
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    return project
+
+
+@pytest.mark.slow
+def test_a_killed_job_is_done_again_while_the_controller_restarts_and_all_is_as_on_one_machine(
+    cluster, slurm, unchanged
+):
+    run = cluster.start("snakemake", "--profile", "site", "--workflow-profile", "workflow/profiles/slurm", "demo")
+    try:
+        killed, other = two_searches(slurm, run)
+        assert {slurm.gpu_of(killed), slurm.gpu_of(other)} == {"0", "1"}
+        slurm.run("scancel", killed.id)
+        slurm.stop("slurmctld")
+        time.sleep(2)
+        slurm.start_controller()
+        assert run.wait(timeout=900) == 0, cluster.said.read_text()
+    finally:
+        run.kill()
+    said = cluster.said.read_text()
+    assert f"SLURM-job '{killed.id}' failed, SLURM status is: 'CANCELLED'" in said
+    asked = {job.comment.partition("_wildcards")[0]: job.gpus for job in slurm.jobs()}
+    assert asked["rule_search"] == asked["rule_prunings_prune"] == "gres:gpu:1"
+    assert asked["rule_data_block_prepare_split"] == asked["rule_tables_demo"] == "N/A"
+    shutil.rmtree(cluster.root / "site")
+    assert differences(fingerprint(unchanged.root), fingerprint(cluster.root)) == []
+    assert cluster.to_do("demo") == {}
+
+
+@pytest.mark.slow
+def test_dvc_takes_its_stages_to_slurm(cluster, slurm, done, monkeypatch):
+    cluster.edit("params/studies/demo.yaml", only_ratings)
+    put_into_git_and_dvc(cluster)
+    before = len(slurm.jobs())
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", "[workflow/profiles/slurm, site]")
+    said = cluster.succeeded("dvc", "repro", "report_demo")
+    assert jobs(said) == {"prepare": 1, "split": 1, "block": 1, "search": 4, "prune": 5, "tables_demo": 1}
+    assert len(slurm.jobs()) - before == 7  # a group of data, four searches, a group of prunings, the report
+    done.edit("params/studies/demo.yaml", only_ratings)
+    done.snakemake("demo")
+    found, expected = (fingerprint(each.root / "results" / "demo") for each in (cluster, done))
+    assert differences(found, expected) == []
+
+
+def two_searches(slurm: Slurm, run) -> list[SlurmJob]:
+    """Two searches that run at the same time, once there are."""
+    for _ in range(600):
+        found = [job for job in slurm.jobs() if job.comment.startswith("rule_search") and job.state == "RUNNING"]
+        if len(found) == 2:
+            return found
+        assert run.poll() is None
+        time.sleep(0.5)
+    pytest.fail(f"no two searches ran at once: {slurm.jobs()}")
+
+
+@pytest.mark.slow
+def test_pods_on_a_shared_volume_do_all_that_one_machine_does(project, done, tmp_path, monkeypatch):
+    """Kubernetes is a script that runs what it is given, so this says nothing of images, volumes and limits."""
+    bin_, pods = tmp_path / "bin", tmp_path / "pods"
+    bin_.mkdir()
+    pods.mkdir()
+    (bin_ / "kubectl").write_text(KUBECTL.format(python=sys.executable, folder=str(pods)))
+    (bin_ / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+    for each in (project, done):
+        each.edit("params/studies/demo.yaml", only_ratings)
+    done.snakemake("demo")
+    profile = ["--workflow-profile", "workflow/profiles/kubernetes", "--latency-wait", "5"]
+    assert jobs(project.succeeded("snakemake", *profile, "-n", "demo").rpartition("Job stats:")[2])["search"] == 4
+    assert list(pods.iterdir()) == []
+    project.succeeded("snakemake", *profile, "demo")
+    found, expected = (fingerprint(each.root / "results" / "demo") for each in (project, done))
+    assert differences(found, expected) == []
+    asked = [yaml.safe_load(path.read_text())["spec"]["template"]["spec"] for path in pods.glob("*.json")]
+    assert len(asked) == 7
+    with_gpu = [pod for pod in asked if "nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]]
+    assert len(with_gpu) == 5
