@@ -55,3 +55,24 @@ def test_where_no_lock_can_be_made_one_message_says_why(folder, tmp_path, monkey
     Path("file").touch()
     with pytest.raises(NisbenchError, match=r"^\S+: .* See `nisbench doctor`"):
         locks.take(locks.beside(Path(folder)))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ("rw,vers=3,local_lock=none", None),
+        ("rw,vers=3,local_lock=all", "local_lock=all"),
+        ("rw,localflock", "localflock"),
+    ],
+)
+def test_a_mount_whose_locks_are_of_one_machine_is_known(options, found, tmp_path, monkeypatch):
+    device = tmp_path.stat().st_dev
+    other = "21 1 0:1 / /other rw,relatime shared:1 - nfs server:/other rw,local_lock=flock"
+    ours = f"22 1 {os.major(device)}:{os.minor(device)} / /ours rw,relatime shared:1 - nfs server:/ours {options}"
+    read = Path.read_text
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda self, **given: f"{other}\n{ours}\n" if self.name == "mountinfo" else read(self, **given),
+    )
+    assert locks.of_one_machine(tmp_path) == found

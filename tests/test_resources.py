@@ -1,5 +1,7 @@
 """What steps ask a scheduler for, and the profiles of those that ask."""
 
+import re
+import tomllib
 from dataclasses import replace
 
 import pytest
@@ -71,3 +73,17 @@ def test_profiles_of_clusters_say_all_that_the_default_says(name):
         for each in ("default", name)
     )
     assert default.items() <= own.items()
+
+
+def test_the_image_is_made_of_what_there_is():
+    """A builder would find out, but only after it has installed everything."""
+    text = (ROOT / "Containerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert {line.split()[0] for line in lines} <= {"FROM", "RUN", "WORKDIR", "COPY", "CMD"}
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"'\.\[(.*)\]'", text)
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+    (python,) = re.findall(r"python:(3\.\d+)", lines[0])
+    assert f"Programming Language :: Python :: {python}" in project["classifiers"]

@@ -21,6 +21,9 @@ SNAKEMAKE = Path("results", "runs", ".snakemake.lock")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What flock answers where the file system has no locks: Lustre without -o flock, NFS without its lock daemon."""
 
+LOCKS_OF_ONE_MACHINE = ("localflock", "local_lock=flock", "local_lock=all")
+"""Mount options of Lustre and NFS."""
+
 
 def beside(folder: Path) -> Path:
     """The lock of a step's or a report's folder, beside it, where it outlives the folder."""
@@ -47,6 +50,18 @@ def take(path: Path, *, wait: bool = False) -> FileLock | None:
             raise NisbenchError(problem(error, path)) from error
         _warn(path.parent, error.errno)
     return lock
+
+
+def of_one_machine(folder: Path) -> str | None:
+    """The mount option by which locks on a network's file system keep off this machine's processes only; None if there is none."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
+    except OSError:  # not Linux
+        return None
+    options = {option for mount in mounts if mount[2] == number for option in f"{mount[5]},{mount[-1]}".split(",")}
+    return next((option for option in LOCKS_OF_ONE_MACHINE if option in options), None)
 
 
 @cache

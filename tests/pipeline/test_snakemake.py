@@ -168,11 +168,15 @@ def test_only_what_keeps_finished_runs_is_taken_for_a_profile(done, tmp_path):
         options,
         ["--workflow-profile", "none", "--cores", "2"],
         ["--rerun-triggers", "input", "--cores", "2"],
+        ["--rerun-triggers", "mtime", "input", "--cores", "2"],
+        ["--workflow-profile", "none", "--cores", "2", "--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime"],
     ):
         stopped = done.run("snakemake", *wrong, "demo")
         assert stopped.returncode == 1
         said = re.search(
-            r"^nisbench: With these settings \(rerun-triggers: .*\n.*:\n((?:    .*\n)+)", stopped.stderr, re.MULTILINE
+            r"^nisbench: With these settings \((?:rerun-triggers|keep-incomplete): .*\n.*:\n((?:    .*\n)+)",
+            stopped.stderr,
+            re.MULTILINE,
         )
     (profile / "config.yaml").write_text("cores: 2\n" + re.sub("^ +", "", said[1], flags=re.MULTILINE))
     assert jobs(done.succeeded("snakemake", *options, "demo")) == {}

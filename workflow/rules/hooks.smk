@@ -34,6 +34,12 @@ def hold_the_lock(wait):
                 )
             print(f"{at_work}\nWaiting for it to end.", file=sys.stderr, flush=True)
             HELD = locks.take(locks.SNAKEMAKE, wait=True)
+        if option := locks.of_one_machine(HOLDER.parent):
+            print(
+                f"nisbench: {HOLDER.parent} is mounted with {option}: a snakemake on another machine would not be noticed. "
+                "Start none there until this has ended.",
+                file=sys.stderr,
+            )
         write_text(
             HOLDER,
             f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}: "

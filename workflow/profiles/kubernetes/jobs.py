@@ -1,7 +1,6 @@
 """What Snakemake's executor `cluster-generic` calls: `jobs.py submit SCRIPT` prints a job's name, `jobs.py status NAME` its state."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +29,7 @@ def fill(job: dict, script: str, threads: int, resources: dict) -> None:
     job["spec"]["activeDeadlineSeconds"] = 60 * resources["runtime"]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     container["command"] = ["/bin/sh", "-c", script]
-    container["workingDir"] = os.getcwd()
+    container["workingDir"] = str(Path.cwd())
     container["resources"] = {"requests": amounts, "limits": amounts}
 
 
@@ -44,7 +43,7 @@ def status(name: str) -> str:
 
 
 def kubectl(*arguments: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(["kubectl", *arguments], input=text, text=True, capture_output=True, check=False)
+    done = subprocess.run(["kubectl", *arguments], input=text, text=True, capture_output=True, check=False)  # noqa: S603, S607
     if check and done.returncode:
         sys.exit(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
     return done
