@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.helpers.paths import ROOT
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "sinfo", "scontrol")
@@ -98,14 +100,14 @@ class Slurm:
 
     def stop(self, daemon: str) -> None:
         """End a daemon, if it runs, and wait for its end."""
-        file = self.folder / f"{daemon}.pid"
-        with suppress(FileNotFoundError, ProcessLookupError, ValueError):
-            number = int(file.read_text())
-            os.kill(number, 15)
+        with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            process = psutil.Process(int((self.folder / f"{daemon}.pid").read_text()))
+            process.terminate()
             for _ in range(100):
-                os.kill(number, 0)
+                if process.status() == psutil.STATUS_ZOMBIE:  # nobody asks how it ended
+                    return
                 time.sleep(0.1)
-            os.kill(number, 9)
+            process.kill()
 
 
 @contextmanager
