@@ -82,7 +82,10 @@ def read_by(name, need, *files):
 
 
 def needed(name):
-    """How much of a resource a step asks for, as a function for a rule's resources. What failed may need more memory or time."""
+    """How much of a resource a step asks for, as a function for a rule's resources. What failed may need more memory or time.
+
+    Beside these, rules have the resource `in_turn`, by which a cluster's profile has the jobs of a group run one by one.
+    """
 
     def amount(wildcards, attempt):
         found = getattr(resources_of(PLAN.steps[wildcards.id]), name)

@@ -28,6 +28,7 @@ rule prepare:
     resources:
         mem_mb=needed("mem_mb"),
         runtime=needed("runtime"),
+        in_turn=1,
     message:
         "prepare {wildcards.dataset}"
     shell:
@@ -47,6 +48,7 @@ rule split:
     resources:
         mem_mb=needed("mem_mb"),
         runtime=needed("runtime"),
+        in_turn=1,
     message:
         "split {wildcards.dataset} into train, validation and test"
     shell:
@@ -65,6 +67,7 @@ rule block:
     resources:
         mem_mb=needed("mem_mb"),
         runtime=needed("runtime"),
+        in_turn=1,
     message:
         "put the features of {wildcards.dataset} into blocks"
     shell:

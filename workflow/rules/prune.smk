@@ -16,6 +16,7 @@ rule prune:
     resources:
         mem_mb=needed("mem_mb"),
         runtime=needed("runtime"),
+        in_turn=1,
         gpu=needed("gpu"),
     message:
         "prune {wildcards.label} on {wildcards.dataset}"

@@ -21,6 +21,7 @@ rule search:
     resources:
         mem_mb=needed("mem_mb"),
         runtime=needed("runtime"),
+        in_turn=1,
         gpu=needed("gpu"),
     message:
         "search {wildcards.label} on {wildcards.dataset}"
