@@ -47,6 +47,7 @@ GresTypes=gpu
 SchedulerParameters=sched_interval=5,batch_sched_delay=1
 ReturnToService=2
 KillWait=5
+MinJobAge=86400
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:2
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE
