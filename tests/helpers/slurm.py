@@ -50,7 +50,8 @@ KillWait=5
 MinJobAge=86400
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:2
-PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE
+PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE
+PartitionName=gpu Nodes={host} MaxTime=INFINITE
 """
 
 
@@ -64,6 +65,7 @@ class SlurmJob:
     state: str
     gpus: str
     """What it asks for: gres:gpu:1, or N/A."""
+    partition: str
     comment: str
     """What Snakemake runs in it: rule_NAME_wildcards_..."""
 
@@ -87,7 +89,7 @@ class Slurm:
 
     def jobs(self) -> list[SlurmJob]:
         """All jobs, ended ones too."""
-        form = "JobID:|,State:|,tres-per-job:|,Comment:|"
+        form = "JobID:|,State:|,tres-per-job:|,Partition:|,Comment:|"
         lines = self.run("squeue", "--noheader", "--states=all", f"--Format={form}").splitlines()
         return [SlurmJob(*line.removesuffix("|").split("|")) for line in lines]
 

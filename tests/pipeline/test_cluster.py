@@ -18,6 +18,10 @@ from tests.reliability.fingerprint import differences, fingerprint
 pytestmark = pytest.mark.pipeline
 
 SITE = """
+default-resources: [slurm_partition=cpu]
+set-resources:
+  search: {slurm_partition: gpu}
+  prune: {slurm_partition: gpu}
 slurm-no-account: true
 slurm-status-command: squeue
 slurm-init-seconds-before-status-checks: 1
@@ -28,6 +32,8 @@ seconds-between-status-checks: 1
 EVERYTHING = {"prepare": 1, "split": 1, "block": 1, "search": 2, "prune": 3, "tables_demo": 1}
 SUBMITTED = 5
 """Jobs of a cluster: a group of data, two searches, a group of prunings, the report."""
+
+PATIENCE = 1800
 
 KUBECTL = """#!{python}
 import json, os, subprocess, sys
@@ -122,15 +128,15 @@ def test_a_killed_job_is_done_again_while_the_controller_restarts_and_all_is_as_
         slurm.stop("slurmctld")
         time.sleep(2)
         slurm.start_controller()
-        assert run.wait(timeout=900) == 0, cluster.said.read_text()
+        assert run.wait(timeout=PATIENCE) == 0, cluster.said.read_text()
     finally:
         run.kill()
     said = cluster.said.read_text()
     assert f"SLURM-job '{killed.id}' failed, SLURM status is: 'CANCELLED'" in said
     assert len(slurm.jobs()) == SUBMITTED + 1
-    asked = {job.comment.partition("_wildcards")[0]: job.gpus for job in slurm.jobs()}
-    assert asked["rule_search"] == asked["rule_prunings_prune"] == "gres:gpu:1"
-    assert asked["rule_data_block_prepare_split"] == asked["rule_tables_demo"] == "N/A"
+    asked = {job.comment.partition("_wildcards")[0]: (job.gpus, job.partition) for job in slurm.jobs()}
+    assert asked["rule_search"] == asked["rule_prunings_prune"] == ("gres:gpu:1", "gpu")
+    assert asked["rule_data_block_prepare_split"] == asked["rule_tables_demo"] == ("N/A", "cpu")
     shutil.rmtree(cluster.root / "site")
     assert differences(fingerprint(cluster.root), expected) == []
     assert cluster.to_do("demo") == {}
@@ -141,7 +147,7 @@ def test_dvc_takes_its_stages_to_slurm(cluster, slurm, expected, monkeypatch):
     put_into_git_and_dvc(cluster)
     before = len(slurm.jobs())
     monkeypatch.setenv("SNAKEMAKE_PROFILE", "[workflow/profiles/slurm, site]")
-    assert cluster.dvc_repro() == EVERYTHING
+    assert jobs(finished(cluster, "dvc", "repro", "report_demo")) == EVERYTHING
     assert len(slurm.jobs()) - before == SUBMITTED
     found = fingerprint(cluster.root)
     assert [path for path in differences(found, expected) if path in expected] == []
@@ -160,7 +166,7 @@ def test_pods_on_a_shared_volume_make_what_one_machine_makes(project, expected, 
     run = ["snakemake", "--workflow-profile", "workflow/profiles/kubernetes", "--latency-wait", "5", "demo"]
     assert jobs(project.succeeded(*run, "-n").rpartition("Job stats:")[2]) == EVERYTHING
     assert list(pods.iterdir()) == []
-    project.succeeded(*run)
+    finished(project, *run)
     assert differences(fingerprint(project.root), expected) == []
     limits = [
         json.loads(path.read_text())["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -168,6 +174,16 @@ def test_pods_on_a_shared_volume_make_what_one_machine_makes(project, expected, 
     ]
     assert len(limits) == SUBMITTED
     assert sum("nvidia.com/gpu" in each for each in limits) == 3
+
+
+def finished(project: Project, *command: str) -> str:
+    """What a command says that must succeed, and may take long where others are at work."""
+    run = project.start(*command)
+    try:
+        assert run.wait(timeout=PATIENCE) == 0, project.said.read_text()
+    finally:
+        run.kill()
+    return project.said.read_text()
 
 
 def two_searches(slurm: Slurm, run) -> list[SlurmJob]:
