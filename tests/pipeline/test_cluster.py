@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -130,7 +132,8 @@ def test_a_killed_job_is_done_again_while_the_controller_restarts_and_all_is_as_
         slurm.start_controller()
         assert run.wait(timeout=PATIENCE) == 0, cluster.said.read_text()
     finally:
-        run.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
     said = cluster.said.read_text()
     assert f"SLURM-job '{killed.id}' failed, SLURM status is: 'CANCELLED'" in said
     assert len(slurm.jobs()) == SUBMITTED + 1
@@ -182,7 +185,8 @@ def finished(project: Project, *command: str) -> str:
     try:
         assert run.wait(timeout=PATIENCE) == 0, project.said.read_text()
     finally:
-        run.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
     return project.said.read_text()
 
 
