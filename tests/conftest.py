@@ -13,7 +13,11 @@ from nisbench.params.kinds import VARIABLE as PLUGINS_VARIABLE
 from nisbench.params.loading import OVERLAYS_VARIABLE, Config, load
 from nisbench.params.models import MF
 from tests.helpers import hypothesis  # noqa: F401 - registers a profile
+from tests.helpers.kernels import INTERPRET
 from tests.helpers.paths import REAL_DATA, ROOT, SMALL
+
+if not torch.cuda.is_available():
+    os.environ.setdefault(INTERPRET, "1")
 
 KINDS_OF_TESTS = {"unit", "pipeline", "slow", "gpu"}
 PIPELINE_FOLDERS = {"pipeline", "reliability"}

@@ -58,8 +58,8 @@ of a file. `wiring` says which files a step is handed."""
 REPORT = ("report/*.py", "logs.py")
 """What makes reports. It has no golden values: the same runs are reported anew when it changes."""
 
-SHOWN = {"EXAMPLE", "example_archive", "colour", "marker", "table_title", "measured"}
-"""What a plug-in's file may define besides its arithmetic, for its test and for figures and tables."""
+SHOWN = {"EXAMPLE", "example_archive", "colour", "marker", "table_title", "measured", "capturable"}
+"""What a plug-in's file may define besides its arithmetic: for its test, for figures and tables, and whether its steps are captured."""
 
 IGNORED_CALLS = {"debug", "info", "warning", "error", "exception", "critical"}
 """Methods of loggers: their arguments change no number."""

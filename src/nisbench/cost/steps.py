@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from nisbench.cost.shapes import Shape, features_stats, generate
-from nisbench.data.instances import Instances
 from nisbench.params.step_settings import SearchSettings
 from nisbench.search.context import SearchContext
 from nisbench.search.trial_spec import TrialSpec
 from nisbench.training import train_step
 from nisbench.training.fused import LossPerTrial, fuse
+from nisbench.training.step_loop import StepLoop
 from nisbench.training.trainer import Data
 
 STEPS, ROUNDS = 8, 3
@@ -59,24 +59,21 @@ class TimedTraining:
         self.stepper.load_state(in_the_middle(self.stepper.state()))
         if self.selection_optimizer:
             self.selection_optimizer.begin_epoch(self.recommender, self.learning_rate)
+        self.loop = StepLoop(self.recommender, self.stepper, self.selection_optimizer, self.batch_size)
         self.order = torch.randperm(len(search.data.training), device=search.device)
 
     @property
     def reads_rows(self) -> bool:
         """Whether a step goes through the rows of its batch only, and not through the whole table."""
-        return isinstance(self.stepper, train_step.LazyStep)
+        return not isinstance(self.stepper, train_step.DenseStep)
 
     def steps(self, count: int | None = None) -> int:
         """A step on each batch of the search's instances, or on the first ones, as in `trainer.run_epoch`; returns their number."""
-        starts = range(0, len(self.order), self.batch_size)[:count]
-        for start in starts:
-            batch = self._batch(start)
-            self.stepper.step(batch, self.learning_rate)
-            if self.selection_optimizer:
-                held_out = self._batch((start + self.batch_size) % len(self.order))
-                self.stepper.sync(held_out)
-                self.selection_optimizer.step(self.recommender, held_out, batch)
-        return len(starts)
+        data, learns = self.search.data.training, self.selection_optimizer is not None
+        held_out = (data, self.order.roll(-self.batch_size)) if learns else (None, None)
+        self.loop.begin(data, self.order, *held_out, self.learning_rate)
+        self.loop.run(count)
+        return self.loop.done
 
     def predict(self, count: int | None = None) -> int:
         """Predict for so many batches of the search's instances, or all; returns the number of instances."""
@@ -88,9 +85,6 @@ class TimedTraining:
     def sync(self) -> int:
         self.stepper.sync()
         return 1
-
-    def _batch(self, start: int) -> Instances:
-        return self.search.data.training[self.order[start : start + self.batch_size]]
 
 
 def in_the_middle(state: dict[str, Tensor]) -> dict[str, Tensor]:

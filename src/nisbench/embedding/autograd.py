@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nisbench.embedding.distinct_rows import RowsOfDistinct, known
+
 
 def rows_of(table: Tensor, ids: Tensor) -> Tensor:
-    """The rows of a table (N, w) that have these numbers: ids (...) -> (..., w), with gradients of any order."""
+    """The rows of a table (N, w) that have these numbers: ids (...) -> (..., w), with gradients of any order.
+
+    Where the ids number `DistinctRows`, only of the first order.
+    """
+    if distinct := known(ids):
+        rows: Tensor = RowsOfDistinct.apply(table, distinct)  # type: ignore[no-untyped-call]
+        return rows
     if table.is_cuda:  # whose additions in `gather`'s gradient have no fixed order
         return functional.embedding(ids, table)
     index = ids.flatten().long()[:, None].expand(-1, table.shape[1])

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nisbench.embedding.autograd import ProductByField, SumOfRows, rows_of
+from nisbench.embedding.distinct_rows import SumOfDistinct, known
 
 LEAST_PROJECTED = 8
 """With fewer columns, it is faster to multiply gathered embeddings than to add up products computed once per row."""
@@ -68,6 +69,9 @@ class Embeddings:
 
     def _summed(self, table: Tensor) -> Tensor:
         """The sums over an instance's features of their rows in `table` (N, w), times their values: (B, w)."""
+        if distinct := known(self.ids):
+            of_distinct: Tensor = SumOfDistinct.apply(table, self.values, distinct)  # type: ignore[no-untyped-call]
+            return of_distinct
         count, m = self.ids.shape
         starts = torch.arange(0, count * m, m, dtype=self.ids.dtype, device=self.ids.device)
         weights = None if self.values is None else self.values.flatten()

@@ -15,6 +15,8 @@ from nisbench.embedding.table import SelectedTable, Table
 class ComposedTable(Table):
     """Base of such tables. All of their parameters are stored, and nothing else."""
 
+    capturable = True
+
     def __init__(self, drawn: SelectedTable) -> None:
         super().__init__()
         self.shape = drawn.features, drawn.width

@@ -41,6 +41,9 @@ class Table(nn.Module, ABC):
     """What is stored, where the embeddings are composed of fewer weights; None = each weight that is selected."""
     importance: Tensor | None = None
     """(N, width): how the search ranked the weights for pruning, the least first; None = it did not."""
+    capturable: bool = False
+    """Whether `forward` and `penalty` do the same operations of torch at every step, on tensors of the same shapes, and neither
+    read values on the host nor draw numbers there. On a GPU, steps are then captured once and replayed."""
 
     weight: nn.Parameter
     """(N, width); a table without such weights says otherwise what its size is."""
@@ -84,6 +87,7 @@ class SelectedTable(Table):
     block: Tensor
     selection: Tensor
     row_parameters: tuple[str, ...] = ("weight",)
+    capturable = True
 
     def __init__(
         self,

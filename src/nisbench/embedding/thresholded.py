@@ -16,6 +16,7 @@ class ThresholdedTable(Table):
     A weight below its threshold has no gradient. Nor does a threshold that no weight exceeds.
     """
 
+    capturable = True
     weight: nn.Parameter
     threshold: nn.Parameter
     """s: (N, width), or 1 in place of N, of width or of both; by block (L, 1)."""

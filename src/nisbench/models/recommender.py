@@ -1,7 +1,7 @@
 """A whole recommender: an embedding table and, on top of it, a model that knows nothing of selections."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,18 @@ class Shape:
         return sum(self.field_sizes)
 
 
+@dataclass(frozen=True)
+class ReadRows:
+    """The rows of a batch, where they were found before its prediction."""
+
+    ids: Tensor
+    """(B, M): the batch's own tensor."""
+    rows: Tensor
+    """(U,): its features, each once, or what else it may read."""
+    at: Tensor
+    """(B, M): the index of each id among them."""
+
+
 class Recommender(nn.Module):
     """y = G(theta, X), X the selected embeddings of an instance (paper, Eq. 2 and 4)."""
 
@@ -63,6 +75,8 @@ class Recommender(nn.Module):
         self.widths = widths
         self.projection = projection
         self.columns = [list(kept) for kept in columns]
+        self.read: ReadRows | None = None
+        """Of a large table: rows that are up to date, found for a batch that is to be predicted next."""
         self.first_order = (
             nn.Parameter(torch.zeros(embedding.features)) if getattr(model, "first_order", False) else None
         )
@@ -83,6 +97,10 @@ class Recommender(nn.Module):
         rows. `scales` (U, width) multiply the embedding weights among them (see `SelectedTable.scales`).
         """
         of_model: dict[str, Tensor] = {}
+        if weights is None and self.read is not None and self.read.ids is batch.ids:
+            rows, batch = self.read.rows, replace(batch, ids=self.read.at)
+            weights = {name: table.index_select(0, rows) for name, table in self.row_parameters().items()}
+            scales = self.selected.scales(rows)
         if weights is None:
             table, project = self.embedding, self.projection
             embeddings = project(table, batch.ids, batch.values) if project else table(batch.ids, batch.values)

@@ -52,6 +52,11 @@ class AlphaOptimizer:
         if settings.freeze_network:
             recommender.freeze_network()
 
+    @property
+    def capturable(self) -> bool:
+        """With second order, the host waits for the number of the rows that the batches read."""
+        return self.settings.order == 1
+
     def begin_epoch(self, _recommender: Recommender, learning_rate: float) -> None:
         self.xi = self.settings.inner_learning_rate or learning_rate
 

@@ -28,6 +28,7 @@ from nisbench.params.training import Training
 from nisbench.tasks.task import Task
 from nisbench.tensor_files import load_tensors, save_tensors, under
 from nisbench.training import train_step
+from nisbench.training.step_loop import StepLoop
 from nisbench.training.trainer import (
     Data,
     DivergenceError,
@@ -190,10 +191,10 @@ def train_fused(
             stepper = train_step.build(fused, loss_per_trial, settings, fields=data.training.ids.shape[1])
             if state:
                 stepper.load_state(state)
+            loop = StepLoop(fused, stepper, None, settings.batch_size)
         started = time.perf_counter()
         number = trials.progress[running[0]].epoch
-        epoch = Epoch(data, settings.batch_size, seed, number)
-        step_losses = run_epoch(fused, epoch, stepper, settings.learning_rate, None)
+        step_losses = run_epoch(loop, Epoch(data, seed, number), settings.learning_rate)
         copy_back(fused, members)
         for i, losses in zip(running, step_losses.unbind(1), strict=True):
             trials.add(i, losses, data.task.validation_loss(recommenders[i], data.validation))

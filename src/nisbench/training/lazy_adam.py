@@ -15,12 +15,10 @@ of other libraries skips the pending steps: another optimizer.)
 """
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from nisbench.training import lazy_adam_torch
 from nisbench.training.adam import BETA1, BETA2, first_scale
 
 MOMENTUM_HORIZON = 200
@@ -33,17 +31,8 @@ DEGREE_EARLY, DEGREE = 10, 4
 """Relative errors of the polynomials: below 3e-6 from the first step on, and below 3e-8 from step 100 on."""
 
 
-def kernels_for(device: torch.device) -> ModuleType:
-    """The module that works on rows on this device."""
-    if device.type == "cpu":
-        from nisbench.training import lazy_adam_numba  # noqa: PLC0415 - not all runs need what it compiles
-
-        return lazy_adam_numba
-    return lazy_adam_torch
-
-
 class LazyAdam:
-    """Adam for tables (N, ...) whose rows are read together, by their numbers."""
+    """Adam for tables (N, ...) whose rows are read together, by their numbers. For a CPU; `lazy_adam_static` is for a GPU."""
 
     def __init__(self, tables: Sequence[Tensor], learning_rate: float) -> None:
         self.shapes = [table.shape for table in tables]
@@ -53,7 +42,9 @@ class LazyAdam:
         self.learning_rate = learning_rate
         self.steps = 0
         self.device = weights[0].device
-        self.kernels = kernels_for(self.device)
+        from nisbench.training import lazy_adam_numba  # noqa: PLC0415 - not all runs need what it compiles
+
+        self.kernels = lazy_adam_numba
         self.synced_step = torch.zeros(len(tables[0]), dtype=torch.int32, device=self.device)
         """(N,) the step up to which each row is up to date."""
         self.reading: tuple[Tensor, list[Tensor]] | None = None

@@ -7,12 +7,17 @@ import torch
 from torch import Tensor
 
 from nisbench.data.instances import Instances
+from nisbench.embedding.distinct_rows import DistinctRows
 from nisbench.embedding.table import SelectedTable
-from nisbench.models.recommender import TABLE, Recommender
+from nisbench.models.recommender import TABLE, ReadRows, Recommender
 from nisbench.params.training import Training
 from nisbench.tasks.task import Task
 from nisbench.training.adam import SGD, Adam
 from nisbench.training.lazy_adam import LazyAdam
+from nisbench.training.lazy_adam_static import LONGEST, StaticLazyAdam
+
+MOST_RESERVED = LONGEST
+"""Steps that may be announced at once."""
 
 LARGE = 1 << 22
 """A table of this many weights no longer fits into a CPU's cache: reading only a batch's rows is cheaper."""
@@ -20,6 +25,12 @@ LARGE = 1 << 22
 
 class TrainStep(Protocol):
     """What the training loop asks for."""
+
+    capturable: bool
+    """Whether steps on batches of one shape do the same operations on the device, none of which the host waits for."""
+
+    def reserve(self, steps: int, learning_rate: float) -> None:
+        """To be called before so many steps, at most `MOST_RESERVED`: what the device must know of them is put there."""
 
     def step(self, batch: Instances, learning_rate: float) -> Tensor:
         """One step on a batch's loss, which is returned: (), or (T,) of T fused recommenders.
@@ -41,8 +52,10 @@ class TrainStep(Protocol):
 
 def build(recommender: Recommender, task: Task, settings: Training, fields: int) -> TrainStep:
     """The cheaper kind of step, given the number of an instance's fields."""
-    kind = LazyStep if worth_reading_rows(recommender, settings, fields) else DenseStep
-    return kind(recommender, task, settings)
+    if not worth_reading_rows(recommender, settings, fields):
+        return DenseStep(recommender, task, settings)
+    on_cpu = recommender.selected.weight.device.type == "cpu"
+    return (LazyStep if on_cpu else StaticLazyStep)(recommender, task, settings)
 
 
 def worth_reading_rows(recommender: Recommender, settings: Training, fields: int) -> bool:
@@ -65,6 +78,11 @@ class DenseStep:
             ((Adam if rate.optimizer == "adam" else SGD)({name: learned[name]}, rate.decay), rate.learning_rate)
             for name, rate in own.items()
         ]
+
+        self.capturable = is_capturable(recommender)
+
+    def reserve(self, steps: int, learning_rate: float) -> None:
+        """Nothing depends on a step's number but Adam's own counter, which is on the device."""
 
     def step(self, batch: Instances, learning_rate: float) -> Tensor:
         for optimizer in self._all():
@@ -91,35 +109,16 @@ class DenseStep:
         return [self.adam, *(optimizer for optimizer, _ in self.own)]
 
 
-class LazyStep:
-    """Adam on the rows that a batch reads, and on all parameters without rows; see `lazy_adam`."""
+class _StepOnRows:
+    """What both kinds of steps on a batch's rows share."""
 
-    def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
+    rows: LazyAdam | StaticLazyAdam
+
+    def __init__(self, recommender: Recommender, task: Task) -> None:
         self.recommender, self.task = recommender, task
         self.tables = recommender.row_parameters()
-        self.rows = LazyAdam(list(self.tables.values()), settings.learning_rate)
         others = {n: p for n, p in recommender.named_parameters() if p.requires_grad and n not in self.tables}
         self.others = Adam(others)
-        self.place = torch.zeros(recommender.embedding.features, dtype=torch.int32, device=self.rows.device)
-
-    def step(self, batch: Instances, learning_rate: float) -> Tensor:
-        rows, at = self._rows_of(batch.ids)
-        weights = dict(zip(self.tables, self.rows.read(rows), strict=True))
-        self.others.zero_grad()
-        self.rows.learning_rate = learning_rate
-        numbered = replace(batch, ids=at)
-        prediction = self.recommender(numbered, weights, self.recommender.selected.scales(rows))
-        loss = self.task.loss(prediction, batch.labels)
-        torch.autograd.backward(loss.sum())
-        self.rows.step()
-        self.others.step(learning_rate)
-        return loss.detach()
-
-    def sync(self, batch: Instances | None = None) -> None:
-        if batch is None:
-            self.rows.catch_up_all()
-        else:
-            self.rows.catch_up(self._rows_of(batch.ids)[0])
 
     def state(self) -> dict[str, Tensor]:
         return self.others.state() | {
@@ -133,13 +132,92 @@ class LazyStep:
         self.rows.load_state([{key: state[f"{name}.{key}"] for key in keys} for name in self.tables])
         self.others.load_state(state)
 
+    def _loss(self, batch: Instances, rows: Tensor, at: Tensor, leaves: list[Tensor]) -> Tensor:
+        """The loss of a batch that reads `leaves`, of `rows`, by the indices `at`; its gradients are computed."""
+        self.others.zero_grad()
+        weights = dict(zip(self.tables, leaves, strict=True))
+        prediction = self.recommender(replace(batch, ids=at), weights, self.recommender.selected.scales(rows))
+        loss = self.task.loss(prediction, batch.labels)
+        torch.autograd.backward(loss.sum())
+        return loss.detach()
+
+
+class LazyStep(_StepOnRows):
+    """Adam on the rows that a batch reads, and on all parameters without rows; see `lazy_adam`. For a CPU."""
+
+    capturable = False
+
+    def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
+        super().__init__(recommender, task)
+        self.rows = LazyAdam(list(self.tables.values()), settings.learning_rate)
+        self.place = torch.zeros(recommender.embedding.features, dtype=torch.int32, device=self.rows.device)
+
+    def reserve(self, steps: int, learning_rate: float) -> None:
+        """Steps are not replayed here."""
+
+    def step(self, batch: Instances, learning_rate: float) -> Tensor:
+        rows, at = self._rows_of(batch.ids)
+        leaves = self.rows.read(rows)
+        self.rows.learning_rate = learning_rate
+        loss = self._loss(batch, rows, at, leaves)
+        self.rows.step()
+        self.others.step(learning_rate)
+        return loss
+
+    def sync(self, batch: Instances | None = None) -> None:
+        if batch is None:
+            self.rows.catch_up_all()
+        else:
+            rows, at = self._rows_of(batch.ids)
+            self.rows.catch_up(rows)
+            self.recommender.read = ReadRows(batch.ids, rows, at)
+
     def _rows_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The distinct features (U,) in `ids` (B, M), and the index of each id among them (B, M)."""
-        if ids.is_cuda:  # where it depends on chance which of several equal ids is written last
-            rows, at = torch.unique(ids, return_inverse=True)
-            return rows.long(), at
         flat, count = ids.flatten(), torch.arange(ids.numel(), dtype=self.place.dtype)
         self.place[flat] = count
         rows = flat[self.place.index_select(0, flat) == count].long()
         self.place[rows] = count[: len(rows)]
         return rows, self.place.index_select(0, flat).view(ids.shape)
+
+
+class StaticLazyStep(_StepOnRows):
+    """The same for a GPU: in tensors of fixed shapes, without the host; see `lazy_adam_static`."""
+
+    def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
+        super().__init__(recommender, task)
+        self.learning_rate = settings.learning_rate
+        self.rows = StaticLazyAdam(list(self.tables.values()))
+        self.capturable = is_capturable(recommender)
+
+    def reserve(self, steps: int, learning_rate: float) -> None:
+        self.rows.reserve(steps, learning_rate)
+
+    def step(self, batch: Instances, learning_rate: float) -> Tensor:
+        self.learning_rate = learning_rate
+        distinct = self._distinct(batch)
+        leaves = self.rows.read(distinct, learning_rate)
+        loss = self._loss(batch, distinct.rows, distinct.at, leaves)
+        self.rows.step(distinct, leaves, learning_rate)
+        self.others.step(learning_rate)
+        return loss
+
+    def sync(self, batch: Instances | None = None) -> None:
+        if batch is None:
+            self.rows.catch_up_all(self.learning_rate)
+        else:
+            distinct = self._distinct(batch)
+            self.rows.catch_up(distinct, self.learning_rate)
+            self.recommender.read = ReadRows(batch.ids, distinct.rows, distinct.at)
+
+    def _distinct(self, batch: Instances) -> DistinctRows:
+        return DistinctRows.of(batch.ids, self.recommender.embedding.features)
+
+
+def is_capturable(recommender: Recommender) -> bool:
+    """Whether a recommender's forward pass may be captured. A model says no by an attribute `capturable`."""
+    return (
+        recommender.embedding.capturable
+        and recommender.projection is None
+        and bool(getattr(recommender.model, "capturable", True))
+    )

@@ -25,7 +25,7 @@ from nisbench.tasks.task import Task
 from nisbench.training import train_step
 from nisbench.training.checkpoints import load_checkpoint, save_checkpoint
 from nisbench.training.selection_optimizer import SelectionOptimizer
-from nisbench.training.train_step import TrainStep
+from nisbench.training.step_loop import StepLoop
 
 SILENCE = 15
 """Seconds after which a running trial reports its progress."""
@@ -114,14 +114,14 @@ def train(
     if loaded:
         best, progress = loaded.best, Progress(**loaded.progress)
         log.info("%s: resuming after epoch %d", title, progress.epoch)
+    loop = StepLoop(recommender, stepper, selection_optimizer, settings.batch_size)
     heartbeat, saved, started = Heartbeat(), time.perf_counter(), time.perf_counter()
     already = progress.seconds
 
     while progress.is_active(settings):
         if selection_optimizer:
             selection_optimizer.begin_epoch(recommender, progress.learning_rate)
-        epoch = Epoch(data, settings.batch_size, seed, progress.epoch)
-        step_losses = run_epoch(recommender, epoch, stepper, progress.learning_rate, selection_optimizer)
+        step_losses = run_epoch(loop, Epoch(data, seed, progress.epoch), progress.learning_rate)
         if selection_optimizer:
             selection_optimizer.finalize(recommender)
         loss = data.task.validation_loss(recommender, data.validation)
@@ -166,42 +166,30 @@ class Epoch:
     """What an epoch goes through: examples of `training` in a random order and, for each batch, one of `validation`."""
 
     data: Data
-    batch_size: int
     seed: int
     number: int
     """From 0."""
 
 
-def run_epoch(
-    recommender: Recommender,
-    epoch: Epoch,
-    stepper: TrainStep,
-    learning_rate: float,
-    selection_optimizer: SelectionOptimizer | None,
-) -> Tensor:
+def run_epoch(loop: StepLoop, epoch: Epoch, learning_rate: float) -> Tensor:
     """One pass over the training examples.
 
     A step of the selection, on a validation batch, may follow each step of the weights. Returns the training loss at
     each step, (steps,), on the device; of T fused recommenders (steps, T).
     """
-    data, size, seed, number = epoch.data, epoch.batch_size, epoch.seed, epoch.number
+    data, seed, number = epoch.data, epoch.seed, epoch.number
     device = data.training.labels.device
     training = data.task.examples("train", data.training, derived(seed, "training_examples", number))
     order = shuffled(len(training), len(training), (seed, number), "training_batches", device)
-    if selection_optimizer:
+    validation = selection_order = None
+    if loop.selection_optimizer:
         learned_from = data.validation if data.held_in is None else data.held_in
         validation = data.task.examples("validation", learned_from, derived(seed, "validation_examples", number))
         selection_order = shuffled(len(validation), len(training), (seed, number), "validation_batches", device)
-    losses = []
-    for start in range(0, len(training), size):
-        batch = training[order[start : start + size]]
-        losses.append(stepper.step(batch, learning_rate))
-        if selection_optimizer:
-            held_out = validation[selection_order[start : start + size]]
-            stepper.sync(held_out)
-            selection_optimizer.step(recommender, held_out, batch)
-    stepper.sync()
-    return torch.stack(losses)
+    loop.begin(training, order, validation, selection_order, learning_rate)
+    loop.run()
+    loop.stepper.sync()
+    return loop.step_losses()
 
 
 def check_finite(step_losses: Tensor, validation_loss: float, epoch: int) -> None:
