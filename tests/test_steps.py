@@ -675,3 +675,14 @@ def test_code_is_the_same_in_every_python():
     assert (
         hashlib.sha256(repr(expected).encode()).hexdigest()[:12] == "06e137c97021"
     )  # what any Python version must come to
+
+
+def test_the_precision_enters_ids_where_it_is_not_float32(small, planned, changed):
+    before = plan(SMALL, small).study("movielens_1m").steps
+    assert planned("training: {precision: float32}").study("movielens_1m").steps.keys() == before.keys()
+    cell = next(cell for cell in plan(SMALL, small).study("movielens_1m").cells)
+    assert "precision" not in hashed_form(cell.search)["training"]
+    assert "precision" not in hashed_form(cell.prune)
+    assert len(changed("training: {precision: tf32}")) == sum(
+        step.name in ("search", "prune") for step in before.values()
+    )

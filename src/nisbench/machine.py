@@ -20,16 +20,19 @@ import torch
 from nisbench import locks
 from nisbench.errors import NisbenchError
 from nisbench.logs import log
+from nisbench.params.training import Precision
 from nisbench.run_files import Machine, Packages
 
 RECORDED_PACKAGES = ("nisbench", "numba", "numpy", "pyarrow", "scipy", "torch")
 
 
 @contextmanager
-def device(setting: str, threads: int | None = None, deterministic: bool = False) -> Iterator[torch.device]:
+def device(
+    setting: str, threads: int | None = None, deterministic: bool = False, precision: Precision = "float32"
+) -> Iterator[torch.device]:
     """The torch device that `setting` (auto, cpu, cuda, cuda:INDEX) means, with torch held to `threads`.
 
-    With `deterministic`, a GPU sums in one order only; torch refuses what has none.
+    With `deterministic`, a GPU sums in one order only; torch refuses what has none. `precision` is that of its matrix products.
 
     Snakemake does not say which GPU a job may use. On a machine of several, each job therefore locks one until it is
     done, and waits while all are taken. Only those that CUDA_VISIBLE_DEVICES lets through are there to be locked.
@@ -44,6 +47,7 @@ def device(setting: str, threads: int | None = None, deterministic: bool = False
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
     torch.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     with _one_of(wanted) as index:
         torch.cuda.set_device(index)
         yield torch.device("cuda", index)

@@ -204,6 +204,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
         seed=searched.seed,
         training=searched.training if rounds else None,
         deterministic=searched.training.deterministic,
+        precision=searched.training.precision,
         device=searched.training.device,
     )
     special = "" if method.importance == "effective" else f"-{method.importance}"

@@ -73,7 +73,9 @@ def search(step: Step, threads: int) -> None:
     splits = {name: step.needs["split"].path(name) for name in ("train", "validation")}
     _check_splits(step.needs["split"], settings, splits)  # which may have been made for another task
     features = step.needs["block"].path("features")
-    with machine.device(settings.training.device, threads, settings.training.deterministic) as device:
+    with machine.device(
+        settings.training.device, threads, settings.training.deterministic, settings.training.precision
+    ) as device:
         trials.run(settings, splits, features, step.folder, device)
 
 
@@ -86,7 +88,7 @@ def prune(step: Step, threads: int) -> None:
     splits = {name: step.needs["split"].path(name) for name in ("train", "validation", "test")}
     _check_splits(step.needs["split"], settings, splits)
     searched = step.needs["search"]
-    with machine.device(settings.device, threads, settings.deterministic) as device:
+    with machine.device(settings.device, threads, settings.deterministic, settings.precision) as device:
         pruning.run(settings, searched.path("run"), searched.path("weights"), splits, step.folder, device)
 
 

@@ -24,7 +24,8 @@ def run(study: StudyPlan, threads: int | None, cores: int, json: bool) -> None:
         from nisbench import machine  # noqa: PLC0415 - imports torch
         from nisbench.commands import estimate  # noqa: PLC0415
 
-        with machine.device(study.params.training.device, threads) as device:
+        training = study.params.training
+        with machine.device(training.device, threads, precision=training.precision) as device:
             found = estimate.measure(study, device)
             if json:
                 known["cost"] = estimate.as_json(found, device)

@@ -173,6 +173,7 @@ class Timing:
             "batch": training.batch_size,
             "l2": training.l2 > 0,
             "deterministic": training.deterministic,
+            "precision": training.precision,
             "code": [kind_source(type(kind)) for kind in (settings.model, *([settings.method] if own else []))],
         }
         return canonical_json(form)

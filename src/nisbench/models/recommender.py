@@ -64,10 +64,12 @@ class Recommender(nn.Module):
         widths: tuple[int, ...],
         projection: Projection | None = None,
         columns: Sequence[Sequence[int]] = (),
+        field_sizes: Sequence[int] = (),
     ) -> None:
         """`widths` are of the embeddings that the model sees. A model with `first_order` gets a number per feature.
 
-        `columns` are those that were kept of the columns drawn for each embedding: what it takes to draw them again.
+        `columns` are those that were kept of the columns drawn for each embedding: what it takes to draw them again. `field_sizes`
+        are the fields' numbers of features, where they are known.
         """
         super().__init__()
         self.embedding = embedding
@@ -75,6 +77,7 @@ class Recommender(nn.Module):
         self.widths = widths
         self.projection = projection
         self.columns = [list(kept) for kept in columns]
+        self.field_sizes = tuple(field_sizes)
         self.read: ReadRows | None = None
         """Of a large table: rows that are up to date, found for a batch that is to be predicted next."""
         self.first_order = (
@@ -115,6 +118,14 @@ class Recommender(nn.Module):
         inputs = embeddings, linear
         prediction: Tensor = functional_call(self.model, of_model, inputs) if of_model else self.model(*inputs)
         return prediction
+
+    def most_distinct(self, batch: Instances) -> int:
+        """More features than a batch of this shape cannot have."""
+        count, m = batch.ids.shape
+        columns = batch.columns or (1,) * m
+        if len(self.field_sizes) != len(columns):
+            return min(count * m, self.embedding.features)
+        return sum(min(count * k, size) for k, size in zip(columns, self.field_sizes, strict=True))
 
     def row_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters with a row per feature, by name: embeddings (N, width) and first-order weights (N,)."""
@@ -205,7 +216,7 @@ def build(
     with torch.random.fork_rng(devices=[]):  # torch's own layers draw from the global generator
         torch.manual_seed(derived(seed, "model"))
         model = build_model(settings, Shape(tuple(field_sizes), widths, prior))
-    recommender = Recommender(table(drawn) if table else drawn, model, widths, projection, columns)
+    recommender = Recommender(table(drawn) if table else drawn, model, widths, projection, columns, field_sizes)
     if start and recommender.first_order is not None:
         spread(start, recommender.first_order.data, field_sizes)
     return recommender

@@ -9,7 +9,7 @@ from nisbench.params.datasets import AnyDataset, AnySplit
 from nisbench.params.methods import AnyMethod, Importance, Rewind
 from nisbench.params.models import AnyModel
 from nisbench.params.tasks import AnyTask
-from nisbench.params.training import Training
+from nisbench.params.training import PRECISION, Precision, Training
 
 
 class DownloadSettings(Settings):
@@ -54,4 +54,5 @@ class PruneSettings(Settings):
     training: Training | None
     """Of what is left, after each round."""
     deterministic: bool
+    precision: Annotated[Precision, PRECISION] = "float32"
     device: Annotated[str, Field(exclude=True)]

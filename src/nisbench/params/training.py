@@ -6,6 +6,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from nisbench.params.base import UNHASHED, Count, Settings, Width, matching
 
+Precision = Literal["float32", "tf32"]
+PRECISION = Field(exclude_if=lambda precision: precision == "float32")
+"""Of no id unless another is chosen: runs from before there was a choice keep theirs."""
+
 
 class Training(Settings):
     base_dimension: Width
@@ -27,6 +31,8 @@ class Training(Settings):
     """auto, cpu, cuda or cuda:INDEX."""
     deterministic: bool
     """On a GPU: sum in one fixed order, more slowly, so that the same run gives the same bytes. A CPU always does."""
+    precision: Annotated[Precision, PRECISION] = "float32"
+    """Of a GPU's matrix products. tf32 rounds what is multiplied to 10 bits behind the point, and is several times as fast."""
     fused_trials: Annotated[Count, UNHASHED]
     """Trials of a search that train together, at most, where that is faster. Their results are the same up to rounding."""
     recalibrate: Annotated[bool, UNHASHED]

@@ -114,7 +114,7 @@ def fuse(members: Sequence[Recommender]) -> Recommender:
     )
     widths = tuple(table.width for table in tables)
     models = [member.model for member in members if isinstance(member.model, MatrixFactorisation)]
-    fused = Recommender(wide, FusedFactorisation(models, widths), widths)
+    fused = Recommender(wide, FusedFactorisation(models, widths), widths, field_sizes=members[0].field_sizes)
     if fused.first_order is not None:
         biases = [member.first_order for member in members if member.first_order is not None]
         fused.first_order = nn.Parameter(torch.stack([bias.detach() for bias in biases], 1))

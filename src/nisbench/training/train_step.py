@@ -211,7 +211,7 @@ class StaticLazyStep(_StepOnRows):
             self.recommender.read = ReadRows(batch.ids, distinct.rows, distinct.at)
 
     def _distinct(self, batch: Instances) -> DistinctRows:
-        return DistinctRows.of(batch.ids, self.recommender.embedding.features)
+        return DistinctRows.of(batch.ids, self.recommender.most_distinct(batch))
 
 
 def is_capturable(recommender: Recommender) -> bool:
