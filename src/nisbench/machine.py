@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,7 @@ from typing import cast
 import psutil
 import torch
 
-from nisbench import locks
+from nisbench import gpus, locks
 from nisbench.errors import NisbenchError
 from nisbench.logs import log
 from nisbench.params.training import Precision
@@ -35,22 +35,29 @@ def device(
     With `deterministic`, a GPU sums in one order only; torch refuses what has none. `precision` is that of its matrix products.
 
     Snakemake does not say which GPU a job may use. On a machine of several, each job therefore locks one until it is
-    done, and waits while all are taken. Only those that CUDA_VISIBLE_DEVICES lets through are there to be locked.
+    done, and waits while all are taken. Only those that CUDA_VISIBLE_DEVICES lets through are there to be locked, parts of a GPU
+    (MIG) among them.
     """
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
-    wanted = check(setting)
-    if not wanted:
+    if setting == "cpu":
         yield torch.device("cpu")
         return
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    with _one_of(wanted) as index:
-        torch.cuda.set_device(index)
-        yield torch.device("cuda", index)
+    with _one_instance() as held:
+        wanted = check(setting)
+        if not wanted:
+            yield torch.device("cpu")
+            return
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        by_name = {str(torch.cuda.get_device_properties(index).uuid): index for index in wanted}
+        with nullcontext(next(iter(by_name))) if held else _one_of(list(by_name)) as name:
+            index = by_name[name]
+            torch.cuda.set_device(index)
+            yield torch.device("cuda", index)
 
 
 def keep_freed_memory() -> None:
@@ -78,17 +85,39 @@ def check(setting: str) -> list[int]:
 
 
 @contextmanager
-def _one_of(indices: list[int]) -> Iterator[int]:
+def _one_instance() -> Iterator[bool]:
+    """Where there are several parts of GPUs, of which CUDA shows a process the first only: have it show one that is locked.
+
+    Whether there are.
+    """
+    before, names = os.environ.get(gpus.VARIABLE), gpus.visible()
+    if len(names) < 2 or not all(name.startswith(gpus.INSTANCE) for name in names) or torch.cuda.is_initialized():
+        yield False
+        return
+    with _one_of(names) as name:
+        os.environ[gpus.VARIABLE] = name
+        try:
+            yield True
+        finally:
+            if before is None:
+                del os.environ[gpus.VARIABLE]
+            else:
+                os.environ[gpus.VARIABLE] = before
+
+
+@contextmanager
+def _one_of(names: list[str]) -> Iterator[str]:
+    """One of several GPUs, by its unique name, that no other job of this user holds."""
     folder = Path(tempfile.gettempdir(), f"nisbench-gpus-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     waiting = False
     while True:
-        for index in indices:
-            lock = locks.take(folder / f"{torch.cuda.get_device_properties(index).uuid}.lock")
+        for name in names:
+            lock = locks.take(folder / f"{name.replace('/', '_')}.lock")
             if lock is None:
                 continue
             try:
-                yield index
+                yield name
             finally:
                 lock.release()
             return
