@@ -7,7 +7,7 @@ READY = $(ENVIRONMENT)/ready
 IN_ENVIRONMENT = PATH="$(CURDIR)/$(ENVIRONMENT)/bin:$$PATH"
 LINT = ruff check && ruff format --check && snakefmt --check Snakefile workflow && mypy
 
-.PHONY: demo check test golden docs lint clean
+.PHONY: demo check test gpu golden docs lint clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -23,6 +23,10 @@ check: lint
 test: lint
 	@$(IN_ENVIRONMENT) python -m pytest -n 2 -m 'not pipeline'
 	@$(IN_ENVIRONMENT) python -m pytest -n 2 --dist loadfile -m pipeline  # tests of a file share a project
+
+# On a machine with a GPU: its tests, and the benchmark of the card. Eight minutes at most.
+gpu: $(READY)
+	@$(IN_ENVIRONMENT) python -m tests.gpu
 
 # After a change to the core: compute the golden values again and, where they are as before, record its source.
 golden: $(READY)

@@ -12,8 +12,10 @@ import typer
 from rich.console import Console
 from tabulate import tabulate
 
+from benchmarks import card as card_report
 from benchmarks import limits, scale
 from benchmarks import lookup as lookup_case
+from benchmarks.card import Work
 from benchmarks.case import STEPS
 from benchmarks.cases import CLICK_MODELS, MODES, RATING_MODELS, SHAPES, models_of
 from benchmarks.libraries import LIBRARIES, WITHOUT
@@ -54,6 +56,16 @@ def main(
     curve: Annotated[
         bool, typer.Option(help="Instead, time steps against the number of features, batch and K.")
     ] = False,
+    card: Annotated[
+        bool,
+        typer.Option(
+            help="Instead, all that is to be known of a GPU, in six minutes; what `--device cuda` does where nothing is chosen."
+        ),
+    ] = False,
+    movielens_1m: Annotated[
+        Path | None, typer.Option(help="With --card: ml-1m.zip, on which one search is done, too.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Of --card, at most.")] = 6,
     lookup: Annotated[
         int | None,
         typer.Option(
@@ -69,22 +81,38 @@ def main(
     its own.
 
     Example: nisbench bench --shape movielens_1m --model mf
+    Example: nisbench bench --device cuda
     """
     check(shape or [], model or [], mode or [], k)
+    if card or (device.startswith("cuda") and not any([shape, model, mode, curve, lookup, libraries])):
+        show_card(Work(device, threads, k, batch_size, rounds=rounds, minutes=minutes, movielens_1m=movielens_1m))
+        return
     common = {"k": k, "batch_size": batch_size, "threads": threads, "device": device}
     if curve or lookup:
         show_curve(common, model or ["mf", "deepfm"]) if curve else show_lookup(common, lookup or 0, rounds)
         return
+    show_cases(common, shape or list(SHAPES), model, mode or list(MODES), rounds, libraries)
+
+
+def show_cases(
+    common: dict[str, Any],
+    wanted: list[str],
+    model: list[str] | None,
+    modes: list[str],
+    rounds: int,
+    libraries: Path | None,
+) -> None:
+    """Time models in every mode, print a table and append it to results/benchmarks/ledger.csv."""
+    device, threads = common["device"], common["threads"]
     with held_device(device, threads) as held:
         machine = limits.measure(held)
     console.print(
         f"{machine.bandwidth / 1e9:.1f} GB/s, {machine.peak / 1e9:.0f} GFLOP/s on {held} with {threads} threads"
     )
     records: list[dict[str, Any]] = []
-    for shape_name in shape or SHAPES:
+    for shape_name in wanted:
         for name in chosen_models(shape_name, model):
             console.print(f"{shape_name} {name} ...")
-            modes = mode or list(MODES)
             case = {"shape": shape_name, "model": name, "modes": modes, "rounds": rounds}
             limit = {"bandwidth": machine.bandwidth, "peak": machine.peak}
             found = run("benchmarks.case", common | case | limit)
@@ -95,8 +123,8 @@ def main(
             for library in LIBRARIES if libraries else ():
                 if (library, name) not in WITHOUT:
                     steps = max(4, STEPS[shape_name])
-                    given = [library, name, shape_name, "--threads", threads, "--k", k, "--batch-size", batch_size]
-                    given += ["--steps", steps]
+                    given = [library, name, shape_name, "--threads", threads, "--k", common["k"]]
+                    given += ["--batch-size", common["batch_size"], "--steps", steps]
                     told = run_in(str(libraries), ["-m", "benchmarks.libraries", *map(str, given)])
                     for record in found:
                         record[library] = record["instances_per_second"] / told["instances_per_second"]
@@ -119,6 +147,14 @@ def main(
             body, heads, tablefmt="pipe", disable_numparse=True, colalign=["left"] * 3 + ["right"] * (len(heads) - 3)
         )
     )
+
+
+def show_card(work: Work) -> None:
+    """Measure a card, print what was found, keep it in results/benchmarks/card.json and append its rows to the ledger."""
+    found = card_report.measured(work, LEDGER.with_name("card.json"), console.print)
+    more = ("captured", "not_captured", "compiled")
+    keep(LEDGER, [{key: value for key, value in record.items() if key not in more} for record in found["records"]])
+    print(card_report.shown(found))
 
 
 def check(shape: list[str], model: list[str], mode: list[str], k: int) -> None:

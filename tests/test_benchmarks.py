@@ -1,7 +1,9 @@
 """The benchmarks time what they say, and keep what they found."""
 
 import csv
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as main
-from benchmarks import case, cases, limits, lookup, scale, textbook
+from benchmarks import card, case, cases, limits, lookup, scale, textbook
 from nisbench.cost import shapes
 from nisbench.data.instances import Instances
 from nisbench.errors import NisbenchError
 from nisbench.models import recommender as recommenders
+from tests.helpers.archives import zipped
 from tests.helpers.paths import ROOT
 
 SMALL = {
@@ -88,6 +91,85 @@ def test_a_curve_s_point_says_what_it_costs(monkeypatch):
     assert 0 < found["rows"] <= 64
     assert found["step_ms"] > 0
     assert found["table_mib"] == 1000 * 16 * 4 / 2**20
+
+
+@pytest.fixture
+def small_cards(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shapes_of = {"movielens_20m": shapes.of_ratings(3000, 1000, 1000), "criteo": shapes.of_clicks(2, 3, 3000, 1000)}
+    monkeypatch.setattr(card, "SHAPES", shapes_of)
+    monkeypatch.setattr(card, "COMPARED_BATCH", 64)
+    monkeypatch.setattr("nisbench.training.train_step.LARGE", 0)
+    monkeypatch.setattr(card.limits, "measure", lambda _device: limits.Machine(1e10, 1e11))
+    return card.Work("cpu", 1, 16, 64, steps=3, rounds=1, compiled=False, study=None)
+
+
+@pytest.mark.slow
+def test_a_card_s_report_has_every_case(small_cards, tmp_path):
+    found = card.measured(small_cards, tmp_path / "card.json", lambda _line: None)
+    assert json.loads((tmp_path / "card.json").read_text()) == found
+    cases_of = [(record["shape"], record["model"], record["mode"]) for record in found["records"]]
+    assert cases_of == [(*each, mode) for each in card.CASES for mode in ("plain", "dnis")]
+    for record in found["records"]:
+        assert record["instances_per_second"] > 0
+        assert record["of_limit"] > 0
+        assert record["ratio"] == record["instances_per_second"] / record["textbook"]
+        assert record["captured"] is False
+    assert all(each["equal"] for each in found["equality"])
+    assert len(found["equality"]) == 6
+    table = card.shown(found)
+    assert "in all cases" in table
+    assert table.count("| criteo") == 4
+    assert "left out" not in table
+
+
+def test_what_a_card_s_report_has_no_time_for_is_left_out(small_cards, tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "CASES", card.CASES[:1])
+    work = replace(small_cards, minutes=0.0, study="paper")
+    monkeypatch.setattr(
+        card.subprocess, "run", lambda *_, timeout, **__: pytest.fail("there was no time") if timeout > 1 else late()
+    )
+
+    def late():
+        raise card.subprocess.TimeoutExpired("nisbench", 1)
+
+    found = card.measured(work, tmp_path / "card.json", lambda _line: None)
+    assert found["study"] is None
+    assert [each.split(":")[0] for each in found["left_out"]] == ["textbook", "the projection of paper"]
+
+
+@pytest.mark.usefixtures("small_cards")
+def test_a_card_s_steps_that_differ_are_seen(monkeypatch):
+    case_ = ("movielens_20m", "mf", "plain", 16, torch.device("cpu"))
+    assert card.compared(*case_)["losses"] == 0
+    runs = iter([0.0, 1e-3])
+    losses = card.TimedTraining.steps
+
+    def wrong(training):
+        count = losses(training)
+        training.loop.losses[0] += next(runs)
+        return count
+
+    monkeypatch.setattr(card.TimedTraining, "steps", wrong)
+    assert not card.compared(*case_)["equal"]
+
+
+def test_a_card_s_report_does_a_real_search(small_cards, tmp_path, monkeypatch):
+    """On an archive in MovieLens-1M's layout."""
+    generator = np.random.default_rng(1)
+    pairs = generator.permutation(40 * 30)[:600]
+    lines = "".join(f"{1 + p // 30}::{1 + p % 30}::{generator.integers(1, 6)}::{p}\n" for p in pairs)
+    archive = zipped(tmp_path / "ml-1m.zip", {"ml-1m/ratings.dat": lines})
+    whole = card.load(ROOT, overlays=[])
+    dataset = whole.params.datasets["movielens_1m"].model_copy(update={"md5": None})
+    few = whole.params.training.model_copy(update={"max_epochs": 2, "batch_size": 64, "base_dimension": 4})
+    params = whole.params.model_copy(
+        update={"datasets": {**whole.params.datasets, "movielens_1m": dataset}, "training": few}
+    )
+    monkeypatch.setattr(card, "load", lambda *_, **__: replace(whole, params=params))
+    found = card.real_search(archive, small_cards.device)
+    assert found["epochs"] == 2
+    assert 0 < found["validation_loss"] < 10
 
 
 def test_lookups_are_timed_in_all_layouts(monkeypatch):

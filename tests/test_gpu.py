@@ -1,11 +1,17 @@
 """The same run twice on a GPU: the same bytes where asked for, and within a stated tolerance where not; and a CPU beside it."""
 
+import multiprocessing
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from nisbench import machine
-from nisbench.training import train_step
+from nisbench.embedding import distinct_rows
+from nisbench.embedding.distinct_rows import DistinctRows
+from nisbench.training import lazy_adam_static, lazy_adam_torch, step_loop, train_step
+from nisbench.training.lazy_adam_static import StaticLazyAdam
 from tests.helpers.training import PARAMS, prune_settings, run_pruning, run_search, search_settings, tiny_data
 
 pytestmark = [
@@ -67,3 +73,98 @@ def test_other_runs_are_within_the_tolerance(task, model, method, data_of, tmp_p
     print(f"largest relative difference: {differences[0]:.1e} to another run, {differences[1]:.1e} to a CPU")
     assert max(differences) < TOLERANCE
     assert PARAMS.training.deterministic is False
+
+
+# --- steps that are captured ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["dense", "static"])
+@pytest.mark.parametrize(("task", "model", "method"), CASES)
+def test_captured_steps_give_the_same_bytes(task, model, method, lazy, data_of, tmp_path, monkeypatch):
+    if lazy:
+        if method == "mde_projected":
+            pytest.skip("projected embeddings are trained as a whole")
+        monkeypatch.setattr(train_step, "worth_reading_rows", lambda *_: True)
+    captures = []
+    capture = step_loop.capture
+    monkeypatch.setattr(step_loop, "capture", lambda work: captures.append(capture(work)) or captures[-1])
+    settings = search_settings(task, model, method)
+    captured = run(settings, data_of[task], tmp_path / "captured", "cuda", deterministic=True)
+    monkeypatch.setattr(step_loop, "can_capture", lambda _device: False)
+    plain = run(settings, data_of[task], tmp_path / "plain", "cuda", deterministic=True)
+    assert bool(captures) == (method != "mde_projected")
+    assert (captured[0] == plain[0]).all()
+    assert captured[1:] == plain[1:]
+
+
+def search(settings, data, folder):
+    """In a process of its own."""
+    with machine.device("cuda", 1, deterministic=True) as used:
+        run_search(settings, data, folder, used)
+
+
+@pytest.mark.parametrize(("task", "model"), [("rating", "mf"), ("ctr", "deepfm")])
+def test_a_search_that_is_killed_ends_with_the_same_bytes(task, model, data_of, tmp_path):
+    settings = search_settings(task, model, "dnis", max_epochs=40, patience=40)
+    processes = multiprocessing.get_context("spawn")
+    search(settings, data_of[task], tmp_path / "whole")
+    job = processes.Process(target=search, args=(settings, data_of[task], tmp_path / "killed"))
+    job.start()
+    while job.is_alive() and not list((tmp_path / "killed").glob("trials/*checkpoint*")):
+        time.sleep(0.01)
+    assert job.is_alive(), "it was done before it could be killed"
+    job.kill()
+    job.join()
+    search(settings, data_of[task], tmp_path / "killed")
+    name = "weights.safetensors"
+    assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# --- kernels --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 5, 64, 300])
+def test_sums_by_row_are_those_of_double_precision(width):
+    generator = torch.Generator().manual_seed(1)
+    ids = (torch.rand(4096, 39, generator=generator) ** 4 * 100_000).int()
+    ids[:, :13] = torch.arange(13)
+    values, gradient = torch.rand(4096, 39, generator=generator), torch.randn(4096, width, generator=generator)
+    distinct = DistinctRows.of(ids.cuda(), 80_000)
+    kernels = distinct_rows.triton_kernels(distinct.rows.device)
+    assert kernels is not None, "torch has no Triton here"
+    summed = kernels.summed_by_row(gradient.cuda(), values.cuda(), distinct)
+    again = kernels.summed_by_row(gradient.cuda(), values.cuda(), distinct)
+    assert torch.equal(summed, again)
+    count, rows = int(distinct.count), distinct.rows.cpu()
+    exact = torch.zeros(100_013, width, dtype=torch.float64)
+    exact.index_add_(0, ids.flatten().long(), (gradient.double()[:, None] * values.double()[..., None]).flatten(0, 1))
+    torch.testing.assert_close(summed[:count].cpu().double(), exact[rows[:count]], rtol=1e-5, atol=1e-4)
+    assert (summed[count:] == 0).all()
+
+
+@pytest.mark.parametrize("kernels", ["triton", "torch"])
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_lazy_steps_equal_dense_adam(kernels, scale, monkeypatch):
+    """3,000 steps of skewed accesses, against torch's Adam in double precision."""
+    if kernels == "torch":
+        monkeypatch.setattr(lazy_adam_static, "kernels_for", lambda _device: lazy_adam_torch)
+    generator = torch.Generator(device="cuda").manual_seed(1)
+    start = [torch.randn(shape, generator=generator, device="cuda") for shape in ((500, 64), (500,), (500, 300))]
+    dense = [table.double().requires_grad_() for table in start]
+    adam, mine = torch.optim.Adam(dense, 1e-2, fused=True), [table.clone() for table in start]
+    lazy, probability = StaticLazyAdam(mine), (1.0 + torch.arange(500, device="cuda")) ** -1.2
+    for _ in range(3000):
+        ids = torch.multinomial(probability, 40, replacement=True, generator=generator).view(20, 2)
+        distinct = DistinctRows.of(ids, 500)
+        lazy.reserve(1, 1e-2)
+        leaves = lazy.read(distinct, 1e-2)
+        used = (torch.arange(len(distinct), device="cuda") < distinct.count).double()
+        for table, leaf in zip(dense, leaves, strict=True):
+            leaf.grad = torch.randn(leaf.shape, generator=generator, device="cuda") * scale
+            weighted = leaf.grad.double() * used.view(-1, *[1] * (leaf.dim() - 1))
+            table.grad = torch.zeros_like(table).index_add_(0, distinct.rows, weighted)
+        lazy.step(distinct, leaves, 1e-2)
+        adam.step()
+    lazy.catch_up_all(1e-2)
+    for ours, theirs in zip(mine, dense, strict=True):
+        assert (ours - theirs).abs().max() < 2e-5

@@ -93,13 +93,14 @@ class FusedFactorisation(nn.Module):
         super().__init__()
         self.mean, self.first_order = models[0].mean, models[0].first_order
         self.averages, self.widths = models[0].reduce is torch.mean, list(widths)
+        self.register_buffer("divisors", torch.tensor(self.widths, dtype=torch.float32), persistent=False)
 
     def forward(self, embeddings: Embeddings, first_order: Tensor | None) -> Tensor:
         """(B, 2, columns) embeddings, (B, T) sums of biases if any -> (B, T) predictions."""
         user, item = embeddings.dense().unbind(1)
         products: Tensor = SegmentSum.apply(user * item, self.widths)  # type: ignore[no-untyped-call]
         if self.averages:
-            products = products / torch.tensor(self.widths, dtype=products.dtype, device=products.device)
+            products = products / self.divisors
         rating = self.mean + products
         return rating if first_order is None else rating + first_order
 

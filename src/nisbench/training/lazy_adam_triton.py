@@ -108,12 +108,12 @@ def _catch_up(
         below, theta = _theta(second, scale)
         value = tl.load(of_since + DEGREE, mask=behind, other=0.0)[:, None] * theta
         for power in tl.static_range(1, DEGREE):
-            value = (value + tl.load(of_since + DEGREE - power, mask=behind, other=0.0)[:, None]) * theta
+            value = (value + tl.load(of_since + (DEGREE - power), mask=behind, other=0.0)[:, None]) * theta
         before = (value + tl.load(of_since, mask=behind, other=0.0)[:, None]) * first / below
         below, theta = _theta(second_now, tl.load(of_now + SCALE))
         value = tl.load(of_now + DEGREE) * theta
         for power in tl.static_range(1, DEGREE):
-            value = (value + tl.load(of_now + DEGREE - power)) * theta
+            value = (value + tl.load(of_now + (DEGREE - power))) * theta
         weight -= rate * (before - (value + tl.load(of_now)) * first_now / below)
         tl.store(w + place, weight, mask=move)
         tl.store(m + place, first_now, mask=move)
