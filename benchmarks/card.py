@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -140,7 +141,7 @@ def timed(
         modes.append(("plain, tf32", "plain"))
     for name, mode in modes:
         with_precision = _with_tf32 if name.endswith("tf32") else _as_it_is
-        rate, eager, captured, peak = with_precision(lambda mode=mode: _rate(shape, model, mode, work, device))
+        rate, eager, captured, peak = with_precision(partial(_rate, shape, model, mode, work, device))
         rates[name] = rate
         data = shapes.generate(shape, work.steps * work.batch_size, device)
         least = limits.seconds(machine, model, shape, data, work.k, work.batch_size, mode) / work.batch_size
@@ -195,10 +196,14 @@ def baselines(shape_name: str, model: str, work: Work, device: torch.device, rep
         try:
             sum(itertools.islice(loop, 3))  # warms up, and compiles
             count = 8 if name == "textbook" else work.steps
-            found[name] = 1 / per(lambda loop=loop, count=count: sum(itertools.islice(loop, count)))
+            found[name] = 1 / per(partial(_sum_of, loop, count))
         except RuntimeError as error:  # no compiler
             report.leave_out(f"{name}: {shape_name} {model}: {' '.join(str(error).split())[:200]}")
     return found
+
+
+def _sum_of(loop: Iterator[int], count: int) -> int:
+    return sum(itertools.islice(loop, count))
 
 
 def _as_it_is(work: Callable[[], Any]) -> Any:

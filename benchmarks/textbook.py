@@ -96,6 +96,6 @@ def compiled_steps(
         for start in range(0, len(data), batch_size):
             batch = data[order[start : start + batch_size]]
             adam.zero_grad()
-            compiled(batch.ids, batch.values, batch.labels).backward()
+            compiled(batch.ids, batch.values, batch.labels).backward()  # type: ignore[no-untyped-call]
             adam.step()
             yield len(batch)

@@ -91,7 +91,7 @@ def _one_instance() -> Iterator[bool]:
     Whether there are.
     """
     before, names = os.environ.get(gpus.VARIABLE), gpus.visible()
-    if len(names) < 2 or not all(name.startswith(gpus.INSTANCE) for name in names) or torch.cuda.is_initialized():
+    if len(names) < 2 or not all(name.startswith(gpus.INSTANCE) for name in names) or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield False
         return
     with _one_of(names) as name:

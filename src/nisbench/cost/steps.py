@@ -70,8 +70,8 @@ class TimedTraining:
     def steps(self, count: int | None = None) -> int:
         """A step on each batch of the search's instances, or on the first ones, as in `trainer.run_epoch`; returns their number."""
         data, learns = self.search.data.training, self.selection_optimizer is not None
-        held_out = (data, self.order.roll(-self.batch_size)) if learns else (None, None)
-        self.loop.begin(data, self.order, *held_out, self.learning_rate)
+        held_out, their_order = (data, self.order.roll(-self.batch_size)) if learns else (None, None)
+        self.loop.begin(data, self.order, held_out, their_order, self.learning_rate)
         self.loop.run(count)
         return self.loop.done
 

@@ -104,7 +104,8 @@ def summed_by_row(gradient: Tensor, weights: Tensor | None, distinct: DistinctRo
     each = gradient if per == 1 else gradient.repeat_interleave(per, 0)
     if weights is not None:
         each = each * weights.flatten()[:, None]
-    return torch.ops.aten.embedding_dense_backward(each, distinct.at.flatten(), len(distinct), -1, False)
+    by_row: Tensor = torch.ops.aten.embedding_dense_backward(each, distinct.at.flatten(), len(distinct), -1, False)
+    return by_row
 
 
 @cache

@@ -15,6 +15,9 @@ from nisbench.embedding.distinct_rows import DistinctRows
 CHUNK = 32
 """Occurrences that a program sums."""
 
+WARPS = 4
+"""That share this work: of fewer, each would hold more of the tile than there are registers."""
+
 PROGRAMS = 4096
 """Of a kernel that goes through as many rows as there are: enough to fill the largest GPUs."""
 
@@ -31,7 +34,7 @@ def summed_by_row(gradient: Tensor, weights: Tensor | None, distinct: DistinctRo
     by_instance = n // len(gradient)
     _sum_chunks[(chunks, columns)](
         gradient, gradient if weights is None else weights.contiguous(), distinct.order, distinct.number, partial,
-        n, width, by_instance, WEIGHTED=weights is not None, CHUNK=CHUNK, BLOCK=block, num_warps=4,
+        n, width, by_instance, WEIGHTED=weights is not None, CHUNK=CHUNK, BLOCK=block, num_warps=WARPS,
     )  # fmt: skip
     _add_chunks[(min(most, PROGRAMS), columns)](
         partial, distinct.starts, distinct.count, summed, width, CHUNK=CHUNK, BLOCK=block, num_warps=1

@@ -89,6 +89,8 @@ class SegmentSum(torch.autograd.Function):
 class FusedFactorisation(nn.Module):
     """T matrix factorisations, each on its segment of the columns."""
 
+    divisors: Tensor
+
     def __init__(self, models: Sequence[MatrixFactorisation], widths: Sequence[int]) -> None:
         super().__init__()
         self.mean, self.first_order = models[0].mean, models[0].first_order

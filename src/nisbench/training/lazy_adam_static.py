@@ -48,6 +48,7 @@ class StaticLazyAdam:
         self.synced = torch.zeros(len(tables[0]), dtype=torch.int32, device=device)
         """(N,) the step, likewise, up to which each row is up to date."""
         self.every = torch.arange(len(tables[0]), device=device)
+        self.filled: int
         self._begin(0)
 
     def reserve(self, steps: int, learning_rate: float) -> None:
@@ -116,7 +117,8 @@ class StaticLazyAdam:
 
     def _begin(self, step: int) -> None:
         """All rows are up to date: the schedule begins with what comes after so many steps."""
-        self.begun, self.reserved, self.filled = step, 0, 0
+        self.begun, self.reserved = step, 0
+        self.filled = 0
         self.now.zero_()
         self.synced.zero_()
 

@@ -13,15 +13,11 @@ class SelectionOptimizer(Protocol):
 
     A class that derives from this one needs only those methods that do something, and state that outlasts a kill. On a GPU, steps
     of the weights are captured and replayed: the selection and the weights are to be changed in place.
+
+    A class may have an attribute `capturable`. True says that `step`, too, may be captured: it does the same operations of torch
+    each time, on the device. None depends on a value that the host knows, such as the step's number or a random number; none makes
+    the host wait.
     """
-
-    @property
-    def capturable(self) -> bool:
-        """Whether a step may be captured with the one of the weights: it does the same operations of torch each time, on the device.
-
-        None depends on a value that the host knows, such as the step's number or a random number; none makes the host wait.
-        """
-        return False
 
     def begin_epoch(self, recommender: Recommender, learning_rate: float) -> None:
         """Called before an epoch's first step, with the learning rate that the weights have in it."""

@@ -249,7 +249,7 @@ def capture(work: Callable[[], None]) -> Replay:
 @cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream of all captured work on a GPU: the default one cannot be captured."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class on_side_stream:  # noqa: N801 - used like a function

@@ -1,7 +1,8 @@
 """One training step: forward pass, loss, gradients, Adam; on whole tables or, with the same result, a batch's rows."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ MOST_RESERVED = LONGEST
 
 LARGE = 1 << 22
 """A table of this many weights no longer fits into a CPU's cache: reading only a batch's rows is cheaper."""
+
+
+RowsAdam = TypeVar("RowsAdam", LazyAdam, StaticLazyAdam)
 
 
 class TrainStep(Protocol):
@@ -109,14 +113,13 @@ class DenseStep:
         return [self.adam, *(optimizer for optimizer, _ in self.own)]
 
 
-class _StepOnRows:
+class _StepOnRows(Generic[RowsAdam]):
     """What both kinds of steps on a batch's rows share."""
 
-    rows: LazyAdam | StaticLazyAdam
-
-    def __init__(self, recommender: Recommender, task: Task) -> None:
+    def __init__(self, recommender: Recommender, task: Task, rows: Callable[[list[Tensor]], RowsAdam]) -> None:
         self.recommender, self.task = recommender, task
         self.tables = recommender.row_parameters()
+        self.rows: RowsAdam = rows(list(self.tables.values()))
         others = {n: p for n, p in recommender.named_parameters() if p.requires_grad and n not in self.tables}
         self.others = Adam(others)
 
@@ -142,14 +145,13 @@ class _StepOnRows:
         return loss.detach()
 
 
-class LazyStep(_StepOnRows):
+class LazyStep(_StepOnRows[LazyAdam]):
     """Adam on the rows that a batch reads, and on all parameters without rows; see `lazy_adam`. For a CPU."""
 
     capturable = False
 
     def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
-        super().__init__(recommender, task)
-        self.rows = LazyAdam(list(self.tables.values()), settings.learning_rate)
+        super().__init__(recommender, task, lambda tables: LazyAdam(tables, settings.learning_rate))
         self.place = torch.zeros(recommender.embedding.features, dtype=torch.int32, device=self.rows.device)
 
     def reserve(self, steps: int, learning_rate: float) -> None:
@@ -181,13 +183,12 @@ class LazyStep(_StepOnRows):
         return rows, self.place.index_select(0, flat).view(ids.shape)
 
 
-class StaticLazyStep(_StepOnRows):
+class StaticLazyStep(_StepOnRows[StaticLazyAdam]):
     """The same for a GPU: in tensors of fixed shapes, without the host; see `lazy_adam_static`."""
 
     def __init__(self, recommender: Recommender, task: Task, settings: Training) -> None:
-        super().__init__(recommender, task)
+        super().__init__(recommender, task, StaticLazyAdam)
         self.learning_rate = settings.learning_rate
-        self.rows = StaticLazyAdam(list(self.tables.values()))
         self.capturable = is_capturable(recommender)
 
     def reserve(self, steps: int, learning_rate: float) -> None:

@@ -8,7 +8,9 @@ device within an epoch, except where a method must (second-order DNIS, projectio
 import logging
 import math
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -206,12 +208,37 @@ def check_finite(step_losses: Tensor, validation_loss: float, epoch: int) -> Non
 
 
 def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:
-    """(length,) indices below `n`: random orders of all `n` in a row, fixed by `seeds` (run, epoch) and `stream`."""
+    """(length,) indices below `n`: random orders of all `n` in a row, fixed by `seeds` (run, epoch) and `stream`.
+
+    A GPU is done with an epoch soon: for it, the next epoch's order is drawn meanwhile.
+    """
+    if device.type == "cpu":
+        return drawn(n, length, seeds, stream)
+    order = _DRAWN_AHEAD.pop((n, length, seeds, stream), None)
+    now = order.result() if order else drawn(n, length, seeds, stream)
+    following = seeds[0], seeds[1] + 1
+    _DRAWN_AHEAD[n, length, following, stream] = _drawer().submit(drawn, n, length, following, stream)
+    while (
+        len(_DRAWN_AHEAD) > 2
+    ):  # one of training's and one of validation's; those of a trial that has ended are not wanted
+        del _DRAWN_AHEAD[next(iter(_DRAWN_AHEAD))]
+    return now.to(device)
+
+
+def drawn(n: int, length: int, seeds: tuple[int, int], stream: Stream) -> Tensor:
+    """The same on the CPU: there, so that CPU and GPU runs see the same batches."""
     run_seed, epoch = seeds
-    # Drawn on the CPU, so that CPU and GPU runs see the same batches.
     generator = torch.Generator().manual_seed(derived(run_seed, stream, epoch))
     orders = [torch.randperm(n, generator=generator) for _ in range(-(-length // n))]
-    return torch.cat(orders)[:length].to(device)
+    return torch.cat(orders)[:length]
+
+
+_DRAWN_AHEAD: dict[tuple[int, int, tuple[int, int], Stream], Future[Tensor]] = {}
+
+
+@cache
+def _drawer() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="orders")
 
 
 @torch.no_grad()
