@@ -185,9 +185,11 @@ def baselines(shape_name: str, model: str, work: Work, device: torch.device, rep
     data = shapes.generate(shape, work.steps * work.batch_size, device)
     on_cpu = type(data)(data.ids.cpu(), data.labels.cpu(), None if data.values is None else data.values.cpu())
     found: dict[str, float | None] = {}
-    loops = {"textbook": lambda: textbook.steps(model, shape, on_cpu, work.k, work.batch_size, device)}
+    loops: dict[str, Callable[[], Iterator[int]]] = {
+        "textbook": partial(textbook.steps, model, shape, on_cpu, work.k, work.batch_size, device)
+    }
     if work.compiled:
-        loops["compiled"] = lambda: textbook.compiled_steps(model, shape, data, work.k, work.batch_size, device)
+        loops["compiled"] = partial(textbook.compiled_steps, model, shape, data, work.k, work.batch_size, device)
     for name, begin in loops.items():
         if report.left < COMPILE_SECONDS:
             report.leave_out(f"{name}: {shape_name} {model}")
