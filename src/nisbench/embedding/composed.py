@@ -57,6 +57,7 @@ class ComposedTable(Table):
 class HashedTable(ComposedTable):
     """Features of the same `row` have the same embedding."""
 
+    capturable = True
     weight: nn.Parameter
     row: Tensor
 
@@ -76,6 +77,8 @@ class HashedTable(ComposedTable):
 
 class QuotientRemainderTable(ComposedTable):
     """The product, or the sum, of two rows: no two features share both."""
+
+    capturable = True
 
     quotient: nn.Parameter
     remainder: nn.Parameter
@@ -114,6 +117,8 @@ class QuotientRemainderTable(ComposedTable):
 
 class LowRankTable(ComposedTable):
     """Each field's table is left (n, r) times right (r, width); a field whose rank is the width has a table of its own."""
+
+    capturable = True
 
     def __init__(
         self, drawn: SelectedTable, sizes: Sequence[int], ranks: Sequence[int], generator: torch.Generator

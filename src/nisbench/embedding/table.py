@@ -43,7 +43,8 @@ class Table(nn.Module, ABC):
     """(N, width): how the search ranked the weights for pruning, the least first; None = it did not."""
     capturable: bool = False
     """Whether `forward` and `penalty` do the same operations of torch at every step, on tensors of the same shapes, and neither
-    read values on the host nor draw numbers there. On a GPU, steps are then captured once and replayed."""
+    read values on the host nor draw numbers there. On a GPU, steps are then captured once and replayed. It is not inherited: a
+    class with a `forward` of its own says it again."""
 
     weight: nn.Parameter
     """(N, width); a table without such weights says otherwise what its size is."""

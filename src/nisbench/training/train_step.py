@@ -218,7 +218,7 @@ class StaticLazyStep(_StepOnRows[StaticLazyAdam]):
 def is_capturable(recommender: Recommender) -> bool:
     """Whether a recommender's forward pass may be captured. A model says no by an attribute `capturable`."""
     return (
-        recommender.embedding.capturable
+        bool(vars(type(recommender.embedding)).get("capturable", False))
         and recommender.projection is None
         and bool(getattr(recommender.model, "capturable", True))
     )
