@@ -12,8 +12,11 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MINUTES, TESTS = 8.0, 2.5
+MINUTES, TESTS = 8.0, 3.0
 """In all, and of the tests at most."""
+
+NEWEST = "captured or killed or dense_adam or sums_by_row"
+"""Tests that come first: where time runs out, those of what has run on a card before are left out."""
 
 
 def main() -> int:
@@ -27,10 +30,13 @@ def main() -> int:
     log = ROOT / "logs" / "gpu-tests.log"
     log.parent.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
-    tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    status, said = run(tests, min(60 * TESTS, end - time.monotonic()), environment)
-    log.write_text(said)
-    print("\n".join(said.splitlines()[-25:]), flush=True)
+    tests = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "--tb=short", "-p", "no:cacheprovider"]
+    until, status, logged = time.monotonic() + 60 * TESTS, 0, ""
+    for chosen in (NEWEST, f"not ({NEWEST})"):
+        of_these, said = run([*tests, "-k", chosen], until - time.monotonic(), environment)
+        status, logged = status or of_these, logged + said
+        print("\n".join(said.splitlines()[-20:]), flush=True)
+    log.write_text(logged)
     left = (end - time.monotonic()) / 60 - 0.25  # the benchmark's own imports
     command = [sys.executable, "-m", "benchmarks", "--card", "--device", options.device, "--minutes", f"{left:.2f}"]
     if options.movielens_1m:

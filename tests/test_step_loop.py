@@ -11,9 +11,10 @@ import torch
 from nisbench.cost import shapes
 from nisbench.cost.steps import search_in
 from nisbench.data.instances import Instances
+from nisbench.search.dnis import first_order
 from nisbench.training import step_loop, train_step
 from nisbench.training.step_loop import StepLoop
-from nisbench.training.train_step import DenseStep, StaticLazyStep
+from nisbench.training.train_step import DenseStep, LazyStep, StaticLazyStep
 from tests.helpers.graphs import captured_on_cpu
 from tests.helpers.paths import ROOT
 from tests.helpers.training import (
@@ -150,3 +151,20 @@ def test_kernels_compile_for_an_h100(tmp_path):
     spilled = [int(count) for count in re.findall(r"(\d+) bytes spill", done.stdout)]
     assert "registers" in done.stdout
     assert max(spilled, default=0) < 100
+
+
+@pytest.mark.parametrize("kind", [LazyStep, StaticLazyStep])
+@pytest.mark.parametrize("model", ["fm", "deepfm"])
+def test_a_selection_s_gradient_is_the_same_by_rows(model, kind):
+    """On the batch's distinct rows, once they were found by `sync`, and on all occurrences."""
+    search = search_in(shapes.of_clicks(2, 3, 3000, 1000), search_settings("ctr", model, "dnis"), CPU, steps=2)
+    recommender, task = search.recommender(search.specs()[0]), search.data.task
+    stepper = kind(recommender, task, search.settings.training)
+    batch, held_out = search.data.training[:256], search.data.training[256:]
+    stepper.reserve(1, 0.01)
+    stepper.step(batch, 0.01)
+    stepper.sync(held_out)
+    by_rows = first_order(recommender, task, held_out)
+    assert recommender.read is not None
+    recommender.read = None
+    torch.testing.assert_close(by_rows, first_order(recommender, task, held_out), rtol=1e-5, atol=1e-8)
