@@ -9,6 +9,8 @@ from importlib.metadata import version
 from nisbench import gpus
 
 if workflow.resource_settings.nodes is None and "gpu" not in workflow.global_resources:
-    _uses_gpus = PLAN.config.params.training.device != "cpu" and not version("torch").endswith("+cpu")
+    _uses_gpus = PLAN.config.params.training.device != "cpu" and not version(
+        "torch"
+    ).endswith("+cpu")
     if _uses_gpus and (_count := len(gpus.visible())):
         workflow.global_resources["gpu"] = _count
