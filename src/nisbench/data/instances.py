@@ -1,14 +1,21 @@
-"""Instances in memory: three tensors on the training device."""
+"""Instances in memory, on the training device, or in files that are mapped into memory."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from nisbench.data.parquet import Field, open_instances
+from nisbench.data.parquet import Field, InstancesFile, open_instances
+from nisbench.files import atomic_write
+from nisbench.progress import Heartbeat, share
+
+ROWS_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -29,48 +36,269 @@ class Instances:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor | slice) -> "Instances":
-        def rows(tensor: Tensor) -> Tensor:  # several times faster than indexing by a tensor
-            return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
+        values = None if self.values is None else rows_at(self.values, index)
+        return Instances(rows_at(self.ids, index), rows_at(self.labels, index), values, self.columns)
 
-        values = None if self.values is None else rows(self.values)
-        return Instances(rows(self.ids), rows(self.labels), values, self.columns)
+    @property
+    def id_columns(self) -> int:
+        """The number of columns of `ids`, which may have to be made first."""
+        return self.ids.shape[1]
+
+    def subset(self, index: Tensor) -> "Instances":
+        """Some of the instances, to be kept as these are."""
+        return self[index]
 
 
-def read(path: Path, device: torch.device) -> Instances:
-    """Load a file of instances onto `device`, column by column. Raises `NisbenchError` if something in it is not as it must be."""
-    file = open_instances(path)
-    fields = file.fields
-    labels = torch.from_numpy(file.column("label"))
-    n = len(labels)
-    columns = tuple(field.most for field in fields)
-    ids = torch.empty((n, sum(columns)), dtype=torch.int32)
-    weighted = any(field.kind == "scalar" or field.most > 1 for field in fields)
-    values = torch.ones((n, sum(columns))) if weighted else None
-    for i, field in zip(accumulate(columns, initial=0), fields, strict=False):
-        if field.most > 1:
-            assert values is not None
-            end = i + field.most
-            ids[:, i:end], values[:, i:end] = several(file.lists(field.name), field)
-        elif field.kind == "categorical":
-            ids[:, i] = torch.from_numpy(file.column(field.name))
-        else:
-            assert values is not None
-            ids[:, i] = field.first
-            values[:, i] = torch.from_numpy(file.column(field.name))
-    return Instances(
-        ids.to(device),
-        labels.to(device),
-        None if values is None else values.to(device),
-        columns if max(columns, default=1) > 1 else None,
-    )
+def rows_at(tensor: Tensor, index: Tensor | slice) -> Tensor:
+    """Rows of a tensor; several times faster than indexing by a tensor."""
+    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
+
+
+# --- compact --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the fields of an instance stand: in a batch's ids and values, and in a row of cells.
+
+    A row has only what differs between instances, in 4 bytes each: the tokens of categorical fields, the numbers of scalar ones
+    as bits, and of each field with several features how many the instance has.
+    """
+
+    fields: tuple[Field, ...]
+
+    @cached_property
+    def columns(self) -> tuple[int, ...]:
+        """Of ids, that each field has."""
+        return tuple(field.most for field in self.fields)
+
+    @cached_property
+    def firsts(self) -> tuple[int, ...]:
+        """The first of each field's columns of ids."""
+        return tuple(accumulate(self.columns, initial=0))[:-1]
+
+    @property
+    def id_columns(self) -> int:
+        return sum(self.columns)
+
+    @cached_property
+    def scalars(self) -> list[int]:
+        return [i for i, field in enumerate(self.fields) if field.kind == "scalar"]
+
+    @cached_property
+    def several(self) -> list[int]:
+        return [i for i, field in enumerate(self.fields) if field.most > 1]
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        return [i for i, field in enumerate(self.fields) if field.kind == "categorical"]
+
+    @cached_property
+    def token_columns(self) -> int:
+        """Of a row of cells; the scalar fields' come next, and then numbers of tokens."""
+        return sum(self.columns[i] for i in self.tokens)
+
+    @property
+    def cells(self) -> int:
+        """Of a row."""
+        return self.token_columns + len(self.scalars) + len(self.several)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a row of cells is the instance's ids."""
+        return not self.scalars and not self.several
+
+    @property
+    def bytes(self) -> int:
+        """Of an instance and its label."""
+        return 4 * self.cells + 4
+
+    def token_runs(self) -> Iterator[tuple[int, int, int]]:
+        """Tokens side by side: the first column of ids, the first cell, and how many there are."""
+        cell, runs = 0, list[tuple[int, int, int]]()
+        for i in self.tokens:
+            at, count = self.firsts[i], self.columns[i]
+            if runs and runs[-1][0] + runs[-1][2] == at:
+                runs[-1] = (*runs[-1][:2], runs[-1][2] + count)
+            else:
+                runs.append((at, cell, count))
+            cell += count
+        yield from runs
+
+    def row_cells(self, batch: pa.RecordBatch) -> np.ndarray:
+        """The cells (n, cells) int32 of a batch of a file of instances."""
+        cells = np.empty((len(batch), self.cells), dtype=np.int32)
+        cell, counted = 0, self.token_columns + len(self.scalars)
+        for i in self.tokens:
+            field, column = self.fields[i], batch.column(self.fields[i].name)
+            if field.most == 1:
+                cells[:, cell] = column.to_numpy()
+            else:
+                lengths = np.diff(np.asarray(column.offsets))
+                cells[:, cell : cell + field.most] = in_columns(np.asarray(column.flatten()), lengths, field)
+                cells[:, counted] = lengths
+                counted += 1
+            cell += field.most
+        for i in self.scalars:
+            cells[:, cell] = batch.column(self.fields[i].name).to_numpy().view(np.int32)
+            cell += 1
+        return cells
+
+
+def in_columns(flat: np.ndarray, lengths: np.ndarray, field: Field) -> np.ndarray:
+    """Lists of a field's features, one after another, and their lengths (n,) -> columns (n, most), filled with the field's first."""
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    within = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ids = np.full((len(lengths), field.most), field.first, dtype=np.int32)
+    ids[row, within] = flat
+    return ids
 
 
 def several(features: tuple[np.ndarray, np.ndarray], field: Field) -> tuple[Tensor, Tensor]:
     """Columns of ids and of their weights, (n, most) each, for lists of a field's features, one after another, and their lengths."""
     flat, lengths = features
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    within = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    ids = np.full((len(lengths), field.most), field.first, dtype=np.int32)
-    weights = np.zeros(ids.shape, dtype=np.float32)
-    ids[row, within], weights[row, within] = flat, 1 / lengths[row]
-    return torch.from_numpy(ids), torch.from_numpy(weights)
+    return torch.from_numpy(in_columns(flat, lengths, field)), shares(field.most)[torch.from_numpy(lengths).long()]
+
+
+class CompactInstances(Instances):
+    """Instances of which only the cells are kept; ids and values are made for a batch. All of them at once take much more memory."""
+
+    def __init__(self, layout: Layout, cells: Tensor, labels: Tensor, chosen: Tensor | None = None) -> None:
+        """`chosen` are the rows that count, in their order; None = all."""
+        own = {"layout": layout, "cells": cells, "all_labels": labels, "chosen": chosen, "columns": None}
+        if layout.several:
+            own["columns"] = layout.columns
+        device = cells.device
+        own["constant_ids"] = torch.tensor(
+            [field.first for field in layout.fields for _ in range(field.most)], dtype=torch.int32, device=device
+        )
+        own["weights"] = {i: shares(layout.fields[i].most).to(device) for i in layout.several}
+        own["runs"] = list(layout.token_runs())
+        vars(self).update(own)  # the class that it derives from is frozen
+
+    layout: Layout
+    cells: Tensor
+    """(n, cells) int32."""
+    all_labels: Tensor
+    chosen: Tensor | None
+    constant_ids: Tensor
+    weights: dict[int, Tensor]
+    runs: list[tuple[int, int, int]]
+
+    def __len__(self) -> int:
+        return len(self.all_labels) if self.chosen is None else len(self.chosen)
+
+    def __getitem__(self, index: Tensor | slice) -> Instances:
+        index = index if self.chosen is None else rows_at(self.chosen, index)
+        cells, layout = rows_at(self.cells, index), self.layout
+        shape = len(cells), layout.id_columns
+        ids, values = cells.new_empty(shape), torch.ones(shape, device=cells.device)
+        for at, cell, count in self.runs:
+            ids[:, at : at + count] = cells[:, cell : cell + count]
+        cell = layout.token_columns
+        for at, count in runs_of([layout.firsts[i] for i in layout.scalars]):
+            ids[:, at : at + count] = self.constant_ids[at : at + count]
+            values[:, at : at + count] = cells[:, cell : cell + count].view(torch.float32)
+            cell += count
+        for i in layout.several:
+            at = layout.firsts[i]
+            values[:, at : at + layout.columns[i]] = self.weights[i].index_select(0, cells[:, cell])
+            cell += 1
+        return Instances(ids, rows_at(self.all_labels, index), values, self.columns)
+
+    @property
+    def labels(self) -> Tensor:  # type: ignore[override]  # a field there
+        return self.all_labels if self.chosen is None else self.all_labels.index_select(0, self.chosen)
+
+    @property
+    def ids(self) -> Tensor:  # type: ignore[override]
+        return self[:].ids
+
+    @property
+    def values(self) -> Tensor | None:  # type: ignore[override]
+        return self[:].values
+
+    @property
+    def id_columns(self) -> int:
+        return self.layout.id_columns
+
+    def subset(self, index: Tensor) -> "CompactInstances":
+        chosen = index if self.chosen is None else self.chosen.index_select(0, index)
+        return CompactInstances(self.layout, self.cells, self.all_labels, chosen)
+
+
+def shares(most: int) -> Tensor:
+    """(most + 1, most): what each column counts where k of them are used, by k: 1 / k for the first k, 0 for the others."""
+    used = torch.arange(most) < torch.arange(most + 1)[:, None]
+    return used / torch.arange(most + 1).clamp(min=1)[:, None]
+
+
+def runs_of(places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rising numbers as runs: the first of each, and how many follow each other."""
+    start = 0
+    for end in range(1, len(places) + 1):
+        if end == len(places) or places[end] != places[end - 1] + 1:
+            yield places[start], end - start
+            start = end
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def size_of(path: Path) -> int:
+    """Bytes that a file of instances takes in memory."""
+    file = open_instances(path)
+    return len(file) * Layout(tuple(file.fields)).bytes
+
+
+def read(path: Path, device: torch.device, mapped: Path | None = None) -> Instances:
+    """Load a file of instances onto `device`, some rows at a time.
+
+    With `mapped`, which names a file, all but labels stays in that file, from which a CPU reads the rows of a batch. It is made
+    unless it is there. Raises `NisbenchError` if something in the instances is not as it must be.
+    """
+    file = open_instances(path)
+    layout = Layout(tuple(file.fields))
+    labels = torch.empty(len(file))
+    if mapped:
+        cells = _mapped_cells(file, layout, labels, mapped)
+    else:
+        cells = torch.empty((len(file), layout.cells), dtype=torch.int32, device=device)
+        for rows, batch in _batches(file):
+            cells[rows] = torch.from_numpy(layout.row_cells(batch)).to(device)
+            labels[rows] = torch.from_numpy(np.array(batch.column("label")))
+    labels = labels.to(device)
+    return Instances(cells, labels) if layout.is_plain else CompactInstances(layout, cells, labels)
+
+
+def _mapped_cells(file: InstancesFile, layout: Layout, labels: Tensor, mapped: Path) -> Tensor:
+    shape = len(file), layout.cells
+    if _is_of(mapped, shape):
+        labels.copy_(torch.from_numpy(file.column("label")))
+    else:
+        with atomic_write(mapped) as temporary, temporary.open("wb") as target:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(target, header)
+            for rows, batch in _batches(file):
+                target.write(layout.row_cells(batch).data)
+                labels[rows] = torch.from_numpy(np.array(batch.column("label")))
+    # Copied where it is written to, which nothing does: torch warns of tensors that may not be.
+    return torch.from_numpy(np.load(mapped, mmap_mode="c"))
+
+
+def _is_of(mapped: Path, shape: tuple[int, int]) -> bool:
+    """Whether a whole file of cells is there: it is only ever placed whole."""
+    try:
+        found = np.load(mapped, mmap_mode="r")
+    except (OSError, ValueError):
+        return False
+    return bool(found.shape == shape and found.dtype == np.int32)
+
+
+def _batches(file: InstancesFile) -> Iterator[tuple[slice, pa.RecordBatch]]:
+    start, heartbeat = 0, Heartbeat()
+    for batch in file.batches(ROWS_AT_ONCE):
+        yield slice(start, start + len(batch)), batch
+        start += len(batch)
+        if heartbeat.is_due():
+            heartbeat.log("reading %s: %s", file.path.name, share(start, len(file), heartbeat.seconds))

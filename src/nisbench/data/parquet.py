@@ -266,14 +266,14 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     with reading(check_regular(path)):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)
         _ = file.schema_arrow.names  # that they are no text shows only here
         return file
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     with reading(check_regular(path)):
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path, columns=columns, pre_buffer=False)
 
 
 def feature_counts(path: Path, features: int) -> np.ndarray:

@@ -326,7 +326,7 @@ def _opened_parquet(source: Source) -> Iterator[pq.ParquetFile]:
             path = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(stack.enter_context(_opened(source)), path, 1 << 20)
         try:
-            opened = stack.enter_context(pq.ParquetFile(path))
+            opened = stack.enter_context(pq.ParquetFile(path, pre_buffer=False))
         except (pa.ArrowException, OSError) as error:
             raise NisbenchError(f"{source}: not a Parquet file: {shortened(str(error), 200)}") from error
         yield opened

@@ -146,7 +146,7 @@ class Recommender(nn.Module):
     def predict(self, data: Instances) -> Tensor:
         """Predictions (n,) for any number of instances, a batch at a time, in the evaluation mode of torch's modules."""
         width = max(self.embedding.width, sum(self.widths))
-        batch = max(1, PREDICTION_FLOATS // (data.ids.shape[1] * width))
+        batch = max(1, PREDICTION_FLOATS // (data.id_columns * width))
         was_training = self.training
         self.eval()
         predictions = torch.cat([self(data[start : start + batch]) for start in range(0, len(data), batch)])

@@ -68,7 +68,7 @@ class SearchContext:
         order = torch.from_numpy(np.random.default_rng(derived(self.settings.seed, "held_out")).permutation(n))
         chosen_on, learned_from = order.to(self.device).tensor_split([round(spec.held_out * n)])
         validation = self.data.validation
-        return replace(self.data, validation=validation[chosen_on], held_in=validation[learned_from])
+        return replace(self.data, validation=validation.subset(chosen_on), held_in=validation.subset(learned_from))
 
     def recommender(self, spec: TrialSpec) -> Recommender:
         """A new recommender, as the trial begins with it. Raises `NisbenchError` if its table cannot fit into memory."""

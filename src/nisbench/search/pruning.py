@@ -287,7 +287,7 @@ def rounded_metrics(task: tasks.Task, model: PrunedModel, test: Instances) -> di
     copy, found = np.empty_like(model.embeddings), dict[str, dict[str, float]]()
     for precision in PRECISIONS[1:]:
         of_copy = model.with_embeddings(rounded(model.embeddings, precision, copy))
-        found[precision] = task.evaluate(of_copy.to_recommender().to(test.ids.device), test)
+        found[precision] = task.evaluate(of_copy.to_recommender().to(test.labels.device), test)
     return found
 
 
@@ -328,7 +328,7 @@ def offset_of(settings: PruneSettings, model: PrunedModel, validation: Instances
 
     For squared error and for logloss, this is also the number of the least loss. 0 if all labels are the same.
     """
-    predictions = model.to_recommender().to(validation.ids.device).predict(validation).double().cpu().numpy()
+    predictions = model.to_recommender().to(validation.labels.device).predict(validation).double().cpu().numpy()
     labels = validation.labels.double().cpu().numpy()
     if not np.isfinite(predictions).all() or labels.min() == labels.max():
         return 0.0

@@ -191,7 +191,7 @@ def train_fused(
         members = [recommenders[i] for i in running]
         if fused is None:
             fused = fuse(members)
-            stepper = train_step.build(fused, loss_per_trial, settings, fields=data.training.ids.shape[1])
+            stepper = train_step.build(fused, loss_per_trial, settings, fields=data.training.id_columns)
             if state:
                 stepper.load_state(state)
             loop = StepLoop(fused, stepper, None, settings.batch_size)

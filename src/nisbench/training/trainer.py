@@ -106,7 +106,7 @@ def train(
     `checkpoint` path, the state is saved there from time to time and loaded from there if it exists: the result is the
     same as without the interruption. Raises `DivergenceError` if a loss is not finite.
     """
-    stepper = train_step.build(recommender, data.task, settings, fields=data.training.ids.shape[1])
+    stepper = train_step.build(recommender, data.task, settings, fields=data.training.id_columns)
     progress = Progress(settings.learning_rate, best_loss=best_loss)
     if before:
         progress.epoch = progress.first_epoch = progress.best_epoch = before.epoch
