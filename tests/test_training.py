@@ -13,8 +13,9 @@ from nisbench.models import recommender as recommenders
 from nisbench.search.dnis import AlphaOptimizer
 from nisbench.tasks.rating import RatingPrediction
 from nisbench.tensor_files import load_tensors
-from nisbench.training import trainer
-from nisbench.training.trainer import Data, Progress, shuffled, snapshot, train
+from nisbench.training import order as orders
+from nisbench.training.order import shuffled
+from nisbench.training.trainer import Data, Progress, snapshot, train
 from tests.helpers.training import CPU, PARAMS, SPLITS, interrupted_after
 
 RATING = RatingPrediction()
@@ -278,14 +279,14 @@ def test_biases_alone_explain_what_is_known_of_movielens_1m(real_data, config, m
 
 def test_orders_drawn_ahead_are_those_of_the_epochs(monkeypatch):
     """For a GPU; the device `meta` stands in for one."""
-    monkeypatch.setattr(trainer, "_DRAWN_AHEAD", ahead := {})
-    drawn, seen = trainer.drawn, []
-    monkeypatch.setattr(trainer, "drawn", lambda *key: seen.append(drawn(*key)) or seen[-1])
+    monkeypatch.setattr(orders, "_DRAWN_AHEAD", ahead := {})
+    drawn, seen = orders.drawn, []
+    monkeypatch.setattr(orders, "drawn", lambda *key: seen.append(drawn(*key)) or seen[-1])
     for epoch in (0, 1, 2, 7):
         seeds = 3, epoch
-        assert trainer.shuffled(50, 70, seeds, "training_batches", torch.device("meta")).shape == (70,)
+        assert orders.shuffled(50, 70, seeds, "training_batches", torch.device("meta")).shape == (70,)
         future = ahead[50, 70, (3, epoch + 1), "training_batches"]
         assert torch.equal(future.result(), drawn(50, 70, (3, epoch + 1), "training_batches"))
     assert len(ahead) <= 2
     assert len(seen) == 6  # none of those that followed each other was drawn twice
-    assert torch.equal(trainer.shuffled(50, 70, (3, 1), "training_batches", torch.device("cpu")), seen[1])
+    assert torch.equal(orders.shuffled(50, 70, (3, 1), "training_batches", torch.device("cpu")), seen[1])

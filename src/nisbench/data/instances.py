@@ -1,6 +1,6 @@
 """Instances in memory, on the training device, or in files that are mapped into memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -59,10 +59,10 @@ def rows_at(tensor: Tensor, index: Tensor | slice) -> Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the fields of an instance stand: in a batch's ids and values, and in a row of cells.
+    """Where the fields of an instance stand in a batch's ids and values, and in a row of cells.
 
-    A row has only what differs between instances, in 4 bytes each: the tokens of categorical fields, the numbers of scalar ones
-    as bits, and of each field with several features how many the instance has.
+    A row has only what differs between instances, in 4 bytes each: in the columns of its ids, the tokens of categorical fields and,
+    as bits, the numbers of scalar ones; then, of each field with several features, how many the instance has.
     """
 
     fields: tuple[Field, ...]
@@ -73,75 +73,44 @@ class Layout:
         return tuple(field.most for field in self.fields)
 
     @cached_property
-    def firsts(self) -> tuple[int, ...]:
-        """The first of each field's columns of ids."""
-        return tuple(accumulate(self.columns, initial=0))[:-1]
-
-    @property
     def id_columns(self) -> int:
         return sum(self.columns)
 
     @cached_property
-    def scalars(self) -> list[int]:
-        return [i for i, field in enumerate(self.fields) if field.kind == "scalar"]
-
-    @cached_property
-    def several(self) -> list[int]:
-        return [i for i, field in enumerate(self.fields) if field.most > 1]
-
-    @cached_property
-    def tokens(self) -> list[int]:
-        return [i for i, field in enumerate(self.fields) if field.kind == "categorical"]
-
-    @cached_property
-    def token_columns(self) -> int:
-        """Of a row of cells; the scalar fields' come next, and then numbers of tokens."""
-        return sum(self.columns[i] for i in self.tokens)
+    def several(self) -> list[tuple[int, int]]:
+        """The first column of ids, and the number of columns, of each field with several features."""
+        firsts = accumulate(self.columns, initial=0)
+        return [(first, count) for first, count in zip(firsts, self.columns, strict=False) if count > 1]
 
     @property
     def cells(self) -> int:
         """Of a row."""
-        return self.token_columns + len(self.scalars) + len(self.several)
+        return self.id_columns + len(self.several)
 
     @property
     def is_plain(self) -> bool:
         """Whether a row of cells is the instance's ids."""
-        return not self.scalars and not self.several
+        return not self.several and all(field.kind == "categorical" for field in self.fields)
 
     @property
     def bytes(self) -> int:
         """Of an instance and its label."""
         return 4 * self.cells + 4
 
-    def token_runs(self) -> Iterator[tuple[int, int, int]]:
-        """Tokens side by side: the first column of ids, the first cell, and how many there are."""
-        cell, runs = 0, list[tuple[int, int, int]]()
-        for i in self.tokens:
-            at, count = self.firsts[i], self.columns[i]
-            if runs and runs[-1][0] + runs[-1][2] == at:
-                runs[-1] = (*runs[-1][:2], runs[-1][2] + count)
-            else:
-                runs.append((at, cell, count))
-            cell += count
-        yield from runs
-
     def row_cells(self, batch: pa.RecordBatch) -> np.ndarray:
         """The cells (n, cells) int32 of a batch of a file of instances."""
         cells = np.empty((len(batch), self.cells), dtype=np.int32)
-        cell, counted = 0, self.token_columns + len(self.scalars)
-        for i in self.tokens:
-            field, column = self.fields[i], batch.column(self.fields[i].name)
-            if field.most == 1:
-                cells[:, cell] = column.to_numpy()
-            else:
+        at, counted = 0, self.id_columns
+        for field in self.fields:
+            column = batch.column(field.name)
+            if field.most > 1:
                 lengths = np.diff(np.asarray(column.offsets))
-                cells[:, cell : cell + field.most] = in_columns(np.asarray(column.flatten()), lengths, field)
+                cells[:, at : at + field.most] = in_columns(np.asarray(column.flatten()), lengths, field)
                 cells[:, counted] = lengths
                 counted += 1
-            cell += field.most
-        for i in self.scalars:
-            cells[:, cell] = batch.column(self.fields[i].name).to_numpy().view(np.int32)
-            cell += 1
+            else:
+                cells[:, at] = column.to_numpy().view(np.int32)
+            at += field.most
         return cells
 
 
@@ -165,15 +134,17 @@ class CompactInstances(Instances):
 
     def __init__(self, layout: Layout, cells: Tensor, labels: Tensor, chosen: Tensor | None = None) -> None:
         """`chosen` are the rows that count, in their order; None = all."""
-        own = {"layout": layout, "cells": cells, "all_labels": labels, "chosen": chosen, "columns": None}
-        if layout.several:
-            own["columns"] = layout.columns
-        device = cells.device
-        own["constant_ids"] = torch.tensor(
-            [field.first for field in layout.fields for _ in range(field.most)], dtype=torch.int32, device=device
-        )
-        own["weights"] = {i: shares(layout.fields[i].most).to(device) for i in layout.several}
-        own["runs"] = list(layout.token_runs())
+        device, repeated = cells.device, [field for field in layout.fields for _ in range(field.most)]
+        own = {
+            "layout": layout,
+            "cells": cells,
+            "all_labels": labels,
+            "chosen": chosen,
+            "columns": layout.columns if layout.several else None,
+            "is_scalar": torch.tensor([field.kind == "scalar" for field in repeated], device=device),
+            "constant_ids": torch.tensor([field.first for field in repeated], dtype=torch.int32, device=device),
+            "shares": [shares(count).to(device) for _, count in layout.several],
+        }
         vars(self).update(own)  # the class that it derives from is frozen
 
     layout: Layout
@@ -181,29 +152,23 @@ class CompactInstances(Instances):
     """(n, cells) int32."""
     all_labels: Tensor
     chosen: Tensor | None
+    is_scalar: Tensor
+    """(M,)."""
     constant_ids: Tensor
-    weights: dict[int, Tensor]
-    runs: list[tuple[int, int, int]]
+    """(M,) the ids of scalar fields."""
+    shares: list[Tensor]
 
     def __len__(self) -> int:
         return len(self.all_labels) if self.chosen is None else len(self.chosen)
 
     def __getitem__(self, index: Tensor | slice) -> Instances:
         index = index if self.chosen is None else rows_at(self.chosen, index)
-        cells, layout = rows_at(self.cells, index), self.layout
-        shape = len(cells), layout.id_columns
-        ids, values = cells.new_empty(shape), torch.ones(shape, device=cells.device)
-        for at, cell, count in self.runs:
-            ids[:, at : at + count] = cells[:, cell : cell + count]
-        cell = layout.token_columns
-        for at, count in runs_of([layout.firsts[i] for i in layout.scalars]):
-            ids[:, at : at + count] = self.constant_ids[at : at + count]
-            values[:, at : at + count] = cells[:, cell : cell + count].view(torch.float32)
-            cell += count
-        for i in layout.several:
-            at = layout.firsts[i]
-            values[:, at : at + layout.columns[i]] = self.weights[i].index_select(0, cells[:, cell])
-            cell += 1
+        cells = rows_at(self.cells, index)
+        of_ids, counts = cells[:, : self.layout.id_columns], cells[:, self.layout.id_columns :]
+        ids = torch.where(self.is_scalar, self.constant_ids, of_ids)
+        values = torch.where(self.is_scalar, of_ids.view(torch.float32), 1.0)
+        for (first, count), of_counts, used in zip(self.layout.several, self.shares, counts.unbind(1), strict=True):
+            values[:, first : first + count] = of_counts.index_select(0, used)
         return Instances(ids, rows_at(self.all_labels, index), values, self.columns)
 
     @property
@@ -231,15 +196,6 @@ def shares(most: int) -> Tensor:
     """(most + 1, most): what each column counts where k of them are used, by k: 1 / k for the first k, 0 for the others."""
     used = torch.arange(most) < torch.arange(most + 1)[:, None]
     return used / torch.arange(most + 1).clamp(min=1)[:, None]
-
-
-def runs_of(places: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Rising numbers as runs: the first of each, and how many follow each other."""
-    start = 0
-    for end in range(1, len(places) + 1):
-        if end == len(places) or places[end] != places[end - 1] + 1:
-            yield places[start], end - start
-            start = end
 
 
 # --- reading --------------------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ class Training(Settings):
     l2: Annotated[float, Field(ge=0)]
     """L2 penalty: this times a weight is added to its gradient, for embeddings and model."""
     batch_size: Annotated[int, Field(gt=0, le=1 << 24)]
+    order: Annotated[Literal["shuffled", "blocks"], Field(exclude_if=lambda order: order == "shuffled")]
+    """Of an epoch's instances. shuffled: any order is as likely as any other. blocks: blocks of consecutive instances are shuffled, and
+    then the instances of 64 blocks at a time, which needs no more of the data in memory than those. Part of the run id if it is blocks."""
     max_epochs: PositiveInt
     """Of a trial. A warm start before it has its own."""
     patience: PositiveInt
@@ -39,4 +42,7 @@ class Training(Settings):
     """A pruning adds one number to all predictions, such that their mean over the validation instances is that of the labels.
     Part of a pruning's id, not of a search's. Tasks without a base rate (top-k) have nothing to add."""
     checkpoint_seconds: Annotated[float, Field(ge=0), UNHASHED]
-    """A running trial is saved this often, at the end of an epoch."""
+    """A running trial is saved this often, but no more than a twentieth of its time is spent on that."""
+    memory_limit: Annotated[PositiveFloat | None, UNHASHED]
+    """GiB that a search or pruning may hold. Instances for which there is no room stay in files that are mapped into memory: the
+    result is the same. None = what the machine has, less a reserve."""

@@ -182,13 +182,13 @@ def _train_in_phases(
     resumed_further = spec.train_further and is_readable(further)
     if spec.warm_start_epochs and not is_readable(main) and not resumed_further:
         few = settings.model_copy(update={"max_epochs": spec.warm_start_epochs})
-        before = train(recommender, data, few, seed, checkpoint=warm, title=f"{spec.name}, warm start")
+        before = train(recommender, data, few, seed, checkpoint=warm, goes_on=True, title=f"{spec.name}, warm start")
     optimizer = spec.selection_optimizer(recommender, data.task) if spec.selection_optimizer else None
     if not resumed_further:
         before = train(
             recommender, data, settings, seed,
             selection_optimizer=optimizer, before=before, keep_last=spec.epochs is not None, checkpoint=main,
-            title=spec.name,
+            goes_on=spec.train_further, title=spec.name,
         )  # fmt: skip
     if not spec.train_further:
         assert before is not None

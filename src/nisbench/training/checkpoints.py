@@ -18,6 +18,8 @@ from nisbench.training.train_step import TrainStep
 class Checkpoint:
     best: dict[str, Tensor]
     progress: dict[str, Any]
+    losses: Tensor | None
+    """Of the steps of an epoch that are done, (steps,); None between two epochs."""
 
 
 def save_checkpoint(
@@ -27,13 +29,19 @@ def save_checkpoint(
     selection_optimizer: SelectionOptimizer | None,
     best: dict[str, Tensor],
     progress: dict[str, Any],
+    losses: Tensor | None = None,
 ) -> None:
-    """Save all that the rest of the trial depends on."""
+    """Save all that the rest of the trial depends on; within an epoch, with the `losses` of the steps that are done.
+
+    Within an epoch, steps that are pending for some rows stay pending: the trial has the same result whenever it was saved.
+    """
     tensors = {f"now.{name}": tensor for name, tensor in recommender.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in train_step.state().items()}
     if selection_optimizer:
         tensors |= {f"selection.{name}": tensor for name, tensor in selection_optimizer.state().items()}
+    if losses is not None:
+        tensors |= {"losses": losses} | {f"pending.{name}": tensor for name, tensor in train_step.pending().items()}
     save_tensors(path, tensors, progress)
 
 
@@ -55,13 +63,18 @@ def load_checkpoint(
         log.warning("the trial begins again: %s", error)
         return None
 
+    losses = tensors.get("losses")
+    if selection_optimizer and losses is not None:
+        selection_optimizer.begin_epoch(recommender, progress["learning_rate"])  # what it changes is restored next
     try:
         recommender.load_state_dict(under(tensors, "now."))
         train_step.load_state(under(tensors, "optimizer."))
+        if losses is not None:
+            train_step.load_pending(under(tensors, "pending."))
         if selection_optimizer:
             selection_optimizer.load_state(under(tensors, "selection."))
     except (KeyError, RuntimeError) as error:  # some of it may be in place by now
         raise NisbenchError(
             f"{path}: of another trial: {' '.join(str(error).split())} Delete it and run again."
         ) from error
-    return Checkpoint(under(tensors, "best."), progress)
+    return Checkpoint(under(tensors, "best."), progress, losses)

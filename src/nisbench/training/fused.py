@@ -25,16 +25,19 @@ from nisbench.models.mf import MatrixFactorisation
 from nisbench.models.recommender import Recommender
 from nisbench.params.models import MF, Model
 from nisbench.params.training import Training
+from nisbench.progress import Heartbeat
 from nisbench.tasks.task import Task
 from nisbench.tensor_files import load_tensors, save_tensors, under
 from nisbench.training import train_step
 from nisbench.training.step_loop import StepLoop
+from nisbench.training.train_step import TrainStep
 from nisbench.training.trainer import (
     Data,
     DivergenceError,
     Epoch,
-    Heartbeat,
     Progress,
+    Saver,
+    Watch,
     check_finite,
     run_epoch,
     snapshot,
@@ -167,6 +170,9 @@ class LossPerTrial(Task):
         raise NotImplementedError
 
 
+PENDING = "pending."
+"""Begins the names of what a step's state holds within an epoch only."""
+
 # --- training -------------------------------------------------------------------------------------------------
 
 
@@ -182,42 +188,19 @@ def train_fused(
 
     None for those whose loss ceased to be a number. A finite result proves that no other trial contaminated it.
     """
-    trials = FusedTrials(recommenders, titles, settings)
-    state = trials.load(checkpoint) if checkpoint else {}
-    running = trials.active(range(len(recommenders)))
-    fused, loss_per_trial = None, LossPerTrial(data.task)
-    heartbeat, saved = Heartbeat(), time.perf_counter()
-    while running:
-        members = [recommenders[i] for i in running]
-        if fused is None:
-            fused = fuse(members)
-            stepper = train_step.build(fused, loss_per_trial, settings, fields=data.training.id_columns)
-            if state:
-                stepper.load_state(state)
-            loop = StepLoop(fused, stepper, None, settings.batch_size)
-        started = time.perf_counter()
-        number = trials.progress[running[0]].epoch
-        step_losses = run_epoch(loop, Epoch(data, seed, number), settings.learning_rate)
-        copy_back(fused, members)
-        for i, losses in zip(running, step_losses.unbind(1), strict=True):
-            trials.add(i, losses, data.task.validation_loss(recommenders[i], data.validation))
-        now = time.perf_counter()
-        for i in running:
-            trials.progress[i].seconds += (now - started) / len(running)
-
-        best = min(trials.progress[i].best_loss for i in running)
-        heartbeat.log(
-            "%d of %d trials still train: epoch %d of at most %d: best validation loss %.5f",
-            len(running), len(titles), number + 1, settings.max_epochs, best,
-        )  # fmt: skip
-        still = trials.active(running)
-        if len(still) < len(running):
-            kept = [running.index(i) for i in still]
-            state = narrowed(stepper.state(), fused.widths, kept) if still else {}
-            running, fused = still, None
-        if checkpoint and running and now - saved >= settings.checkpoint_seconds:
-            trials.save(checkpoint, running, stepper.state() if fused else state)
-            saved = now
+    trials = FusedTrials(recommenders, titles, data.task, settings)
+    saver = Saver(settings.checkpoint_seconds, checkpoint)
+    if checkpoint:
+        trials.load(checkpoint)
+    while trials.running:
+        number = trials.fuse(data.training.id_columns)
+        what = f"{len(trials.running)} of {len(titles)} trials: epoch {number + 1}"
+        watch = Watch(what, trials.heartbeat, saver, trials.save)
+        epoch = Epoch(data, settings.order, seed, number)
+        step_losses = run_epoch(trials.loop, epoch, settings.learning_rate, done=trials.done, watch=watch)
+        trials.finish_epoch(step_losses, data.validation)
+        if trials.running:
+            saver.save_if_due(trials.save)
 
     for recommender, weights in zip(recommenders, trials.best, strict=True):
         recommender.load_state_dict(weights)
@@ -225,18 +208,67 @@ def train_fused(
 
 
 class FusedTrials:
-    """The progress of each of the fused trials, and its best weights so far."""
+    """The progress of each of the fused trials, its best weights so far, and the recommender that trains those that still do."""
 
-    def __init__(self, recommenders: Sequence[Recommender], titles: Sequence[str], settings: Training) -> None:
-        self.recommenders, self.titles, self.settings = recommenders, titles, settings
+    fused: Recommender
+    stepper: TrainStep
+    loop: StepLoop
+
+    def __init__(
+        self, recommenders: Sequence[Recommender], titles: Sequence[str], task: Task, settings: Training
+    ) -> None:
+        self.recommenders, self.titles, self.task, self.settings = recommenders, titles, task, settings
         self.progress = [Progress(settings.learning_rate) for _ in recommenders]
         self.best: list[dict[str, Any]] = [snapshot(recommender) for recommender in recommenders]
         self.failed: set[int] = set()
+        self.running = self.active(range(len(recommenders)))
+        self.heartbeat, self.counted = Heartbeat(), time.perf_counter()
+        self.state: dict[str, Tensor] | None = {}
+        """Of the step, for the trials that are to be fused next; None while they are fused."""
+        self.done: Tensor | None = None
+        """The losses of an epoch's steps that were done before the trials were resumed within it."""
 
     def active(self, among: Sequence[int]) -> list[int]:
         return [i for i in among if i not in self.failed and self.progress[i].is_active(self.settings)]
 
-    def add(self, i: int, step_losses: Tensor, loss: float) -> None:
+    @property
+    def members(self) -> list[Recommender]:
+        """Of those that still train."""
+        return [self.recommenders[i] for i in self.running]
+
+    def fuse(self, fields: int) -> int:
+        """Fuse the trials that still train, unless they are. Returns the number of their next epoch."""
+        if self.state is not None:
+            self.fused = fuse(self.members)
+            self.stepper = train_step.build(self.fused, LossPerTrial(self.task), self.settings, fields)
+            pending = under(self.state, PENDING)
+            if self.state:
+                self.stepper.load_state({name: one for name, one in self.state.items() if not name.startswith(PENDING)})
+            if self.done is not None:
+                self.stepper.load_pending(pending)
+            self.loop = StepLoop(self.fused, self.stepper, None, self.settings.batch_size)
+            self.state = None
+        return self.progress[self.running[0]].epoch
+
+    def finish_epoch(self, step_losses: Tensor, validation: Instances) -> None:
+        """Count an epoch of all that train, given their losses (steps, T), and let those go that are done."""
+        self.done = None
+        copy_back(self.fused, self.members)
+        for i, losses in zip(self.running, step_losses.unbind(1), strict=True):
+            self._add(i, losses, self.task.validation_loss(self.recommenders[i], validation))
+        self.count_seconds()
+        best = min(self.progress[i].best_loss for i in self.running)
+        self.heartbeat.log(
+            "%d of %d trials still train: epoch %d of at most %d: best validation loss %.5f",
+            len(self.running), len(self.titles), self.progress[self.running[0]].epoch, self.settings.max_epochs, best,
+        )  # fmt: skip
+        still = self.active(self.running)
+        if len(still) < len(self.running):
+            kept = [self.running.index(i) for i in still]
+            self.state = narrowed(self.stepper.state(), self.fused.widths, kept) if still else {}
+            self.running = still
+
+    def _add(self, i: int, step_losses: Tensor, loss: float) -> None:
         """Add a trial's training and validation losses of one more epoch."""
         progress = self.progress[i]
         progress.epoch += 1
@@ -249,31 +281,45 @@ class FusedTrials:
         if progress.add(loss, self.settings):
             self.best[i] = snapshot(self.recommenders[i], self.best[i])
 
-    def save(self, path: Path, running: Sequence[int], step_state: Mapping[str, Tensor]) -> None:
-        """Save all that the rest of the trials depends on."""
-        tensors = {f"optimizer.{name}": tensor for name, tensor in step_state.items()}
+    def count_seconds(self) -> None:
+        """An epoch's seconds are shared among those that train."""
+        now = time.perf_counter()
+        for i in self.running:
+            self.progress[i].seconds += (now - self.counted) / len(self.running)
+        self.counted = now
+
+    def save(self, path: Path, losses: Tensor | None = None) -> None:
+        """Save all that the rest of the trials depends on; within an epoch, with the losses of its steps so far."""
+        self.count_seconds()
+        state = self.stepper.state() if self.state is None else self.state
+        tensors = {f"optimizer.{name}": tensor for name, tensor in state.items()}
+        if losses is not None:
+            copy_back(self.fused, self.members)
+            tensors |= {f"optimizer.{PENDING}{name}": tensor for name, tensor in self.stepper.pending().items()}
+            tensors["losses"] = losses
         for i, best in enumerate(self.best):
             tensors |= {f"best.{i}.{name}": tensor for name, tensor in best.items()}
-        for i in running:
+        for i in self.running:
             tensors |= {f"now.{i}.{name}": tensor for name, tensor in self.recommenders[i].named_parameters()}
         about = {"progress": [asdict(progress) for progress in self.progress], "failed": sorted(self.failed)}
         save_tensors(path, tensors, {"titles": list(self.titles), **about})
 
-    def load(self, path: Path) -> dict[str, Tensor]:
-        """Restore the trials to where `save` saved them; return the step's state, empty if there is no usable file."""
+    def load(self, path: Path) -> None:
+        """Restore the trials to where `save` saved them, if there is a usable file."""
         if not path.exists():
-            return {}
+            return
         try:
             tensors, about = load_tensors(path, self.recommenders[0].selected.weight.device)
         except NisbenchError as error:
             log.warning("the trials begin again: %s", error)
-            return {}
+            return
         if about.get("titles") != list(self.titles):
-            return {}
+            return
         self.progress, self.failed = [Progress(**progress) for progress in about["progress"]], set(about["failed"])
         for i, recommender in enumerate(self.recommenders):
             self.best[i] = under(tensors, f"best.{i}.")
             if now := under(tensors, f"now.{i}."):
                 recommender.load_state_dict(now, strict=False)
+        self.state, self.done = under(tensors, "optimizer."), tensors.get("losses")
+        self.running = self.active(range(len(self.recommenders)))
         log.info("%d trials: resuming after epoch %d", len(self.titles), max(one.epoch for one in self.progress))
-        return under(tensors, "optimizer.")

@@ -105,6 +105,22 @@ class LazyAdam:
         self.synced_step.fill_(self.steps)
         self._restart()
 
+    def pending(self) -> dict[str, Tensor]:
+        """Up to which step each row is up to date, and the account of the steps since. Goes with `state`."""
+        account = {"synced_step": self.synced_step, "sums": self.sums, "coefficients": self.coefficients}
+        return account | {
+            "begun": torch.tensor(self.begun),
+            "learning_rate": torch.tensor(self.learning_rate, dtype=torch.float64),
+        }
+
+    def load_pending(self, pending: Mapping[str, Tensor]) -> None:
+        """Restore what `pending` returned, after `load_state`."""
+        steps, self.steps = self.steps, int(pending["begun"])
+        self._restart()
+        self.steps, self.learning_rate = steps, float(pending["learning_rate"])
+        self.sums, self.coefficients = pending["sums"].clone(), pending["coefficients"].clone()
+        self.synced_step.copy_(pending["synced_step"])
+
     # --- pending steps ----------------------------------------------------------------------------------------
 
     def _restart(self) -> None:

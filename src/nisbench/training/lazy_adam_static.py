@@ -56,6 +56,10 @@ class StaticLazyAdam:
         if self.reserved + steps > LONGEST:
             self.catch_up_all(learning_rate)
         self.reserved += steps
+        self._fill()
+
+    def _fill(self) -> None:
+        """Compute what the reserved steps need of the schedule."""
         while self.filled <= self.reserved:
             end = min(self.filled + FILLED_AT_ONCE, LONGEST + 1)
             self.schedule[self.filled : end] = scheduled(self.begun, self.filled, end, self.schedule.device)
@@ -102,6 +106,19 @@ class StaticLazyAdam:
             first.copy_(of_table["exp_avg"].view(first.shape))
             second.copy_(of_table["exp_avg_sq"].view(second.shape))
         self._begin(int(state[0]["step"]))
+
+    def pending(self) -> dict[str, Tensor]:
+        """Up to which step each row is up to date, and where the schedule is. Goes with `state`."""
+        numbers = {"begun": torch.tensor(self.begun), "reserved": torch.tensor(self.reserved)}
+        return numbers | {"synced": self.synced, "now": self.now}
+
+    def load_pending(self, pending: Mapping[str, Tensor]) -> None:
+        """Restore what `pending` returned, after `load_state`."""
+        self._begin(int(pending["begun"]))
+        self.reserved = int(pending["reserved"])
+        self.now.copy_(pending["now"])
+        self.synced.copy_(pending["synced"])
+        self._fill()
 
     def _catch_up(self, rows: Tensor, count: Tensor, learning_rate: float, read: bool = True) -> list[Tensor]:
         """Bring `rows` (C,), the first `count` of which count, up to date; what they are then, if they are to be read."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from nisbench.data.instances import Instances
 from nisbench.logs import log
 from nisbench.models.recommender import ReadRows, Recommender
+from nisbench.training.order import Order
 from nisbench.training.selection_optimizer import SelectionOptimizer
 from nisbench.training.train_step import MOST_RESERVED, TrainStep
 
@@ -49,9 +50,9 @@ class StepLoop:
     def begin(
         self,
         training: Instances,
-        order: Tensor,
+        order: Order,
         validation: Instances | None,
-        validation_order: Tensor | None,
+        validation_order: Order | None,
         learning_rate: float,
         start: int = 0,
     ) -> None:
@@ -64,6 +65,8 @@ class StepLoop:
         if not self.captures or full - start < WARM_UP + 2:
             self.buffers = self.replay = None
             return
+        assert isinstance(order, Tensor)
+        assert validation_order is None or isinstance(validation_order, Tensor)
         if self.buffers is None or not self.buffers.fit(training, validation, order, validation_order, learning_rate):
             self.buffers = Buffers(training, order, validation, validation_order, learning_rate, full, self.batch_size)
             self.replay = None
@@ -78,7 +81,7 @@ class StepLoop:
             self._on_host(end)
             return
         full = min(end, len(self.training) // self.batch_size)
-        with on_side_stream(self.order.device):
+        with on_side_stream(self.buffers.order.device):
             while self.done < full and self.warm < WARM_UP:
                 self.stepper.reserve(1, self.learning_rate)
                 self._on_device(self.buffers)
@@ -95,7 +98,9 @@ class StepLoop:
             self._on_host(end)
 
     def step_losses(self) -> Tensor:
-        """The training loss at each step since the epoch was begun, once it is over: (steps,), of T fused recommenders (steps, T)."""
+        """The training loss at each step since the epoch was begun: (steps,), of T fused recommenders (steps, T)."""
+        if self.buffers is not None and self.buffers.losses is not None and not self.losses:
+            return self.buffers.losses[self.buffers.begun : self.done].clone()
         return torch.cat(self.losses)
 
     def _replayed(self, buffers: "Buffers", end: int) -> None:

@@ -49,9 +49,15 @@ class TrainStep(Protocol):
         """
 
     def state(self) -> dict[str, Tensor]:
-        """Adam's exp_avg, exp_avg_sq and step of each parameter, by name. Call `sync` before."""
+        """Adam's exp_avg, exp_avg_sq and step of each parameter, by name. Call `sync` before, or save `pending` beside it."""
 
     def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+    def pending(self) -> dict[str, Tensor]:
+        """Which rows are behind the others, and what they need to catch up."""
+
+    def load_pending(self, pending: dict[str, Tensor]) -> None:
+        """Restore what `pending` returned, after `load_state`."""
 
 
 def build(recommender: Recommender, task: Task, settings: Training, fields: int) -> TrainStep:
@@ -109,6 +115,12 @@ class DenseStep:
         for optimizer in self._all():
             optimizer.load_state(state)
 
+    def pending(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_pending(self, pending: dict[str, Tensor]) -> None:
+        """No row is ever behind."""
+
     def _all(self) -> list[Adam | SGD]:
         return [self.adam, *(optimizer for optimizer, _ in self.own)]
 
@@ -134,6 +146,12 @@ class _StepOnRows(Generic[RowsAdam]):
         keys = ("exp_avg", "exp_avg_sq", "step")
         self.rows.load_state([{key: state[f"{name}.{key}"] for key in keys} for name in self.tables])
         self.others.load_state(state)
+
+    def pending(self) -> dict[str, Tensor]:
+        return self.rows.pending()
+
+    def load_pending(self, pending: dict[str, Tensor]) -> None:
+        self.rows.load_pending(pending)
 
     def _loss(self, batch: Instances, rows: Tensor, at: Tensor, leaves: list[Tensor]) -> Tensor:
         """The loss of a batch that reads `leaves`, of `rows`, by the indices `at`; its gradients are computed."""

@@ -5,12 +5,10 @@ epoch's number, so a trial that is killed and resumed is trained on the same bat
 device within an epoch, except where a method must (second-order DNIS, projections of large tables).
 """
 
-import logging
 import math
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,15 +20,20 @@ from nisbench.errors import NisbenchError
 from nisbench.logs import duration, log
 from nisbench.models.recommender import Recommender
 from nisbench.params.training import Training
-from nisbench.seeds import Stream, derived
+from nisbench.progress import Heartbeat, share
+from nisbench.seeds import derived
 from nisbench.tasks.task import Task
 from nisbench.training import train_step
 from nisbench.training.checkpoints import load_checkpoint, save_checkpoint
+from nisbench.training.order import epoch_order
 from nisbench.training.selection_optimizer import SelectionOptimizer
 from nisbench.training.step_loop import StepLoop
 
-SILENCE = 15
-"""Seconds after which a running trial reports its progress."""
+AT_ONCE = 64
+"""Steps of a GPU after which the host looks whether there is something to report or to save."""
+
+SAVING_SHARE = 1 / 20
+"""Of a trial's time, at most, goes into saving it."""
 
 
 class DivergenceError(NisbenchError):
@@ -96,6 +99,7 @@ def train(
     best_loss: float = math.inf,
     keep_last: bool = False,
     checkpoint: Path | None = None,
+    goes_on: bool = False,
     title: str = "trial",
 ) -> Progress:
     """Train until the validation loss has not fallen for ``patience`` epochs, and keep the best epoch's weights.
@@ -104,63 +108,133 @@ def train(
     `best_loss` is the validation loss of the initial weights, which are the result if no epoch lowers it. With
     `keep_last`, validation only watches: the last of ``max_epochs`` epochs is the result. With a
     `checkpoint` path, the state is saved there from time to time and loaded from there if it exists: the result is the
-    same as without the interruption. Raises `DivergenceError` if a loss is not finite.
+    same as without the interruption. The end is saved only if the trial `goes_on` with another phase. Raises
+    `DivergenceError` if a loss is not finite.
     """
     stepper = train_step.build(recommender, data.task, settings, fields=data.training.id_columns)
     progress = Progress(settings.learning_rate, best_loss=best_loss)
     if before:
         progress.epoch = progress.first_epoch = progress.best_epoch = before.epoch
         progress.seconds, progress.losses = before.seconds, list(before.losses)
-    best = snapshot(recommender)
-    loaded = load_checkpoint(checkpoint, recommender, stepper, selection_optimizer) if checkpoint else None
-    if loaded:
-        best, progress = loaded.best, Progress(**loaded.progress)
-        log.info("%s: resuming after epoch %d", title, progress.epoch)
     loop = StepLoop(recommender, stepper, selection_optimizer, settings.batch_size)
-    heartbeat, saved, started = Heartbeat(), time.perf_counter(), time.perf_counter()
-    already = progress.seconds
+    trial = RunningTrial(loop, progress, snapshot(recommender), title)
+    saver = Saver(settings.checkpoint_seconds, checkpoint)
+    trial.resume(saver)
 
-    while progress.is_active(settings):
-        if selection_optimizer:
-            selection_optimizer.begin_epoch(recommender, progress.learning_rate)
-        step_losses = run_epoch(loop, Epoch(data, seed, progress.epoch), progress.learning_rate)
-        if selection_optimizer:
-            selection_optimizer.finalize(recommender)
+    while trial.progress.is_active(settings):
+        step_losses = trial.train_epoch(Epoch(data, settings.order, seed, trial.progress.epoch), saver)
         loss = data.task.validation_loss(recommender, data.validation)
+        trial.finish_epoch(step_losses, loss, settings, keep_last)
+        if goes_on or trial.progress.is_active(settings):
+            saver.save_if_due(trial.save)
+
+    recommender.load_state_dict(trial.best)
+    return trial.progress
+
+
+@dataclass
+class RunningTrial:
+    """A trial that trains, and what a checkpoint of it holds."""
+
+    loop: StepLoop
+    progress: Progress
+    best: dict[str, Tensor]
+    """The weights and buffers of the best epoch so far."""
+    title: str
+    done: Tensor | None = None
+    """The losses of the steps of an epoch that were done before the trial was resumed within it."""
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    counted: float = field(default_factory=time.perf_counter)
+    """Up to when `progress` has counted the seconds."""
+
+    def resume(self, saver: "Saver") -> None:
+        """Go on from the checkpoint, if there is a usable one."""
+        path, loop = saver.path, self.loop
+        loaded = load_checkpoint(path, loop.recommender, loop.stepper, loop.selection_optimizer) if path else None
+        if not loaded:
+            return
+        self.best, self.progress, self.done = loaded.best, Progress(**loaded.progress), loaded.losses
+        if self.done is None:
+            log.info("%s: resuming after epoch %d", self.title, self.progress.epoch)
+        else:
+            log.info("%s: resuming after step %d of epoch %d", self.title, len(self.done), self.progress.epoch + 1)
+
+    def train_epoch(self, epoch: "Epoch", saver: "Saver") -> Tensor:
+        """An epoch, or the rest of it: the loss at each step."""
+        loop, optimizer = self.loop, self.loop.selection_optimizer
+        if optimizer and self.done is None:
+            optimizer.begin_epoch(loop.recommender, self.progress.learning_rate)
+        watch = Watch(f"{self.title}: epoch {epoch.number + 1}", self.heartbeat, saver, self.save)
+        step_losses = run_epoch(loop, epoch, self.progress.learning_rate, done=self.done, watch=watch)
+        self.done = None
+        if optimizer:
+            optimizer.finalize(loop.recommender)
+        return step_losses
+
+    def finish_epoch(self, step_losses: Tensor, loss: float, settings: Training, keep_last: bool) -> None:
+        """Count an epoch, given its losses, and keep its weights if it is the best. Raises `DivergenceError`."""
+        progress = self.progress
         progress.epoch += 1
-        now = time.perf_counter()
-        progress.seconds = already + now - started
+        self.count_seconds()
         try:
             check_finite(step_losses, loss, progress.epoch)
         except DivergenceError as error:
             error.progress = progress
             raise
         if progress.add(loss, settings, keep_last):
-            best = snapshot(recommender, best)
-        heartbeat.log(
+            self.best = snapshot(self.loop.recommender, self.best)
+        self.heartbeat.log(
             "%s: epoch %d of at most %d: validation loss %.5f; best %.5f at epoch %d, stops %d later; %s",
-            title, progress.epoch, progress.first_epoch + settings.max_epochs, loss, progress.best_loss, progress.best_epoch,
-            settings.patience, duration(progress.seconds),
+            self.title, progress.epoch, progress.first_epoch + settings.max_epochs, loss, progress.best_loss,
+            progress.best_epoch, settings.patience, duration(progress.seconds),
         )  # fmt: skip
-        if checkpoint and now - saved >= settings.checkpoint_seconds:
-            save_checkpoint(checkpoint, recommender, stepper, selection_optimizer, best, asdict(progress))
-            saved = now
 
-    recommender.load_state_dict(best)
-    return progress
+    def count_seconds(self) -> None:
+        now = time.perf_counter()
+        self.progress.seconds += now - self.counted
+        self.counted = now
+
+    def save(self, path: Path, losses: Tensor | None = None) -> None:
+        """Save the trial; within an epoch, with the losses of its steps so far."""
+        self.count_seconds()
+        loop, progress = self.loop, asdict(self.progress)
+        save_checkpoint(path, loop.recommender, loop.stepper, loop.selection_optimizer, self.best, progress, losses)
 
 
-class Heartbeat:
-    """Reports progress: each line goes to the log file, and one to the terminal after every `SILENCE` seconds."""
+class Saver:
+    """Saves trials to a file, if there is one to be: every so many seconds, but only as often as it is worth."""
 
-    def __init__(self) -> None:
-        self.last = time.perf_counter()
+    def __init__(self, every: float, path: Path | None) -> None:
+        self.every, self.path, self.took, self.ended = every, path, 0.0, time.perf_counter()
 
-    def log(self, message: str, *values: object) -> None:
-        level, now = logging.DEBUG, time.perf_counter()
-        if now - self.last > SILENCE:
-            level, self.last = logging.INFO, now
-        log.log(level, message, *values)
+    def save_if_due(self, save: Callable[..., None], losses: Callable[[], Tensor] | None = None) -> None:
+        """Call `save` with the path and, within an epoch, what `losses` gives: those of its steps so far."""
+        started = time.perf_counter()
+        if self.path and started - self.ended >= max(self.every, self.took / SAVING_SHARE):
+            save(self.path, losses and losses())
+            self.ended = time.perf_counter()
+            self.took = self.ended - started
+
+
+@dataclass
+class Watch:
+    """Reports how far an epoch has come and saves the trial, both where it is due."""
+
+    what: str
+    heartbeat: Heartbeat
+    saver: Saver
+    save: Callable[..., None]
+    started: float = field(default_factory=time.perf_counter)
+    already: int | None = None
+
+    def step(self, loop: StepLoop, earlier: Sequence[Tensor]) -> None:
+        """To be called after a step that another one follows. `earlier` are losses of the steps before the loop's first."""
+        done, of = loop.done * loop.batch_size, len(loop.training)
+        self.already = done if self.already is None else self.already
+        if self.heartbeat.is_due():
+            seconds = time.perf_counter() - self.started
+            self.heartbeat.log("%s: example %s", self.what, share(done, of, seconds, self.already))
+        self.saver.save_if_due(self.save, lambda: torch.cat([*earlier, loop.step_losses()]))
 
 
 @dataclass(frozen=True)
@@ -168,30 +242,40 @@ class Epoch:
     """What an epoch goes through: examples of `training` in a random order and, for each batch, one of `validation`."""
 
     data: Data
+    order: Literal["shuffled", "blocks"]
     seed: int
     number: int
     """From 0."""
 
 
-def run_epoch(loop: StepLoop, epoch: Epoch, learning_rate: float) -> Tensor:
-    """One pass over the training examples.
+def run_epoch(
+    loop: StepLoop, epoch: Epoch, learning_rate: float, *, done: Tensor | None = None, watch: Watch | None = None
+) -> Tensor:
+    """One pass over the training examples, or the rest of one of which some steps are done, with these losses.
 
     A step of the selection, on a validation batch, may follow each step of the weights. Returns the training loss at
     each step, (steps,), on the device; of T fused recommenders (steps, T).
     """
-    data, seed, number = epoch.data, epoch.seed, epoch.number
+    data, kind, seed, number = epoch.data, epoch.order, epoch.seed, epoch.number
     device = data.training.labels.device
     training = data.task.examples("train", data.training, derived(seed, "training_examples", number))
-    order = shuffled(len(training), len(training), (seed, number), "training_batches", device)
+    order = epoch_order(kind, len(training), len(training), (seed, number), "training_batches", device)
     validation = selection_order = None
     if loop.selection_optimizer:
         learned_from = data.validation if data.held_in is None else data.held_in
         validation = data.task.examples("validation", learned_from, derived(seed, "validation_examples", number))
-        selection_order = shuffled(len(validation), len(training), (seed, number), "validation_batches", device)
-    loop.begin(training, order, validation, selection_order, learning_rate)
-    loop.run()
+        selection_order = epoch_order(
+            kind, len(validation), len(training), (seed, number), "validation_batches", device
+        )
+    earlier = [] if done is None else [done]
+    loop.begin(training, order, validation, selection_order, learning_rate, start=sum(map(len, earlier)))
+    while loop.done < loop.steps:
+        # Ends at the same steps of an epoch wherever it was begun: a GPU's rows may catch up at such an end.
+        loop.run(AT_ONCE - loop.done % AT_ONCE if loop.captures else 1)
+        if watch and loop.done < loop.steps:
+            watch.step(loop, earlier)
     loop.stepper.sync()
-    return loop.step_losses()
+    return torch.cat([*earlier, loop.step_losses()])
 
 
 def check_finite(step_losses: Tensor, validation_loss: float, epoch: int) -> None:
@@ -205,40 +289,6 @@ def check_finite(step_losses: Tensor, validation_loss: float, epoch: int) -> Non
         )
     if not math.isfinite(validation_loss):
         raise DivergenceError(f"the validation loss is {validation_loss} after epoch {epoch}; lower the learning rates")
-
-
-def shuffled(n: int, length: int, seeds: tuple[int, int], stream: Stream, device: torch.device) -> Tensor:
-    """(length,) indices below `n`: random orders of all `n` in a row, fixed by `seeds` (run, epoch) and `stream`.
-
-    A GPU is done with an epoch soon: for it, the next epoch's order is drawn meanwhile.
-    """
-    if device.type == "cpu":
-        return drawn(n, length, seeds, stream)
-    order = _DRAWN_AHEAD.pop((n, length, seeds, stream), None)
-    now = order.result() if order else drawn(n, length, seeds, stream)
-    following = seeds[0], seeds[1] + 1
-    _DRAWN_AHEAD[n, length, following, stream] = _drawer().submit(drawn, n, length, following, stream)
-    while (
-        len(_DRAWN_AHEAD) > 2
-    ):  # one of training's and one of validation's; those of a trial that has ended are not wanted
-        del _DRAWN_AHEAD[next(iter(_DRAWN_AHEAD))]
-    return now.to(device)
-
-
-def drawn(n: int, length: int, seeds: tuple[int, int], stream: Stream) -> Tensor:
-    """The same on the CPU: there, so that CPU and GPU runs see the same batches."""
-    run_seed, epoch = seeds
-    generator = torch.Generator().manual_seed(derived(run_seed, stream, epoch))
-    orders = [torch.randperm(n, generator=generator) for _ in range(-(-length // n))]
-    return torch.cat(orders)[:length]
-
-
-_DRAWN_AHEAD: dict[tuple[int, int, tuple[int, int], Stream], Future[Tensor]] = {}
-
-
-@cache
-def _drawer() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="orders")
 
 
 @torch.no_grad()
