@@ -122,7 +122,7 @@ def settings(config, mf):
             "task": config.params.tasks["rating"], "model": mf, "importance": "effective", "rounds": 0, "rewind": None,
             "recalibrate": False, "compression_rate": 2.0, "seed": 1, "training": None, "deterministic": False, "device": "cpu",
         }  # fmt: skip
-        return PruneSettings(**plain | update)
+        return PruneSettings(**plain | {"memory_limit": None} | update)
 
     return build
 

@@ -14,24 +14,49 @@ LOWER = {
 }
 """What takes memory, by step."""
 
+RESERVE = 0.1
+"""Of a machine's memory, for all that is no job of ours."""
+
+PROCESS = 400 << 20
+"""Bytes of a process that has loaded torch and works on small data."""
+
 
 def require(needed: float, what: str, lower: str) -> None:
     """Raise `NisbenchError` if `what` needs more bytes than the machine has in all."""
-    there = _total()
+    there = total()
     if needed > there:
         raise NisbenchError(
             f"{what} would take {needed / 2**30:,.1f} GiB of memory, and this machine has {there / 2**30:,.1f}. Lower {lower}."
         )
 
 
-def _total() -> int:
+def limit(gib: float | None) -> int:
+    """Bytes that a job may hold, by the setting ``training.memory_limit``: what the machine has, less a reserve, if it is None."""
+    return int(total() * (1 - RESERVE) if gib is None else gib * 2**30)
+
+
+def total() -> int:
     """Bytes that the machine has, or that a container may use of them."""
-    total: int = psutil.virtual_memory().total
+    installed: int = psutil.virtual_memory().total
     try:
         allowed = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
     except OSError:
-        return total
-    return min(total, int(allowed)) if allowed.isdigit() else total
+        return installed
+    return min(installed, int(allowed)) if allowed.isdigit() else installed
+
+
+def of_training(features: int, columns: int) -> int:
+    """Bytes that training a table takes on a CPU, without the instances.
+
+    These are the process and six tables: weights, gradients where they are dense, Adam's two moments, the best weights so far, and
+    one for all else.
+    """
+    return PROCESS + 4 * features * columns * 6
+
+
+def of_pruning(features: int, columns: int) -> int:
+    """Bytes that pruning a table takes, without the instances: raw and effective weights, how important they are, and two copies."""
+    return PROCESS + 4 * features * columns * 5
 
 
 def has_run_out(error: BaseException) -> bool:

@@ -206,6 +206,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
         deterministic=searched.training.deterministic,
         precision=searched.training.precision,
         device=searched.training.device,
+        memory_limit=searched.training.memory_limit,
     )
     special = "" if method.importance == "effective" else f"-{method.importance}"
     special += f"-rounds{rounds}-{method.rewind}" if rounds else ""

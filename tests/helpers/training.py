@@ -83,6 +83,7 @@ def prune_settings(settings: SearchSettings, rate: float) -> PruneSettings:
         rewind=settings.method.rewind if rounds else None,
         recalibrate=settings.training.recalibrate and settings.task.has_base_rate, compression_rate=rate, seed=settings.seed,
         training=settings.training if rounds else None, deterministic=False, device="cpu",
+        memory_limit=settings.training.memory_limit,
     )  # fmt: skip
 
 

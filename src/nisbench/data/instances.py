@@ -1,18 +1,22 @@
 """Instances in memory, on the training device, or in files that are mapped into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from nisbench import memory
 from nisbench.data.parquet import Field, InstancesFile, open_instances
+from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
+from nisbench.logs import log
 from nisbench.progress import Heartbeat, share
 
 ROWS_AT_ONCE = 1 << 17
@@ -201,10 +205,47 @@ def shares(most: int) -> Tensor:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Room:
+    """Where instances may be kept: in memory, as far as it goes, and in files."""
+
+    memory_limit: float | None
+    """GiB that the process may hold; see `memory.limit`."""
+    beside: int
+    """Bytes of it that all else takes."""
+    folder: Path
+    """For the files."""
+    order: Literal["shuffled", "blocks"] = "blocks"
+    """In which a batch's instances come; any other than by blocks needs the files in the system's cache, which is memory too."""
+
+
 def size_of(path: Path) -> int:
     """Bytes that a file of instances takes in memory."""
     file = open_instances(path)
     return len(file) * Layout(tuple(file.fields)).bytes
+
+
+def read_all(paths: Sequence[Path], device: torch.device, room: Room | None = None) -> list[Instances]:
+    """Load files of instances, as `read` does: into files that are mapped, where memory has no room for all of them."""
+    mapped = room is not None and device.type == "cpu" and not _fits(paths, room)
+    return [read(path, device, room.folder / f"{path.stem}.npy" if room and mapped else None) for path in paths]
+
+
+def _fits(paths: Sequence[Path], room: Room) -> bool:
+    """Raises `NisbenchError` if they fit neither into the memory that the process may hold nor into all that there is."""
+    size, limit, there = sum(map(size_of, paths)), memory.limit(room.memory_limit), memory.total()
+    if size + room.beside <= limit:
+        return True
+    if room.order == "shuffled" and size + room.beside > there:
+        raise NisbenchError(
+            f"{paths[0]}: the instances take {size / 2**30:.1f} GiB and the tables {room.beside / 2**30:.1f}, and this machine has "
+            f"{there / 2**30:.1f} GiB of memory. Set training.order: blocks, by which a batch is read from few places of a file"
+        )
+    log.info(
+        "instances of %.1f GiB beside tables of %.1f do not fit into %.1f GiB (training.memory_limit): they stay in files in %s",
+        size / 2**30, room.beside / 2**30, limit / 2**30, room.folder,
+    )  # fmt: skip
+    return False
 
 
 def read(path: Path, device: torch.device, mapped: Path | None = None) -> Instances:
@@ -246,7 +287,7 @@ def _is_of(mapped: Path, shape: tuple[int, int]) -> bool:
     """Whether a whole file of cells is there: it is only ever placed whole."""
     try:
         found = np.load(mapped, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
     return bool(found.shape == shape and found.dtype == np.int32)
 

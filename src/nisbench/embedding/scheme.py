@@ -8,6 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from nisbench.embedding.storage import row_slices
 from nisbench.errors import shortened
 from nisbench.files import atomic_write, bad_file, check_regular
 
@@ -32,12 +33,15 @@ class DimensionScheme:
     @classmethod
     def from_dense(cls, embeddings: np.ndarray) -> "DimensionScheme":
         """The non-zero weights of an (N, K) matrix."""
-        features, dimensions = np.nonzero(embeddings)
-        counts = np.bincount(features, minlength=len(embeddings))
+        counts = np.count_nonzero(embeddings, axis=1)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        values = embeddings[features, dimensions].astype(np.float32)
         kind = np.uint16 if embeddings.shape[1] <= 1 << 16 else np.uint32
-        return cls(embeddings.shape[1], offsets, dimensions.astype(kind), values)
+        dimensions, values = np.empty(offsets[-1], dtype=kind), np.empty(offsets[-1], dtype=np.float32)
+        for part in row_slices(*embeddings.shape):  # the places of all would take several times the table's memory
+            rows, into = embeddings[part], slice(offsets[part.start], offsets[part.stop])
+            filled = rows != 0
+            dimensions[into], values[into] = np.nonzero(filled)[1], rows[filled]
+        return cls(embeddings.shape[1], offsets, dimensions, values)
 
     def to_dense(self) -> np.ndarray:
         """(N, K) float32, with 0 where a dimension does not exist."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from nisbench.params.base import Settings
 from nisbench.params.datasets import AnyDataset, AnySplit
@@ -56,3 +56,4 @@ class PruneSettings(Settings):
     deterministic: bool
     precision: Annotated[Precision, PRECISION] = "float32"
     device: Annotated[str, Field(exclude=True)]
+    memory_limit: Annotated[PositiveFloat | None, Field(exclude=True)]

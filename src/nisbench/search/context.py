@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nisbench import memory
 from nisbench.data import instances
+from nisbench.data.instances import Room
 from nisbench.data.parquet import open_instances, read_features, same_fields
 from nisbench.errors import NisbenchError
 from nisbench.models import recommender as recommenders
@@ -34,9 +35,17 @@ class SearchContext:
 
     @classmethod
     def read(
-        cls, settings: SearchSettings, splits: Mapping[str, Path], features_file: Path, device: torch.device
+        cls,
+        settings: SearchSettings,
+        splits: Mapping[str, Path],
+        features_file: Path,
+        device: torch.device,
+        folder: Path | None = None,
     ) -> "SearchContext":
-        """Load the files of train and validation, and of the features. Raises `NisbenchError` if they do not fit together."""
+        """Load the files of train and validation, and of the features. Raises `NisbenchError` if they do not fit together.
+
+        Instances that do not fit into memory are put into files in `folder`, if one is given.
+        """
         train = open_instances(splits["train"])
         features, sizes = read_features(features_file, train), same_fields(splits)
         if settings.model.user_and_item and len(sizes) != 2:
@@ -47,7 +56,11 @@ class SearchContext:
         planted = features["planted_dimension"].to_numpy() if "planted_dimension" in features.column_names else None
         block, frequency = features["block"].to_numpy(), features["frequency"].to_numpy()
         task = tasks.build(settings.task, splits, device)
-        training, validation = (instances.read(splits[name], device) for name in ("train", "validation"))
+        used, room = settings.training, None
+        if folder:
+            columns = used.base_dimension * sum(settings.model.embedding_multiples)
+            room = Room(used.memory_limit, memory.of_training(sum(sizes), columns), folder, used.order)
+        training, validation = instances.read_all([splits["train"], splits["validation"]], device, room)
         stats = FeatureStats.of(block, frequency, sizes, planted)
         return cls(settings, Data(training, validation, task), sizes, stats, device)
 

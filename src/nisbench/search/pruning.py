@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
+from nisbench import memory
 from nisbench.data import instances, parquet
-from nisbench.data.instances import Instances
+from nisbench.data.instances import Instances, Room
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.embedding.storage import PRECISIONS, Extent, rounded, row_slices
 from nisbench.errors import NisbenchError
@@ -86,22 +87,22 @@ def _prune_and_measure(
         raise bad_file(weights_file, "the search did not rank its weights for pruning")
     started = time.perf_counter()
     known = {name: splits[name] for name in ("train", "validation")}
+    room_left = Room(settings.memory_limit, memory.of_pruning(*found.raw.shape), folder)
     rounds: list[Round] = []
     if settings.rounds:
         model, rounds = in_rounds(settings, model, found, searched.weights, known, folder / "rounds", device)
         threshold = rounds[-1].threshold
     else:
-        values = importance(settings, model.embeddings, found)
-        kept, threshold = most_important(values, searched.weights, settings.compression_rate, settings.importance)
-        model = model.with_embeddings(np.where(kept, model.embeddings, np.float32(0)))
-    validation = instances.read(splits["validation"], device)
+        model, threshold = pruned_at_once(settings, model, found, searched.weights)
+    del found
+    (validation,) = instances.read_all([splits["validation"]], device, room_left)
     if settings.recalibrate:
         model = replace(model, offset=offset_of(settings, model, validation))
     recommender = model.to_recommender().to(device)
     validation_loss = tasks.build(settings.task, known, device).validation_loss(recommender, validation)
     del validation
     task = tasks.build(settings.task, splits, device)
-    test = instances.read(splits["test"], device)
+    (test,) = instances.read_all([splits["test"]], device, room_left)
     metrics = task.evaluate(recommender, test)
     if not all(map(math.isfinite, metrics.values())):
         raise DivergenceError(f"predictions are not numbers: {metrics}")
@@ -140,6 +141,15 @@ def bytes_of(model: PrunedModel) -> dict[str, dict[str, int]]:
 
 
 # --- which weights go -----------------------------------------------------------------------------------------
+
+
+def pruned_at_once(
+    settings: PruneSettings, model: PrunedModel, found: Found, weights: int
+) -> tuple[PrunedModel, float]:
+    """The model without what the compression rate does not leave, and the threshold."""
+    values = importance(settings, model.embeddings, found)
+    kept, threshold = most_important(values, weights, settings.compression_rate, settings.importance)
+    return model.with_embeddings(np.where(kept, model.embeddings, np.float32(0))), threshold
 
 
 def importance(settings: PruneSettings, embeddings: np.ndarray, found: Found) -> np.ndarray:
@@ -197,7 +207,9 @@ def in_rounds(
     chooses its epoch; pruned weights take part in the choice. A round that was finished is not done again.
     """
     assert settings.training is not None
-    training, validation = (instances.read(splits[name], device) for name in ("train", "validation"))
+    table = memory.of_pruning(*found.raw.shape) + memory.of_training(*found.raw.shape)
+    room = Room(settings.memory_limit, table, folder, settings.training.order)
+    training, validation = instances.read_all([splits["train"], splits["validation"]], device, room)
     data = Data(training, validation, tasks.build(settings.task, splits, device))
     done: list[Round] = []
     finished = max((n for n in range(1, settings.rounds + 1) if (folder / f"{n}.safetensors").exists()), default=1)

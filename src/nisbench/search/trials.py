@@ -35,7 +35,7 @@ def run(
 
     `splits` are the files of train and validation. If all trials fail, the weights are empty and ``run.json`` says why.
     """
-    context = SearchContext.read(settings, splits, features_file, device)
+    context = SearchContext.read(settings, splits, features_file, device, folder)
     store = TrialStore(folder / "trials", device)
     trials, best = _run_all(context, store)
     failed = None
