@@ -4,12 +4,14 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import tarfile
 import zipfile
 
 import pyarrow as pa
 import pytest
 
+from nisbench import progress
 from nisbench.data import archives
 from nisbench.data.archives import fetched_from, numbered_lines, open_member
 from nisbench.errors import NisbenchError
@@ -240,3 +242,20 @@ def test_what_is_no_archive_is_called_what_it_is_and_as_the_user_called_it(read,
 def test_an_archive_of_which_no_file_is_named_says_what_it_holds(read, pack):
     with pytest.raises(NisbenchError, match=r"is an archive.* of those in it: 'a.csv', 'b.csv'"):
         read(pack(("a.csv", b"1"), ("b.csv", b"2")), None)
+
+
+# --- progress -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred, lambda file: file[1]])
+def test_reading_reports_rows_share_and_time_left(pack, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SILENCE", -1)
+    path = tmp_path / "archive"
+    path.write_bytes(pack(("archive", b"1\n" * (MIB // 4))))
+    with open_member(path, "archive") as stream, caplog.at_level("INFO"):
+        reading = archives.Reading("archive", stream)
+        for data in iter(lambda: stream.read(MIB // 8), b""):
+            reading.add(len(data) // 2)
+    first, last = caplog.messages[0], caplog.messages[-1]
+    assert re.fullmatch(r"archive: 65,536 rows; MiB \d of \d \(\d+%\), .* left", first)
+    assert re.fullmatch(r"archive: 262,144 rows; MiB 0 of 0 \(100%\), 0.0 s left", last)

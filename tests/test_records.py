@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nisbench import cli, execution, logs, records
+from nisbench import cli, execution, files, logs, records
 from nisbench.errors import NisbenchError
 from nisbench.execution import run_step, run_with_inputs
 from nisbench.files import md5_sum
@@ -355,3 +355,35 @@ def test_an_archive_that_lost_its_record_is_told_by_its_md5_sum_and_not_fetched_
     with pytest.raises(NisbenchError):
         run_step(step)
     assert not records.done(step)
+
+
+def test_a_download_reads_its_source_once_and_its_copy_not_at_all(small, tmp_path, monkeypatch):
+    source = tmp_path / "source.zip"
+    source.write_bytes(b"archive")
+    about = {"url": str(source), "md5": md5_sum(source)}
+    step = download_step(small.params.datasets["movielens_1m"].model_copy(update=about), tmp_path)
+    monkeypatch.setattr(files.hashlib, "file_digest", None)  # by which files are read for their sums
+    run_step(step)
+    records.check(step)
+    monkeypatch.undo()
+    step.path("archive").write_bytes(b"damaged")
+    with pytest.raises(NisbenchError, match="another SHA-256 sum"):
+        records.check(step)
+
+
+def test_the_md5_sum_of_a_large_local_file_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "LARGE", 5)
+    source, read = Path("source.zip"), []
+    sum_of = files.md5_sum
+    monkeypatch.setattr(files, "md5_sum", lambda path: (read.append(path), sum_of(path))[1])
+    source.write_bytes(b"tiny")
+    assert files.kept_md5_sum(source) == files.kept_md5_sum(source) == sum_of(source)
+    assert (len(read), Path("logs").exists()) == (2, False)
+    for content in (b"large", b"other"):
+        source.unlink()
+        source.write_bytes(content)
+        assert files.kept_md5_sum(source) == files.kept_md5_sum(source) == sum_of(source)
+    assert len(read) == 4
+    Path("logs", "md5.json").write_text("{")
+    assert files.kept_md5_sum(source) == sum_of(source)

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,59 @@ def md5_sum(path: Path) -> str:
     """The MD5 sum that publishers give to check a file by, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def sha256_sum(path: Path) -> str:
+    """The SHA-256 sum of a file, in hexadecimal: read only if it has changed since it was read or written last."""
+    known = _sha256_sums.get(path)
+    if known is None or known[0] != _state(path):
+        with path.open("rb") as file:
+            state = _state(path)
+            known = state, hashlib.file_digest(file, "sha256").hexdigest()
+        _sha256_sums[path] = known
+    return known[1]
+
+
+def know_sha256(path: Path, digest: str) -> None:
+    """Keep the sum of a file that was computed while it was written."""
+    _sha256_sums[path] = _state(path), digest
+
+
+_sha256_sums: dict[Path, tuple[list[int], str]] = {}
+
+
+def kept_md5_sum(path: Path) -> str:
+    """The MD5 sum of a file, which is kept for the next command if it takes long to compute."""
+    path = path.absolute()
+    state, known = _state(path), _kept_sums()
+    found = known.get(str(path))
+    if isinstance(found, list) and len(found) == 2 and found[0] == state and isinstance(found[1], str):
+        return found[1]
+    digest = md5_sum(path)
+    if path.stat().st_size >= LARGE:
+        with suppress(NisbenchError):  # it may not be possible to write here
+            write_json(KEPT_SUMS, known | {str(path): [state, digest]})
+    return digest
+
+
+KEPT_SUMS = Path("logs", "md5.json")
+"""MD5 sums of local archives, by path, each with the file's state when it was read."""
+LARGE = 1 << 26
+"""Bytes; a smaller file is read in less than a second."""
+
+
+def _kept_sums() -> dict[str, Any]:
+    try:
+        found = read_json(KEPT_SUMS)
+    except (NisbenchError, OSError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _state(path: Path) -> list[int]:
+    """What changes when a file does, short of reading it."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 def write_text(path: Path, text: str) -> None:

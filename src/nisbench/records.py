@@ -4,7 +4,6 @@ It says what was computed, from what, by which code, and what is in each file, s
 it is used.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nisbench.errors import NisbenchError, shortened
-from nisbench.files import DELETE, bad_file, write_json
+from nisbench.files import DELETE, bad_file, sha256_sum, write_json
 from nisbench.identity import PACKAGE, canonical_json
 from nisbench.params.step_settings import PruneSettings
 from nisbench.run_files import Count, PruneRun, RunFile, SearchRun, read_as, read_pruning, read_search
@@ -155,14 +154,7 @@ def remove(step: Step) -> None:
 
 
 def sums_of(file: Path) -> FileSum:
-    found = file.stat()
-    return _sums_of_state(file, found.st_size, found.st_mtime_ns)
-
-
-@cache
-def _sums_of_state(path: Path, size: int, _time: int) -> FileSum:
-    with path.open("rb") as file:
-        return FileSum(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=size)
+    return FileSum(sha256=sha256_sum(file), bytes=file.stat().st_size)
 
 
 def date_back(steps: Iterable[Step]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nisbench.errors import without_password
-from nisbench.files import md5_sum
+from nisbench.files import kept_md5_sum
 from nisbench.identity import canonical_json, core_identity, kind_source
 from nisbench.params.base import Kind, Settings
 from nisbench.params.datasets import Archive, Dataset, file_name
@@ -169,7 +169,7 @@ def _md5_of_local(path: Path) -> str:
 
 @cache
 def _md5_of_state(path: Path, _size: int, _time: int) -> str:
-    return md5_sum(path)
+    return kept_md5_sum(path)
 
 
 def search_step(block: Step, task: Task, model: Model, method: Method, training: Training, seed: int) -> Step:

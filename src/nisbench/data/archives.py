@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 
 from nisbench.errors import NisbenchError, shortened, without_password
+from nisbench.progress import Heartbeat, share
 
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, pa.ArrowException, EOFError, OSError,
@@ -100,10 +101,10 @@ def open_member(archive: Path, member: str | None) -> Iterator[io.BufferedReader
                 start = file.read(TAR_BLOCK)
             most = max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
             if start.startswith(ZIP):
-                stream = _open_zip(stack, archive, member, most)
+                stream, size = _open_zip(stack, archive, member, most)
             else:
-                stream = _open_unzipped(stack, archive, member, most, _compression(start))
-        yield io.BufferedReader(Counted(stream, archive, most), READ_AT_ONCE)
+                stream, size = _open_unzipped(stack, archive, member, most, _compression(start))
+        yield io.BufferedReader(Counted(stream, archive, most, size), READ_AT_ONCE)
 
 
 @contextmanager
@@ -133,9 +134,11 @@ def _compression(start: bytes) -> str | None:
     return next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
 
 
-def _open_unzipped(
-    stack: ExitStack, archive: Path, member: str | None, most: int, compression: str | None
-) -> IO[bytes]:
+Sized = tuple[IO[bytes], int | None]
+"""The bytes of a file, and how many they are, if that is known."""
+
+
+def _open_unzipped(stack: ExitStack, archive: Path, member: str | None, most: int, compression: str | None) -> Sized:
     """A file that is itself what is wanted, or a tar archive."""
     if compression == "xz":
         plain: Any = stack.enter_context(lzma.LZMAFile(archive))  # noqa: SIM115
@@ -146,7 +149,7 @@ def _open_unzipped(
     if _is_tar(start):
         return _open_tar(stack, stream, archive, member, most)
     _check_alone(archive, member, start)
-    return stream
+    return stream, None if compression else archive.stat().st_size
 
 
 def archive_kind(start: bytes) -> str | None:
@@ -192,7 +195,7 @@ def no_data(start: bytes) -> str | None:
     return next((what for magic, what in NOT_DATA.items() if start.startswith(magic)), None)
 
 
-def _open_zip(stack: ExitStack, archive: Path, member: str | None, most: int) -> IO[bytes]:
+def _open_zip(stack: ExitStack, archive: Path, member: str | None, most: int) -> Sized:
     opened = stack.enter_context(zipfile.ZipFile(archive))
     entries = opened.infolist()
     for number, entry in enumerate(entries, start=1):
@@ -209,10 +212,10 @@ def _open_zip(stack: ExitStack, archive: Path, member: str | None, most: int) ->
     if found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # Python unpacks others without limit
         raise NisbenchError(f"{archive}: {member} is packed by a method other than deflate. Pack it anew.")
     _check_size(archive, member, found[0].file_size, most)
-    return stack.enter_context(opened.open(found[0]))
+    return stack.enter_context(opened.open(found[0])), found[0].file_size
 
 
-def _open_tar(stack: ExitStack, stream: IO[bytes], archive: Path, member: str | None, most: int) -> IO[bytes]:
+def _open_tar(stack: ExitStack, stream: IO[bytes], archive: Path, member: str | None, most: int) -> Sized:
     opened = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", bufsize=READ_AT_ONCE, tarinfo=_Entry))  # noqa: SIM115
     names = []
     for number, entry in enumerate(opened, start=1):
@@ -223,7 +226,7 @@ def _open_tar(stack: ExitStack, stream: IO[bytes], archive: Path, member: str | 
             content = opened.extractfile(entry) if entry.isfile() else None
             if content is None:
                 raise NisbenchError(f"{archive}: {member} is not a file but a folder, a link or the like")
-            return content
+            return content, entry.size
     if member is None:
         raise _unnamed(archive, names)
     raise NisbenchError(f"{archive}: holds no {member!r}; it holds {_listed(names)}")
@@ -270,8 +273,8 @@ def _listed(names: list[str]) -> str:
 class Counted(io.RawIOBase):
     """What is read from an archive, as long as it is not far more than the archive could hold."""
 
-    def __init__(self, stream: IO[bytes], archive: Path, most: int) -> None:
-        self.stream, self.archive, self.most, self.count = stream, archive, most, 0
+    def __init__(self, stream: IO[bytes], archive: Path, most: int, size: int | None = None) -> None:
+        self.stream, self.archive, self.most, self.size, self.count = stream, archive, most, size, 0
 
     def readable(self) -> bool:
         return True
@@ -291,6 +294,26 @@ class Counted(io.RawIOBase):
 
     def readall(self) -> bytes:
         return b"".join(iter(lambda: self.read(READ_AT_ONCE), b""))
+
+
+class Reading:
+    """Reports how far the reading of a file has come."""
+
+    def __init__(self, what: str, stream: io.BufferedReader) -> None:
+        """`stream` is what `open_member` gave."""
+        self.what, self.source, self.rows, self.heartbeat = what, stream.raw, 0, Heartbeat()
+
+    def add(self, rows: int) -> None:
+        """So many more rows were read, or will be before the next call."""
+        self.rows += rows
+        if self.heartbeat.is_due():
+            self.heartbeat.log("%s: %s rows%s", self.what, f"{self.rows:,}", self._of())
+
+    def _of(self) -> str:
+        count, size = (getattr(self.source, name, None) for name in ("count", "size"))
+        if not count or not size:
+            return ""
+        return f"; MiB {share(count / 2**20, size / 2**20, self.heartbeat.seconds)}"
 
 
 class Digested(io.BufferedIOBase):

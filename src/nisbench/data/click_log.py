@@ -19,7 +19,15 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from nisbench.data import parquet
-from nisbench.data.archives import LONGEST_LINE, Digested, lines_of, numbered_blocks, open_member, shown_bytes
+from nisbench.data.archives import (
+    LONGEST_LINE,
+    Digested,
+    Reading,
+    lines_of,
+    numbered_blocks,
+    open_member,
+    shown_bytes,
+)
 from nisbench.data.parquet import FieldKind, Scaling
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
@@ -218,8 +226,10 @@ def batches(log_file: LogFile, check: bool = False) -> Iterator[pa.Table]:
                 wanted = log_file.delimiter.join((*COLUMNS[:2], "...", COLUMNS[-1]))
                 raise NisbenchError(f"{log_file}:1: expected the header {wanted}, found {shown_bytes(names.encode())}")
         source = Digested(opened, digest) if check and log_file.md5 else opened
+        reading = Reading(f"{log_file.member}, {'first' if check else 'second'} pass", opened)
         reader = pa.csv.open_csv(source, *_options(log_file))
         for batch in reader:
+            reading.add(len(batch))
             yield pa.Table.from_batches([batch])
     if check and log_file.md5 and digest.hexdigest() != log_file.md5:
         raise NisbenchError(

@@ -1,5 +1,6 @@
 """Fetch a data set's file, an archive as a rule: with progress, retries and a check, and whole or not at all."""
 
+import hashlib
 import shutil
 import sys
 import tempfile
@@ -15,9 +16,10 @@ from tqdm import tqdm
 
 from nisbench.data.archives import archive_kind, no_data
 from nisbench.errors import NisbenchError, without_password
-from nisbench.files import atomic_write, md5_sum
+from nisbench.files import atomic_write, know_sha256
 from nisbench.logs import log
 from nisbench.params.datasets import file_name
+from nisbench.progress import Heartbeat, share
 
 ATTEMPTS = 4
 PAUSE = 1  # seconds, doubled at every attempt
@@ -66,14 +68,23 @@ def fetch(url: str, md5: str | None, target: Path) -> None:
     web page or empty, or its MD5 sum is not `md5`; then nothing is left at `target`.
     """
     with atomic_write(target) as temporary:
-        if "://" in url:
-            _download(url, temporary)
-        else:
-            _copy(Path(url), temporary)
-        _check(temporary, without_password(url), md5)
+        sums = _download(url, temporary) if "://" in url else _copy(Path(url), temporary)
+        _check(temporary, without_password(url), sums.md5.hexdigest(), md5)
+    know_sha256(target, sums.sha256.hexdigest())
 
 
-def _copy(source: Path, target: Path) -> None:
+class Sums:
+    """Of what is written, so that it need not be read again."""
+
+    def __init__(self) -> None:
+        self.md5, self.sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+
+    def update(self, data: bytes) -> None:
+        self.md5.update(data)
+        self.sha256.update(data)
+
+
+def _copy(source: Path, target: Path) -> Sums:
     if source.is_dir():
         raise NisbenchError(
             f"{source}: is a folder, and a data set's url names files. List them, or pack the folder in a zip."
@@ -84,17 +95,23 @@ def _copy(source: Path, target: Path) -> None:
         opened = source.open("rb")
     except OSError as error:
         raise NisbenchError(f"{source}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+    sums, size, heartbeat, done = Sums(), source.stat().st_size, Heartbeat(), 0
     with opened, target.open("wb") as file:
-        shutil.copyfileobj(opened, file, READ_AT_ONCE)
+        while data := opened.read(READ_AT_ONCE):
+            file.write(data)
+            sums.update(data)
+            done += len(data)
+            if heartbeat.is_due():
+                heartbeat.log("copying %s: MiB %s", source, share(done / 2**20, size / 2**20, heartbeat.seconds))
+    return sums
 
 
-def _download(url: str, target: Path) -> None:
+def _download(url: str, target: Path) -> Sums:
     shown = without_password(url)
     log.info("downloading %s", shown)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _transfer(url, target)
-            break
+            return _transfer(url, target)
         except (
             requests.RequestException,
             urllib3.exceptions.HTTPError,
@@ -111,9 +128,10 @@ def _download(url: str, target: Path) -> None:
                 ) from error
             log.warning("attempt %d of %d failed (%s); trying again", attempt, ATTEMPTS, error)
             time.sleep(PAUSE * 2**attempt)
+    raise AssertionError("the last attempt succeeds or raises")
 
 
-def _transfer(url: str, target: Path) -> None:
+def _transfer(url: str, target: Path) -> Sums:
     """Store the body of a response byte for byte: a Content-Encoding says how it is packed, and the MD5 sum is of that."""
     parts = urlsplit(url)
     login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
@@ -128,6 +146,7 @@ def _transfer(url: str, target: Path) -> None:
         size = int(length) if length.isdigit() else None
         if size is not None and size > MOST_BYTES:
             raise _too_large(url)
+        sums = Sums()
         with (
             target.open("wb") as file,
             tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty()) as progress,
@@ -135,9 +154,11 @@ def _transfer(url: str, target: Path) -> None:
             # urllib3 raises if the body is shorter than its Content-Length
             for data in response.raw.stream(READ_AT_ONCE, decode_content=False):
                 file.write(data)
+                sums.update(data)
                 progress.update(len(data))
                 if file.tell() > MOST_BYTES:
                     raise _too_large(url)
+    return sums
 
 
 def _too_large(url: str) -> NisbenchError:
@@ -147,10 +168,10 @@ def _too_large(url: str) -> NisbenchError:
     )
 
 
-def _check(file: Path, name: str, md5: str | None) -> None:
+def _check(file: Path, name: str, found: str, md5: str | None) -> None:
+    """Raise `NisbenchError` if a file, whose MD5 sum was `found`, is not what was asked for."""
     with file.open("rb") as opened:
         otherwise = no_data(opened.read(LEAST_START))
-    found = md5_sum(file)
     if md5 is None and otherwise:
         raise NisbenchError(f"{name}: is {otherwise}, not data. Nothing was kept. Correct the data set's url.")
     if md5 is None:

@@ -14,6 +14,7 @@ from nisbench.data import parquet
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
 from nisbench.params.datasets import AnySplit, RandomSplit, TimeSplit
+from nisbench.progress import Heartbeat, share
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
@@ -31,7 +32,7 @@ def run(settings: AnySplit, instances_file: Path, targets: dict[str, Path]) -> N
         times=_column(source, "time", settings) if by_user or by_time_only else None,
         division=_column(source, "split", settings) if settings == "published" else None,
     )
-    start = 0
+    start, heartbeat = 0, Heartbeat()
     with ExitStack() as stack:
         paths = [stack.enter_context(atomic_write(targets[name])) for name in SPLITS]
         writers = [
@@ -41,6 +42,8 @@ def run(settings: AnySplit, instances_file: Path, targets: dict[str, Path]) -> N
         for batch in source.batches(ROW_GROUP):
             numbers = split_of[start : start + len(batch)]
             start += len(batch)
+            if heartbeat.is_due():
+                heartbeat.log("splitting: instance %s", share(start, len(source), heartbeat.seconds))
             for number, writer in enumerate(writers):
                 writer.write_batch(batch.filter(pa.array(numbers == number)))
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from nisbench.data.archives import LONGEST_LINE, open_member, plain, shown_bytes
+from nisbench.data.archives import LONGEST_LINE, Reading, open_member, plain, shown_bytes
 from nisbench.errors import NisbenchError, shortened
 from nisbench.params.columns import TableFile
 
@@ -151,7 +151,7 @@ def _csv_batches(source: Source, columns: list[str], tokens: frozenset[str]) -> 
         for name in columns:
             if name not in names:
                 raise missing_column(source, name, names)
-        delimiter = read.delimiter.encode(read.encoding)
+        delimiter, reading = read.delimiter.encode(read.encoding), Reading(source.member or source.archive.name, stream)
         split = stream if len(read.delimiter) == 1 else io.BufferedReader(_WithSeparator(stream, delimiter), 1 << 20)
         text = pa.dictionary(pa.int32(), pa.string())
         try:
@@ -173,6 +173,7 @@ def _csv_batches(source: Source, columns: list[str], tokens: frozenset[str]) -> 
                 ),
             )
             for batch in reader:
+                reading.add(len(batch))
                 yield pa.Table.from_batches([batch])
         except (pa.ArrowInvalid, UnicodeError) as error:
             raise _malformed(source, len(names), str(error)) from error
@@ -274,8 +275,10 @@ def _json_batches(source: Source, columns: list[str], _tokens: frozenset[str]) -
     missing, seen, first = frozenset(source.read.missing), set[str](), dict[str, Any]()
     rows: list[list[Any]] = []
     with _opened(source) as stream:
+        reading = Reading(source.member or source.archive.name, stream)
         for number, row in _objects(source, stream):
             first = first or row
+            reading.add(1)
             rows.append([_json_value(source, number, name, row.get(name), missing) for name in columns])
             seen |= row.keys() & set(columns)
             if len(rows) == ROWS_AT_ONCE:
