@@ -11,6 +11,7 @@ min_version("9.10")
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/gpus.smk"
+include: "workflow/rules/machine.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/prune.smk"

@@ -247,7 +247,7 @@ def test_an_archive_of_which_no_file_is_named_says_what_it_holds(read, pack):
 # --- progress -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pack", [zipped, tarred, lambda file: file[1]])
+@pytest.mark.parametrize("pack", [zipped, tarred, lambda file: file[1], lambda file: gzip.compress(file[1])])
 def test_reading_reports_rows_share_and_time_left(pack, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(progress, "SILENCE", -1)
     path = tmp_path / "archive"

@@ -35,4 +35,4 @@ def share(done: float, of: float, seconds: float, already: float = 0) -> str:
     """How much is done of how much, in words, and how long the rest will take. `already` was done before these `seconds`."""
     rate = (done - already) / seconds if seconds > 0 else 0
     left = f", {duration((of - done) / rate)} left" if rate > 0 else ""
-    return f"{done:,.0f} of {of:,.0f} ({done / of:.0%}){left}"
+    return f"{done:,.0f} of {of:,.0f} ({done / of if of else 1:.0%}){left}"

@@ -367,3 +367,16 @@ def test_a_data_set_that_fails_leaves_the_others_their_tables(done):
     assert "split planted_ctr failed: Planted clicks: AUC is not defined" in (results / "README.md").read_text()
     assert done.snakemake("demo") == {"tables_demo": 1}  # mended: the whole report is made
     assert "failed" not in (results / "table3.md").read_text()
+
+
+@pytest.mark.parametrize(("asked", "at_once"), [("search:mem_mb=1000000000", 1), ("search:mem_mb=1", 2)])
+def test_searches_run_side_by_side_as_far_as_there_is_memory(asked, at_once, fresh):
+    fresh.edit("params/studies/demo.yaml", lambda study: study.replace("random_search: [1], mde: [1], ", ""))
+    said = fresh.succeeded("snakemake", "--cores", "2", "--set-resources", asked, "--", "search_planted_ratings")
+    running = most = 0
+    for line in said.splitlines():
+        running += bool(re.match(r"Job \d+: search ", line)) - bool(
+            re.match(r"Finished jobid: \d+ \(Rule: search\)", line)
+        )
+        most = max(most, running)
+    assert (most, jobs(said)["search"]) == (at_once, 2)

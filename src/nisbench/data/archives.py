@@ -102,9 +102,11 @@ def open_member(archive: Path, member: str | None) -> Iterator[io.BufferedReader
             most = max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
             if start.startswith(ZIP):
                 stream, size = _open_zip(stack, archive, member, most)
+                packed = None
             else:
-                stream, size = _open_unzipped(stack, archive, member, most, _compression(start))
-        yield io.BufferedReader(Counted(stream, archive, most, size), READ_AT_ONCE)
+                packed = stack.enter_context(archive.open("rb"))
+                stream, size = _open_unzipped(stack, packed, archive, member, most, _compression(start))
+        yield io.BufferedReader(Counted(stream, archive, most, size, packed), READ_AT_ONCE)
 
 
 @contextmanager
@@ -138,12 +140,14 @@ Sized = tuple[IO[bytes], int | None]
 """The bytes of a file, and how many they are, if that is known."""
 
 
-def _open_unzipped(stack: ExitStack, archive: Path, member: str | None, most: int, compression: str | None) -> Sized:
+def _open_unzipped(
+    stack: ExitStack, packed: IO[bytes], archive: Path, member: str | None, most: int, compression: str | None
+) -> Sized:
     """A file that is itself what is wanted, or a tar archive."""
     if compression == "xz":
-        plain: Any = stack.enter_context(lzma.LZMAFile(archive))  # noqa: SIM115
+        plain: Any = stack.enter_context(lzma.LZMAFile(packed))  # noqa: SIM115
     else:  # Arrow decompresses ahead in C++; as a stream, the archive is read no further than the file wanted
-        plain = stack.enter_context(pa.input_stream(str(archive), compression=compression, buffer_size=READ_AT_ONCE))
+        plain = stack.enter_context(pa.input_stream(packed, compression=compression, buffer_size=READ_AT_ONCE))
     stream = io.BufferedReader(Counted(plain, archive, most), READ_AT_ONCE)
     start = stream.peek(TAR_BLOCK)[:TAR_BLOCK]
     if _is_tar(start):
@@ -273,8 +277,22 @@ def _listed(names: list[str]) -> str:
 class Counted(io.RawIOBase):
     """What is read from an archive, as long as it is not far more than the archive could hold."""
 
-    def __init__(self, stream: IO[bytes], archive: Path, most: int, size: int | None = None) -> None:
-        self.stream, self.archive, self.most, self.size, self.count = stream, archive, most, size, 0
+    def __init__(
+        self,
+        stream: IO[bytes],
+        archive: Path,
+        most: int,
+        size: int | None = None,
+        packed: IO[bytes] | None = None,
+    ) -> None:
+        """`size` is that of the file, if it is known; else `packed` is the archive, which tells how far it was read."""
+        self.stream, self.archive, self.most, self.size, self.packed, self.count = stream, archive, most, size, packed, 0
+
+    def come(self) -> tuple[int, int] | None:
+        """How many bytes were read, of how many: of the file or, if its size is not known, of the archive."""
+        if self.size is not None:
+            return self.count, self.size
+        return (self.packed.tell(), self.archive.stat().st_size) if self.packed else None
 
     def readable(self) -> bool:
         return True
@@ -301,7 +319,7 @@ class Reading:
 
     def __init__(self, what: str, stream: io.BufferedReader) -> None:
         """`stream` is what `open_member` gave."""
-        self.what, self.source, self.rows, self.heartbeat = what, stream.raw, 0, Heartbeat()
+        self.what, self.stream, self.rows, self.heartbeat = what, stream, 0, Heartbeat()
 
     def add(self, rows: int) -> None:
         """So many more rows were read, or will be before the next call."""
@@ -310,10 +328,10 @@ class Reading:
             self.heartbeat.log("%s: %s rows%s", self.what, f"{self.rows:,}", self._of())
 
     def _of(self) -> str:
-        count, size = (getattr(self.source, name, None) for name in ("count", "size"))
-        if not count or not size:
+        source = self.stream.raw
+        if not isinstance(source, Counted) or not (come := source.come()):
             return ""
-        return f"; MiB {share(count / 2**20, size / 2**20, self.heartbeat.seconds)}"
+        return f"; MiB {share(*(one / 2**20 for one in come), self.heartbeat.seconds)}"
 
 
 class Digested(io.BufferedIOBase):
