@@ -31,6 +31,7 @@ from nisbench.params.loading import OVERLAYS_VARIABLE
 from nisbench.progress import Heartbeat, share
 
 ROOT = Path(__file__).parents[1]
+NISBENCH = [sys.executable, "-c", "from nisbench.cli import main; main()"]
 ROWS = 45_840_617
 """Of Criteo's log."""
 ROWS_AT_ONCE = 1 << 18
@@ -43,6 +44,7 @@ TOKENS = (
     2_173, 4, 7_046_547, 18, 15, 286_181, 105, 142_572,
 )  # fmt: skip
 """Different tokens of each field of Criteo's log, as Naumov et al. (2019, arXiv 1906.00091) list them."""
+SMALL = 20_000
 LARGEST = (20, 600, 100, 50, 64_000, 500, 100, 50, 500, 10, 10, 10, 50)
 """Up to about this, the numbers of each field go."""
 MISSING = (0.45, 0, 0.21, 0.22, 0.03, 0.22, 0.04, 0.0005, 0.04, 0.45, 0.04, 0.76, 0.22)
@@ -61,9 +63,9 @@ class Frequencies:
 
     @classmethod
     def of(cls, tokens: int, power: float) -> "Frequencies":
-        """Of a field with so many different tokens in `ROWS` lines."""
-        if tokens < 1000:
-            return cls(tokens, power)
+        """Of a field with so many different tokens in `ROWS` lines. In small fields, which have hardly any rare ones, it is 4."""
+        if tokens < SMALL:
+            return cls(tokens, 4.0)
 
         def missing(log_size: float) -> float:
             return cls(np.exp(log_size), power).tokens(1) - tokens
@@ -89,7 +91,7 @@ def frequencies() -> tuple[Frequencies, ...]:
     def too_many(power: float) -> float:
         return sum(Frequencies.of(tokens, power).tokens(MIN_COUNT) for tokens in TOKENS) + 39 - KEPT
 
-    power = brentq(too_many, 1.5, 12.0, xtol=1e-3)
+    power = brentq(too_many, 10.0, 40.0, xtol=1e-3)
     return tuple(Frequencies.of(tokens, power) for tokens in TOKENS)
 
 
@@ -205,8 +207,7 @@ def measure(folder: Path, command: list[str], environment: dict[str, str]) -> di
 
 
 def planned(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, "-m", "nisbench.cli", "plan", "fullsize", "--no-cost", "--json"]
-    said = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run([*NISBENCH, "plan", "fullsize", "--no-cost", "--json"], cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
     order = ("download", "prepare", "split", "block", "search", "prune")
     yield from sorted(json.loads(said)["steps"], key=lambda step: order.index(step["step"]))
 
@@ -247,9 +248,8 @@ def main(
             continue
         title = f"{step['step']} {step['what']}"
         print(title, file=sys.stderr)
-        used = measure(
-            folder, [sys.executable, "-m", "nisbench.cli", step["step"], step["id"], "--threads", "1"][: 5 if step["step"] not in {"search", "prune"} else None], environment
-        )  # fmt: skip
+        threads = ["--threads", "1"] if step["step"] in {"search", "prune"} else []
+        used = measure(folder, [*NISBENCH, step["step"], step["id"], *threads], environment)
         where = folder / step["folder"]
         output = sum(file.stat().st_size for file in where.rglob("*") if file.is_file()) / 1e6
         found = [each for each in found if each.id != step["id"]]

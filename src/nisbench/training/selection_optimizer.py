@@ -20,7 +20,10 @@ class SelectionOptimizer(Protocol):
     """
 
     def begin_epoch(self, recommender: Recommender, learning_rate: float) -> None:
-        """Called before an epoch's first step, with the learning rate that the weights have in it."""
+        """Called before an epoch's first step, with the learning rate that the weights have in it.
+
+        It is also called when a trial resumes within an epoch, before all is restored: the recommender, and what `state` gave.
+        """
 
     def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:
         """One update of the table's selection on a batch of each, after an update of the weights on `training`.
