@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,7 +28,7 @@ from tabulate import tabulate
 
 from nisbench.files import atomic_write, read_json, write_json
 from nisbench.params.loading import OVERLAYS_VARIABLE
-from nisbench.progress import Heartbeat, share
+from nisbench.progress import Ticker, share
 
 ROOT = Path(__file__).parents[1]
 NISBENCH = [sys.executable, "-c", "from nisbench.cli import main; main()"]
@@ -126,7 +126,7 @@ def hexadecimal(ranks: np.ndarray, field: int, missing: np.ndarray) -> pa.Array:
 
 def write_lines(path: Path, rows: int) -> None:
     """A file of lines, compressed by gzip."""
-    heartbeat = Heartbeat()
+    heartbeat = Ticker()
     options = pa.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with atomic_write(path) as temporary, gzip.open(temporary, "wb", compresslevel=1) as file:
         for number, start in enumerate(range(0, rows, ROWS_AT_ONCE)):
@@ -193,21 +193,24 @@ class Measured:
 
 def measure(folder: Path, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
     """Run a command to its end: its times, peak memory and exit status."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, env=environment)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": used.ru_utime + used.ru_stime,
-        "system_seconds": used.ru_stime,
-        "peak_mib": used.ru_maxrss / 1024,
-        "exit_status": process.returncode,
-    }
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary, "taken.json")
+        paths = os.pathsep.join([environment["PYTHONPATH"], str(ROOT)])
+        measuring = [sys.executable, "-m", "benchmarks.process", str(file), *command]
+        subprocess.run(measuring, cwd=folder, env=environment | {"PYTHONPATH": paths}, check=True)
+        taken: dict[str, Any] = read_json(file)
+        return taken
 
 
 def planned(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, Any]]:
-    said = subprocess.run([*NISBENCH, "plan", "fullsize", "--no-cost", "--json"], cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        [*NISBENCH, "plan", "fullsize", "--no-cost", "--json"],
+        cwd=folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     order = ("download", "prepare", "split", "block", "search", "prune")
     yield from sorted(json.loads(said)["steps"], key=lambda step: order.index(step["step"]))
 

@@ -112,6 +112,11 @@ def test_a_cell_in_two_grids_that_differ_is_two_cells(small):
     assert len({cell.prune.id for cell in cells}) == len(cells) == 2 * 2 * 2
 
 
+def test_the_order_of_instances_is_part_of_a_run_where_it_is_not_the_usual_one(changed):
+    names = {title.split()[0] for title in changed("training: {order: blocks}")}
+    assert names == {"search", "prune"}
+
+
 def test_blocks_change_nothing_before_them(changed):
     names = {title.split()[0] for title in changed("datasets: {movielens_1m: {blocks: {count: 6}}}")}
     assert names == {"block", "search", "prune"}
@@ -126,7 +131,7 @@ def test_blocks_change_nothing_before_them(changed):
         "studies: {movielens_1m: {title: Other, note: Other}}",
         "studies: {movielens_1m: {grids: {rating: {title: Other}}}}",
         "studies: {movielens_1m: {tables: [table2]}}",
-        "training: {device: cpu, checkpoint_seconds: 1, fused_trials: 1}",
+        "training: {device: cpu, checkpoint_seconds: 1, fused_trials: 1, memory_limit: 4.0, order: shuffled}",
         "datasets: {movielens_1m: {url: mirror/ml-1m.zip}}",  # the same MD5 sum, so the same file
         "training: {learning_rate: 1.0e-3}",
         "reference: {results: {movielens_1m: {64: {mf: {dnis: {1: {mse: 0.5}}}}}}}",
@@ -522,15 +527,15 @@ def test_which_file_a_step_is_handed_is_part_of_its_core_alone(package, planned_
 
 
 def test_code_that_moves_within_the_core_changes_nothing(package, planned_steps, before):
-    text = package.text("training/trainer.py")
+    text = package.text("training/order.py")
     tree = ast.parse(text)
     (moved,) = (node for node in tree.body if getattr(node, "name", "") == "shuffled")
     segment = ast.get_source_segment(text, moved)
     orders = f'"""Orders."""\n\nimport torch\nfrom torch import Tensor\nfrom nisbench.seeds import Stream, derived\n\n\n{segment}\n'
     rest = "from nisbench.training.orders import shuffled\n" + text.replace(segment, "")
-    with package.edited({"training/trainer.py": rest, "training/orders.py": orders}):
+    with package.edited({"training/order.py": rest, "training/orders.py": orders}):
         assert not changed_steps(before, planned_steps())
-    with package.edited({"training/trainer.py": rest, "training/orders.py": orders.replace("randperm", "arange")}):
+    with package.edited({"training/order.py": rest, "training/orders.py": orders.replace("randperm", "arange")}):
         assert {step.name for step in changed_steps(before, planned_steps())} == {"search", "prune"}
 
 

@@ -9,7 +9,7 @@ SILENCE = 10
 """Seconds after which a long piece of work reports its progress."""
 
 
-class Heartbeat:
+class Ticker:
     """Reports progress: each line goes to the log file, and one to the terminal after every `SILENCE` seconds."""
 
     def __init__(self) -> None:

@@ -52,7 +52,7 @@ REMOVED = {  # with a step of the phase
 }
 BEGINNINGS = ("process", "file", "file", "work", "work", "work")
 OF_DATA = (".*.part", "*.parquet")
-OF_RUNS = (".*.part", "run.json", "*.safetensors", "*/*.safetensors", "*/*.json", "*/.*.part")
+OF_RUNS = (".*.part", "*.npy", "run.json", "*.safetensors", "*/*.safetensors", "*/*.json", "*/.*.part")
 APPEARING = {
     "planning": ("*",),
     "download": (".*.part", "archive"),

@@ -37,7 +37,7 @@ studies:
     tables: [table1, table2, table3]
     figures: [figure3b]
     overrides:
-      training: {base_dimension: 8, batch_size: 256, max_epochs: 30, patience: 30, checkpoint_seconds: 0}
+      training: {base_dimension: 8, batch_size: 256, max_epochs: 30, patience: 30, checkpoint_seconds: 0, memory_limit: 0.001}
       models: {deepfm: {hidden: [16]}}
       methods:
         dnis: {patience: 30}
@@ -49,7 +49,10 @@ studies:
 
 
 def make_project(root: Path, short: bool = False) -> Project:
-    """With checkpoints at every epoch, so that a kill finds a search in any of its states; `short`: of one data set."""
+    """With checkpoints as often as may be and instances in files, so that a kill finds a search in any of its states.
+
+    `short`: of one data set.
+    """
     study = yaml.safe_load(STUDY)
     if short:
         demo = study["studies"]["demo"]

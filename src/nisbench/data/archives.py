@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 
 from nisbench.errors import NisbenchError, shortened, without_password
-from nisbench.progress import Heartbeat, share
+from nisbench.progress import Ticker, share
 
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, pa.ArrowException, EOFError, OSError,
@@ -286,7 +286,14 @@ class Counted(io.RawIOBase):
         packed: IO[bytes] | None = None,
     ) -> None:
         """`size` is that of the file, if it is known; else `packed` is the archive, which tells how far it was read."""
-        self.stream, self.archive, self.most, self.size, self.packed, self.count = stream, archive, most, size, packed, 0
+        self.stream, self.archive, self.most, self.size, self.packed, self.count = (
+            stream,
+            archive,
+            most,
+            size,
+            packed,
+            0,
+        )
 
     def come(self) -> tuple[int, int] | None:
         """How many bytes were read, of how many: of the file or, if its size is not known, of the archive."""
@@ -319,7 +326,7 @@ class Reading:
 
     def __init__(self, what: str, stream: io.BufferedReader) -> None:
         """`stream` is what `open_member` gave."""
-        self.what, self.stream, self.rows, self.heartbeat = what, stream, 0, Heartbeat()
+        self.what, self.stream, self.rows, self.heartbeat = what, stream, 0, Ticker()
 
     def add(self, rows: int) -> None:
         """So many more rows were read, or will be before the next call."""

@@ -19,7 +19,7 @@ from nisbench.errors import NisbenchError, without_password
 from nisbench.files import atomic_write, know_sha256
 from nisbench.logs import log
 from nisbench.params.datasets import file_name
-from nisbench.progress import Heartbeat, share
+from nisbench.progress import Ticker, share
 
 ATTEMPTS = 4
 PAUSE = 1  # seconds, doubled at every attempt
@@ -95,7 +95,7 @@ def _copy(source: Path, target: Path) -> Sums:
         opened = source.open("rb")
     except OSError as error:
         raise NisbenchError(f"{source}: cannot be read: {(error.strerror or str(error)).lower()}") from error
-    sums, size, heartbeat, done = Sums(), source.stat().st_size, Heartbeat(), 0
+    sums, size, heartbeat, done = Sums(), source.stat().st_size, Ticker(), 0
     with opened, target.open("wb") as file:
         while data := opened.read(READ_AT_ONCE):
             file.write(data)

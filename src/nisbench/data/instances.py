@@ -17,7 +17,7 @@ from nisbench.data.parquet import Field, InstancesFile, open_instances
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
 from nisbench.logs import log
-from nisbench.progress import Heartbeat, share
+from nisbench.progress import Ticker, share
 
 ROWS_AT_ONCE = 1 << 17
 
@@ -293,7 +293,7 @@ def _is_of(mapped: Path, shape: tuple[int, int]) -> bool:
 
 
 def _batches(file: InstancesFile) -> Iterator[tuple[slice, pa.RecordBatch]]:
-    start, heartbeat = 0, Heartbeat()
+    start, heartbeat = 0, Ticker()
     for batch in file.batches(ROWS_AT_ONCE):
         yield slice(start, start + len(batch)), batch
         start += len(batch)

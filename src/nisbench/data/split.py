@@ -14,7 +14,7 @@ from nisbench.data import parquet
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
 from nisbench.params.datasets import AnySplit, RandomSplit, TimeSplit
-from nisbench.progress import Heartbeat, share
+from nisbench.progress import Ticker, share
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
@@ -32,7 +32,7 @@ def run(settings: AnySplit, instances_file: Path, targets: dict[str, Path]) -> N
         times=_column(source, "time", settings) if by_user or by_time_only else None,
         division=_column(source, "split", settings) if settings == "published" else None,
     )
-    start, heartbeat = 0, Heartbeat()
+    start, heartbeat = 0, Ticker()
     with ExitStack() as stack:
         paths = [stack.enter_context(atomic_write(targets[name])) for name in SPLITS]
         writers = [

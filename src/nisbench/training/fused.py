@@ -25,7 +25,6 @@ from nisbench.models.mf import MatrixFactorisation
 from nisbench.models.recommender import Recommender
 from nisbench.params.models import MF, Model
 from nisbench.params.training import Training
-from nisbench.progress import Heartbeat
 from nisbench.tasks.task import Task
 from nisbench.tensor_files import load_tensors, save_tensors, under
 from nisbench.training import train_step
@@ -35,6 +34,7 @@ from nisbench.training.trainer import (
     Data,
     DivergenceError,
     Epoch,
+    Heartbeat,
     Progress,
     Saver,
     Watch,

@@ -20,7 +20,7 @@ from nisbench.errors import NisbenchError
 from nisbench.logs import duration, log
 from nisbench.models.recommender import Recommender
 from nisbench.params.training import Training
-from nisbench.progress import Heartbeat, share
+from nisbench.progress import Ticker, share
 from nisbench.seeds import derived
 from nisbench.tasks.task import Task
 from nisbench.training import train_step
@@ -130,6 +130,10 @@ def train(
 
     recommender.load_state_dict(trial.best)
     return trial.progress
+
+
+class Heartbeat(Ticker):
+    """Reports how far a trial has come."""
 
 
 @dataclass
