@@ -3,15 +3,18 @@
 import csv
 import json
 import math
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as main
-from benchmarks import card, case, cases, limits, lookup, scale, textbook
+from benchmarks import card, case, cases, fullsize, limits, lookup, scale, textbook
 from nisbench.cost import shapes
 from nisbench.data.instances import Instances
 from nisbench.errors import NisbenchError
@@ -231,3 +234,38 @@ def test_a_case_that_fails_is_one_message(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(NisbenchError, match=r"-m benchmarks\.nowhere failed \(status 1\)"):
         main.run("benchmarks.nowhere", {})
+
+
+# --- full size ------------------------------------------------------------------------------------------------
+
+
+def test_generated_lines_have_criteo_s_numbers_of_tokens():
+    fields = fullsize.frequencies()
+    for field, tokens in zip(fields, fullsize.TOKENS, strict=True):
+        assert field.tokens(1) == pytest.approx(tokens, rel=0.01)
+    assert sum(field.tokens(fullsize.MIN_COUNT) for field in fields) + 39 == pytest.approx(fullsize.KEPT, rel=0.01)
+    found, rows = fullsize.lines(20_000, 0), 20_000
+    assert (found.num_rows, found.num_columns) == (rows, 40)
+    for field, column in zip(fields, found.columns[14:], strict=True):
+        ranks = field.drawn(rows, np.random.default_rng(1))
+        assert pc.count_distinct(column).as_py() == pytest.approx(len(np.unique(ranks)), rel=0.2, abs=3)
+    assert found.equals(fullsize.lines(rows, 0))
+    assert not found.equals(fullsize.lines(rows, 1))
+    assert 0.1 < found["label"].to_numpy().mean() < 0.5
+
+
+def test_different_ranks_are_different_tokens():
+    ranks = np.concatenate([np.arange(100_000), np.random.default_rng(1).integers(1 << 31, size=1000)])
+    tokens = fullsize.hexadecimal(ranks, 3, ranks == 7)
+    assert tokens.null_count == 1
+    assert pc.count_distinct(tokens).as_py() == len(np.unique(ranks)) - 1
+    assert set(pc.utf8_length(tokens).unique().to_pylist()) == {8, None}
+
+
+def test_what_a_process_takes_is_of_itself(tmp_path):
+    held = np.ones(1 << 26)  # which is not the other process's
+    code = f"x = bytearray({32 << 20}); raise SystemExit({int(held[0])})"
+    taken = fullsize.measure(tmp_path, [sys.executable, "-S", "-c", code], os.environ | {"PYTHONPATH": ""})
+    assert taken["exit_status"] == 1
+    assert 32 < taken["peak_mib"] < 100
+    assert 0 < taken["cpu_seconds"] < taken["seconds"] + 1

@@ -48,10 +48,9 @@ def total() -> int:
 def of_training(features: int, columns: int) -> int:
     """Bytes that training a table takes on a CPU, without the instances.
 
-    These are the process and six tables: weights, gradients where they are dense, Adam's two moments, the best weights so far, and
-    one for all else.
+    These are the process and five tables: weights, gradients where they are dense, Adam's two moments and the best weights so far.
     """
-    return PROCESS + 4 * features * columns * 6
+    return PROCESS + 4 * features * columns * 5
 
 
 def of_pruning(features: int, columns: int) -> int:

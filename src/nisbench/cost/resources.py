@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+from nisbench import memory
 from nisbench.cost import remaining
 from nisbench.data import parquet
 from nisbench.params.models import Model
@@ -53,11 +54,14 @@ def resources_of(step: Step) -> Resources:
 def memory_to_train(
     model: Model, task: Task, training: Training, field_sizes: Sequence[int], instances: int, *, copies: int = 5
 ) -> float:
-    """Bytes of a model's table, its gradients and Adam's moments, the best epoch's copy, and the training and validation `instances`."""
+    """Bytes of a model's table, its gradients and Adam's moments, the best epoch's copy, and the training and validation `instances`.
+
+    These stay in files where there is no room for them; see `nisbench.data.instances`.
+    """
     columns = training.base_dimension * sum(model.embedding_multiples)
-    fields = len(field_sizes)
-    row = 4 * (fields * (1 if fields == 2 else 2) + 1)
-    return 4.0 * sum(field_sizes) * columns * copies + instances * task.examples_per_instance * row * 9 / 8
+    tables = 4.0 * sum(field_sizes) * columns * copies
+    data = instances * task.examples_per_instance * 4 * (len(field_sizes) + 1) * 9 / 8
+    return tables if tables + data + memory.PROCESS > memory.limit(training.memory_limit) else tables + data
 
 
 def _device(step: Step) -> str:

@@ -338,7 +338,7 @@ class Reading:
         source = self.stream.raw
         if not isinstance(source, Counted) or not (come := source.come()):
             return ""
-        return f"; MiB {share(*(one / 2**20 for one in come), self.heartbeat.seconds)}"
+        return f"; MiB {share(come[0] / 2**20, come[1] / 2**20, self.heartbeat.seconds)}"
 
 
 class Digested(io.BufferedIOBase):

@@ -176,15 +176,15 @@ class CompactInstances(Instances):
         return Instances(ids, rows_at(self.all_labels, index), values, self.columns)
 
     @property
-    def labels(self) -> Tensor:  # type: ignore[override]  # a field there
+    def labels(self) -> Tensor:
         return self.all_labels if self.chosen is None else self.all_labels.index_select(0, self.chosen)
 
     @property
-    def ids(self) -> Tensor:  # type: ignore[override]
+    def ids(self) -> Tensor:
         return self[:].ids
 
     @property
-    def values(self) -> Tensor | None:  # type: ignore[override]
+    def values(self) -> Tensor | None:
         return self[:].values
 
     @property

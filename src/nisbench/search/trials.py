@@ -178,6 +178,7 @@ def _train_in_phases(
 ) -> Progress:
     """A warm start, the training, and a training under the selection that was found; the first and last only if asked for."""
     settings, seed, before = context.training_of(spec), context.settings.seed, None
+    finishes = spec.finish is not None
     warm, main, further = checkpoints.values()
     resumed_further = spec.train_further and is_readable(further)
     if spec.warm_start_epochs and not is_readable(main) and not resumed_further:
@@ -188,7 +189,7 @@ def _train_in_phases(
         before = train(
             recommender, data, settings, seed,
             selection_optimizer=optimizer, before=before, keep_last=spec.epochs is not None, checkpoint=main,
-            goes_on=spec.train_further, title=spec.name,
+            goes_on=spec.train_further or finishes, title=spec.name,
         )  # fmt: skip
     if not spec.train_further:
         assert before is not None
@@ -197,7 +198,8 @@ def _train_in_phases(
     least = math.inf if before is None else before.best_loss
     return train(
         recommender, data, settings, seed,
-        before=before, best_loss=least, checkpoint=further, title=f"{spec.name}, trained further",
+        before=before, best_loss=least, checkpoint=further, goes_on=finishes,
+        title=f"{spec.name}, trained further",
     )  # fmt: skip
 
 
