@@ -517,7 +517,7 @@ def test_no_more_columns_are_fused_than_there_is_room_for(monkeypatch):
 
 
 def test_tables_and_selections_that_cannot_fit_are_refused_before_they_are_made(monkeypatch):
-    monkeypatch.setattr("nisbench.memory._total", lambda: 4 * 3 * 16 - 1)
+    monkeypatch.setattr("nisbench.memory.total", lambda: 4 * 3 * 16 - 1)
     settings = search_settings("rating", "mf", "grid_search", base_dimension=16)
     context = SearchContext(settings, data=None, field_sizes=(4, 4), features=FEATURES, device=CPU)
     with pytest.raises(
