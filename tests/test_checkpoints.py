@@ -13,6 +13,7 @@ from tests.helpers.training import CPU, run_search, search_settings, tiny_data
 
 METHODS = (
     "grid_search", "dnis", "dnis_second_order", "nis_se", "autodim", "optembed", "pep", "sseds", "gradual", "deeplight_masked",
+    "mpe", "quantised_8",
 )  # fmt: skip
 
 
