@@ -47,11 +47,14 @@ def can_read_rows(recommender, settings, _fields):
     return isinstance(table, SelectedTable) and table.row_parameters and not (recommender.projection or settings.l2)
 
 
-@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("step", ["dense", "lazy", "static"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_search_killed_within_an_epoch_has_the_same_result(method, lazy, data, tmp_path, monkeypatch):
-    if lazy:
+def test_a_search_killed_within_an_epoch_has_the_same_result(method, step, data, tmp_path, monkeypatch):
+    """The `static` step is a GPU's, here by torch's own operations."""
+    if step != "dense":
         monkeypatch.setattr(train_step, "worth_reading_rows", can_read_rows)
+    if step == "static":
+        monkeypatch.setattr(train_step, "LazyStep", train_step.StaticLazyStep)
     settings = search_settings("rating", "mf", method, learning_rate_drop=0.5 if "dnis" in method else 1.0)
     whole = run_search(settings, data, tmp_path / "whole")
     for steps in (

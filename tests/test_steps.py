@@ -529,10 +529,10 @@ def test_which_file_a_step_is_handed_is_part_of_its_core_alone(package, planned_
 def test_code_that_moves_within_the_core_changes_nothing(package, planned_steps, before):
     text = package.text("training/order.py")
     tree = ast.parse(text)
-    (moved,) = (node for node in tree.body if getattr(node, "name", "") == "shuffled")
+    (moved,) = (node for node in tree.body if getattr(node, "name", "") == "drawn")
     segment = ast.get_source_segment(text, moved)
     orders = f'"""Orders."""\n\nimport torch\nfrom torch import Tensor\nfrom nisbench.seeds import Stream, derived\n\n\n{segment}\n'
-    rest = "from nisbench.training.orders import shuffled\n" + text.replace(segment, "")
+    rest = "from nisbench.training.orders import drawn\n" + text.replace(segment, "")
     with package.edited({"training/order.py": rest, "training/orders.py": orders}):
         assert not changed_steps(before, planned_steps())
     with package.edited({"training/order.py": rest, "training/orders.py": orders.replace("randperm", "arange")}):
