@@ -9,6 +9,7 @@ from nisbench.embedding.table import SelectedTable
 from nisbench.search import trials
 from nisbench.tensor_files import load_tensors
 from nisbench.training import train_step, trainer
+from tests.helpers.graphs import captured_on_cpu
 from tests.helpers.training import CPU, run_search, search_settings, tiny_data
 
 METHODS = (
@@ -71,6 +72,23 @@ def test_a_search_killed_within_an_epoch_has_the_same_result(method, step, data,
     before, after = (load_tensors(tmp_path / name / "weights.safetensors")[0] for name in ("whole", "cut"))
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("method", ["full_table", "dnis", "nis_se"])
+def test_captured_steps_go_on_within_an_epoch_too(method, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_step, "worth_reading_rows", can_read_rows)
+    monkeypatch.setattr(train_step, "LazyStep", train_step.StaticLazyStep)
+    monkeypatch.setattr(trainer, "AT_ONCE", 2)
+    settings = search_settings("rating", "mf", method)
+    with captured_on_cpu(monkeypatch) as captures:
+        whole = run_search(settings, data, tmp_path / "whole")
+        for times in (1, 6):  # of four in each epoch
+            with killed_after(times, monkeypatch):
+                splits = {name: data[name] for name in ("train", "validation")}
+                trials.run(settings, splits, data["features"], tmp_path / "cut", CPU)
+        found = run_search(settings, data, tmp_path / "cut")
+    assert captures
+    assert [trial.losses for trial in found.trials] == [trial.losses for trial in whole.trials]
 
 
 def test_no_more_than_a_share_of_the_time_goes_into_saving(tmp_path, monkeypatch):
