@@ -45,6 +45,8 @@ class Record(RunFile):
     """Of the project's git repository, where the code was run in one; "+" if the files under src/ were changed since."""
     time: str
     files: dict[str, FileSum]
+    cores: Count | None = None
+    """Of the machine that the step ran on. Records of older versions do not say."""
 
 
 def write(step: Step) -> None:
@@ -54,6 +56,7 @@ def write(step: Step) -> None:
         **_identity(step),
         commit=commit(),
         time=now(),
+        cores=os.cpu_count(),
         files={name: sums_of(step.path(key)) for key, name in step.files.items()},
     )
     write_json(step.record, record.model_dump(mode="json"))

@@ -13,6 +13,7 @@ from scipy import stats
 from nisbench.records import pruning_result, search_result
 from nisbench.report.formatting import NONE, TIED, Sheet, SubTable, label, quantity
 from nisbench.report.panels import Panel, at, panel_of
+from nisbench.report.runs import full_bytes
 from nisbench.report.significance import against_best, rounded
 from nisbench.steps import rate_name
 from nisbench.studies import StudyPlan
@@ -114,9 +115,9 @@ def _scale(plan: StudyPlan, panel: Panel, values: pd.DataFrame, sizes: pd.DataFr
         if methods[key[0]].role != "control" and np.isfinite(mean)
     }
     best = (max if quantity(metric).better == "higher" else min)(means, key=lambda key: means[key])
-    cell = next(cell for cell in plan.compared if panel_of(cell) == panel and not plan.method_of(cell).own_model)
-    settings, count = cell.settings, pruning_result(cell.prune).features.count
-    full = 4.0 * count * settings.training.base_dimension * sum(settings.model.embedding_multiples)
+    full = full_bytes(plan, panel)
+    if full is None:
+        return None
     reached = sizes.to_numpy()[[rate == rates[-1] for _, rate in keys]].mean(axis=1)
     smallest, largest = float(np.nanmax(reached)), full / rates[0]
     return Scale(smallest, largest, full, worst, best) if smallest < largest else None

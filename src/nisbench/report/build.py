@@ -9,7 +9,21 @@ from nisbench import records
 from nisbench.files import write_json, write_text
 from nisbench.logs import log
 from nisbench.params.studies import TABLES, Figure, task_tables
-from nisbench.report import area, claims, curves, figures, page, recovery, storage, style, tables
+from nisbench.report import (
+    area,
+    claims,
+    curves,
+    figures,
+    leaderboard,
+    page,
+    recovery,
+    runs,
+    storage,
+    style,
+    tables,
+    verdicts,
+    web,
+)
 from nisbench.report.formatting import Sheet, how_to_read
 from nisbench.report.outputs import item_files, manifest, outputs
 from nisbench.report.results import chosen, complete, made, metrics, provenance, summary
@@ -50,13 +64,16 @@ def run(plan: StudyPlan, partial: bool = False) -> None:
         style.save(picture, folder, figure)
     curves.draw(shown)
     findings = claims.findings(*compared)
-    write_text(folder / "claims.csv", claims.table(findings).to_csv(index=False))
+    write_text(folder / "claims.csv", verdicts.table(findings).to_csv(index=False))
     write_text(folder / "summary.csv", results.to_csv(index=False))
     write_json(folder / "metrics.json", metrics(results))
+    board = leaderboard.leaderboard(*compared)
+    write_text(folder / "leaderboard.csv", board.to_csv(index=False))
+    runs.write(shown)
     log.info("%s", folder / "README.md")
-    text = page.text(shown, results, findings, sheets, captions)
-    write_text(folder / "README.md", text)
-    write_text(folder / "page.html", page.html(plan, text))
+    write_text(folder / "README.md", page.text(shown, results, findings, sheets, captions, board))
+    log.info("%s", folder / "page.html")
+    web.write_page(folder)
     _remove_old(every, folder)
     if partial:
         return

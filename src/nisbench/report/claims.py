@@ -4,7 +4,6 @@ Which comparisons are made, and when they hold, is fixed here beforehand. A stud
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, fields, replace
 from math import isclose
 from typing import Any
 
@@ -12,11 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from nisbench.report import later_claims
-from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, UNDECIDED, VERDICTS, Entry, Finding, Results, same_terms
+from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, UNDECIDED, Entry, Finding, Results, same_terms
 from nisbench.report.dnis_figures import dnis_pruned, frequency_and_size, selection_of
-from nisbench.report.formatting import markdown
 from nisbench.report.panels import Panel, dnis_cells, panel_of
-from nisbench.report.significance import rounded, shown
 from nisbench.steps import rate_name
 from nisbench.studies import StudyPlan
 
@@ -45,37 +42,6 @@ def findings(plan: StudyPlan, frame: pd.DataFrame) -> list[Finding]:
         *later_claims.claims(),
     ]
     return [finding for claim in claims for finding in claim(results)]
-
-
-def table(found: list[Finding]) -> pd.DataFrame:
-    rows = [astuple(replace(finding, p=rounded(finding.p))) for finding in found]
-    return pd.DataFrame(rows, columns=[field.name for field in fields(Finding)])
-
-
-def scorecard(found: list[Finding]) -> str:
-    """How many comparisons speak for each claim, and how many against it."""
-    verdicts = [verdict for verdict in VERDICTS if any(finding.verdict == verdict for finding in found)]
-    counts: dict[str, list[int]] = {}
-    for finding in found:
-        counts.setdefault(finding.claim, [0] * len(verdicts))[verdicts.index(finding.verdict)] += 1
-    rows = [[claim, *(str(count) if count else "" for count in of_claim)] for claim, of_claim in counts.items()]
-    return markdown(rows, ["Claim", *verdicts])
-
-
-def details(found: list[Finding]) -> str:
-    rows = [
-        [
-            finding.claim,
-            finding.where,
-            finding.of,
-            finding.measured,
-            finding.against,
-            shown(finding.p),
-            finding.verdict,
-        ]
-        for finding in found
-    ]
-    return markdown(rows, ["Claim", "Where", "Of", "Measured", "Against", "p", "Verdict"], align="left")
 
 
 # --- the paper's Tables 2 to 4 --------------------------------------------------------------------------------
@@ -212,7 +178,8 @@ def _ranked(results: Results, claim: str, panel: Panel, measured: str, against: 
         verdict = ONE_SEED[verdict]
     listed = ", ".join(f"{rank:.2f}" for rank in ranks)
     of = f"rank correlation with frequency {listed}"
-    return Finding(claim, panel.title(results.plan), of, measured, against, float("nan"), verdict)
+    model, n = results.plan.title(panel.grid, model=panel.model), len(ranks)
+    return Finding(claim, panel.title(results.plan), of, measured, against, float("nan"), verdict, model, n=n)
 
 
 def network_pruning(results: Results) -> Iterator[Finding]:

@@ -8,13 +8,12 @@ from nisbench.params.methods import Method
 from nisbench.params.tasks import Task
 from nisbench.report.formatting import figure, label, quantity
 from nisbench.report.panels import Panel, at, panel_of
-from nisbench.report.significance import LEVEL, paired
+from nisbench.report.significance import LEVEL, interval, paired
 from nisbench.steps import rate_name
 from nisbench.studies import StudyPlan
 
 HOLDS, FAILS, UNDECIDED = "holds", "contradicted", "inconclusive"
 ONE_SEED = {HOLDS: "for it (one seed)", FAILS: "against it (one seed)", UNDECIDED: UNDECIDED}
-VERDICTS = [HOLDS, ONE_SEED[HOLDS], UNDECIDED, ONE_SEED[FAILS], FAILS]
 
 
 Entry = tuple[Panel, str, float]
@@ -32,6 +31,19 @@ class Finding:
     against: str
     p: float
     verdict: str
+    model: str
+    """The model's title."""
+    metric: str = ""
+    """Empty for claims about ranks."""
+    difference: float = float("nan")
+    """The mean over seeds of what is claimed to be better, less the other; in the metric's own unit."""
+    low: float = float("nan")
+    """Where the difference's 95 % confidence interval begins; NaN with one seed."""
+    high: float = float("nan")
+    n: int = 1
+    """Seeds."""
+    run_id: str = ""
+    """The run, at the first seed, of what is claimed to be better."""
 
 
 class Results:
@@ -51,6 +63,17 @@ class Results:
         found = at(self._values, panel)
         found = found[(found["method"] == method) & (found["cr"] == rate) & (found["metric"] == metric)]
         return found.set_index("seed")["value"]
+
+    def runs(self, panel: Panel, method: str, rate: float) -> list[str]:
+        """The ids of the prunings, by seed."""
+        found = at(self._values, panel)
+        return list(dict.fromkeys(found.loc[(found["method"] == method) & (found["cr"] == rate), "run_id"]))
+
+    def paper(self, panel: Panel, method: str, rate: float, metric: str) -> float:
+        """What the paper prints; NaN if nothing."""
+        found = at(self._values, panel)
+        found = found[(found["method"] == method) & (found["cr"] == rate) & (found["metric"] == metric)]
+        return float(found["paper_value"].astype(float).iloc[0])
 
     def task(self, panel: Panel) -> Task:
         return panel.task(self.plan)
@@ -126,6 +149,7 @@ class Results:
         else:
             verdict = UNDECIDED if p >= LEVEL else HOLDS if better else FAILS
         weights = f", {self.of(*a, 'nonzeros').mean():,.0f} weights" if sizes else ""
+        difference, low, high = interval(ours, others)
         return Finding(
             claim,
             a[0].title(self.plan),
@@ -134,6 +158,13 @@ class Results:
             f"{figure(metric, means[1])}{about}: {against}",
             p,
             verdict,
+            self.plan.title(a[0].grid, model=a[0].model),
+            metric,
+            difference,
+            low,
+            high,
+            len(ours),
+            self.runs(*a)[0],
         )
 
 

@@ -1,7 +1,7 @@
 """How tables show results: numbers, names of rows, marks; in Markdown and LaTeX."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +113,7 @@ def grouped(results: pd.DataFrame) -> pd.DataFrame:
         tested.append(against_best(values, better) if better else nothing)
         by_key = group.groupby(["method", "cr"], sort=False)
         paper, best, done = by_key["paper_value"].first(), by_key["best_epoch"].mean(), by_key["epochs"].mean()
+        kept = by_key["kept"].mean()
         cut_off, alone = by_key["cut_off"].max() > 0, by_key["measured_alone"].all()
         keys: list[tuple[str, float]] = list(values.index)
         for (method, rate), of_seeds in zip(keys, values.to_numpy(), strict=True):
@@ -121,10 +122,10 @@ def grouped(results: pd.DataFrame) -> pd.DataFrame:
             spread = measured.std(ddof=1) if len(measured) > 1 else float("nan")
             mean = measured.mean() if len(measured) else float("nan")
             counts = (len(of_seeds), len(of_seeds) - len(measured))
-            of_key = (series[method, rate] for series in (best, done, cut_off, alone))
+            of_key = (series[method, rate] for series in (kept, best, done, cut_off, alone))
             rows.append((*key, metric, mean, spread, *counts, paper[method, rate], *of_key))
     heads = [
-        *KEYS, "metric", "mean", "std", "seeds", "failed", "paper", "best_epoch", "epochs", "cut_off", "measured_alone",
+        *KEYS, "metric", "mean", "std", "seeds", "failed", "paper", "kept", "best_epoch", "epochs", "cut_off", "measured_alone",
     ]  # fmt: skip
     tests = pd.concat(tested, ignore_index=True) if tested else pd.DataFrame({"p": [], "best": [], "tied": []})
     return pd.DataFrame(rows, columns=heads).join(tests.assign(p=tests["p"].map(rounded)))
@@ -159,24 +160,35 @@ def cells(chosen: pd.DataFrame, metric: str) -> dict[Any, str]:
     return shown
 
 
-def body(plan: StudyPlan, table: pd.DataFrame, metrics: list[str]) -> tuple[list[list[str]], str]:
-    """Rows of one model in one grid, and what their marks mean.
+def body(
+    plan: StudyPlan, table: pd.DataFrame, metrics: list[str]
+) -> tuple[list[list[str]], str, list[tuple[str, float] | None]]:
+    """Rows of one model in one grid, what their marks mean, and each row's method and compression rate.
 
-    A row has a name, a column per metric, the best epoch and, in a row below, the paper's figures if it has any.
+    A row has a name, the kept share, a column per metric, the best epoch and, in a row below, the paper's figures if it has any.
     """
     names = row_names(plan, table["grid"].iloc[0], list(zip(table["method"], table["cr"], strict=True)))
     table, about_cost = with_relative_cost(plan, table, names)
     by_key = table[table["metric"].isin(metrics)].set_index(["method", "cr"])
     columns = {metric: cells(by_key[by_key["metric"] == metric], metric) for metric in metrics}
-    rows = []
+    rows: list[list[str]] = []
+    keys: list[tuple[str, float] | None] = []
     for key, name in names.items():
         of_key = by_key.loc[[key]]
         mark = f" {CUT_OFF}" if of_key["cut_off"].iloc[0] else ""
-        rows.append([name + mark, *(column[key] for column in columns.values()), epochs_of(of_key.iloc[0])])
+        kept = share(of_key["kept"].iloc[0])
+        rows.append([name + mark, kept, *(column[key] for column in columns.values()), epochs_of(of_key.iloc[0])])
+        keys.append(key)
         paper = of_key.set_index("metric")["paper"].reindex(metrics)
         if paper[[metric for metric in metrics if quantity(metric).better]].notna().any():
-            rows.append(["*paper*", *(figure(metric, paper[metric]) for metric in metrics), NONE])
-    return rows, " ".join(filter(None, [legend(by_key), about_cost if "core_seconds" in metrics else ""]))
+            rows.append(["*paper*", NONE, *(figure(metric, paper[metric]) for metric in metrics), NONE])
+            keys.append(None)
+    return rows, " ".join(filter(None, [legend(by_key), about_cost if "core_seconds" in metrics else ""])), keys
+
+
+def share(kept: float) -> str:
+    """A share in percent, to two significant figures below 10 %."""
+    return NONE if pd.isna(kept) else f"{100 * kept:.0f} %" if kept >= 0.0995 or kept == 0 else f"{100 * kept:.2g} %"
 
 
 def with_relative_cost(
@@ -234,7 +246,8 @@ def how_to_read(seeds: int, split_per_seed: bool = False) -> str:
     return (
         f"{noise} *paper*: the number that {PAPER} prints for this data set, model and method. CR is the compression "
         "rate: the number of weights that the search allowed, divided by the number kept. A weight that the search "
-        "has set to 0 counts as pruned. *As searched*: nothing is pruned after the search. #Params is the number of "
+        "has set to 0 counts as pruned. *As searched*: nothing is pruned after the search. *Kept* is the true share: the weights that are "
+        "not 0, of all that the full table of K columns has. #Params is the number of "
         "embedding weights that are not 0, projections included. Params (M) is the paper's measure: the size of "
         "these weights in MiB as a deflated SciPy COO file, not a count. Bytes is what the embeddings take as they are served, "
         "in the layout that takes the least (dense, prefix, CSR or bit mask), in float32 or the precision that the row names. "
@@ -274,6 +287,8 @@ class SubTable:
     legend: str = ""
     """What its marks mean; always below it."""
     note: str = ""
+    cells: Sequence[tuple[Any, ...] | None] = ()
+    """Of each row, the keys (`KEYS`) of the runs behind it, if any."""
 
 
 @dataclass(frozen=True)
@@ -287,12 +302,20 @@ class Sheet:
     pictures: tuple[tuple[str, str], ...] = ()
     """Description and file."""
 
-    def markdown(self, level: int = 1, notes: bool = True) -> str:
-        """As a section whose title is a heading of that level, with or without the notes of single tables."""
+    def markdown(self, level: int = 1, notes: bool = True, links: Mapping[tuple[Any, ...], str] | None = None) -> str:
+        """As a section whose title is a heading of that level, with or without the notes of single tables.
+
+        `links` say where a row's runs are found, by its keys.
+        """
         texts = [f"{'#' * level} {literal(self.title)}"]
         for table in self.tables:
             texts += [f"{'#' * (level + 1)} {literal(table.heading)}"] if table.heading else []
-            texts += [markdown(table.rows, table.heads), *([literal(table.legend)] if table.legend else [])]
+            targets = [(links or {}).get(key or (), "") for key in table.cells] or [""] * len(table.rows)
+            rows = [
+                [Link(row[0], target) if target else row[0], *row[1:]]
+                for row, target in zip(table.rows, targets, strict=True)
+            ]
+            texts += [markdown(rows, table.heads), *([literal(table.legend)] if table.legend else [])]
             texts += [table.note] if table.note and notes else []
         texts += [f"![{literal(title)}]({file})" for title, file in self.pictures]
         return "\n\n".join([*texts, self.note]) + "\n"
@@ -326,6 +349,11 @@ class Sheet:
         return "\n\n".join(texts) + "\n"
 
 
+def folded(title: str, content: str) -> str:
+    """Markdown that code hosts show folded. The title's own code is not rendered there, so it should have none."""
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
+
+
 def literal(text: str) -> str:
     """Text from elsewhere for Markdown, in one line: nothing in it is HTML, a link or a picture."""
     text = " ".join(printable(text).split())
@@ -334,11 +362,35 @@ def literal(text: str) -> str:
     return text
 
 
-def markdown(rows: list[list[Any]], heads: list[str], align: str = "right") -> str:
-    """A table whose first column is aligned left and the others as said."""
+@dataclass(frozen=True)
+class Link:
+    """A cell of a Markdown table that leads somewhere."""
+
+    text: str
+    target: str
+    """Ours, without spaces or brackets."""
+
+
+def markdown(rows: Sequence[Sequence[Any]], heads: list[str], align: str = "right") -> str:
+    """A table whose first column is aligned left and the others as said. Cells of figures, which are aligned right, do not wrap."""
     colalign = ["left"] + [align] * (len(heads) - 1)
-    rows = [[_unbroken(literal(str(cell))).replace("|", "\\|") for cell in row] for row in rows]
-    return tabulate(rows, heads, tablefmt="pipe", disable_numparse=True, colalign=colalign)
+    whole = align == "right"
+    body = [[_cell(cell, whole) for cell in row] for row in rows]
+    heads = [head.replace(" ", NO_BREAK) if whole else head for head in heads]
+    return tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=colalign)
+
+
+LONGEST = 60
+"""Characters of a cell that is kept on one line."""
+
+
+def _cell(value: Any, whole: bool) -> str:
+    text = literal(str(value.text if isinstance(value, Link) else value)).replace("|", "\\|")
+    text = text.replace(" ", NO_BREAK) if whole and len(text) <= LONGEST else _unbroken(text)
+    if isinstance(value, Link):
+        text = re.sub(r"([\[\]])", r"\\\1", text)
+        return f"[{text}]({value.target})"
+    return text
 
 
 NO_BREAK = "\N{NO-BREAK SPACE}"

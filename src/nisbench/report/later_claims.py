@@ -21,7 +21,7 @@ def claims() -> list[Callable[[Results], Iterator[Finding]]]:
 def beats_uniform(results: Results) -> Iterator[Finding]:
     """Each method at each rate against the tuned uniform dimension of its size: between two measured sizes, read off the line."""
     for panel in results.panels:
-        for uniform in _of(results, panel, lambda method: isinstance(method, Uniform))[:1]:
+        for uniform in uniform_of(results, panel)[:1]:
             for method, rates in results.panels[panel].items():
                 role = results.method(panel, method).role
                 for rate, metric in product(rates if role in {"method", "baseline"} else [], results.metrics(panel)):
@@ -35,6 +35,11 @@ def beats_uniform(results: Results) -> Iterator[Finding]:
                             metric,
                             f"{results.plan.title(panel.grid, method=uniform)} at {size.mean():,.0f} bytes",
                         )
+
+
+def uniform_of(results: Results, panel: Panel) -> list[str]:
+    """The panel's methods that give all features one dimension, in float32."""
+    return _of(results, panel, lambda method: isinstance(method, Uniform))
 
 
 def at_size(results: Results, panel: Panel, method: str, metric: str, size: pd.Series) -> pd.Series | None:

@@ -17,7 +17,8 @@ def outputs(plan: StudyPlan) -> list[str]:
     """All files of the report, relative to the project's top folder. The manifest, which is written last, is the last."""
     study = plan.study
     names = [name for item in (*study.tables, *study.figures) for name in item_files(item)]
-    names += [*curves(plan), "README.md", "page.html", "claims.csv", "summary.csv", "metrics.json"]
+    names += [*curves(plan), "README.md", "page.html", "runs.json", "leaderboard.csv"]
+    names += ["claims.csv", "summary.csv", "metrics.json"]
     return [*(str(plan.folder / name) for name in names), str(manifest(plan))]
 
 

@@ -1,19 +1,16 @@
 """``README.md`` of a study: its findings, and how they were made, on one page."""
 
-import base64
-import re
-from html import escape
 from typing import Any
 
 import pandas as pd
 import yaml
-from markdown_it import MarkdownIt
 
 from nisbench import records
 from nisbench.logs import duration
 from nisbench.params.studies import Figure
 from nisbench.records import pruning_result, search_result
-from nisbench.report import claims
+from nisbench.report import claims, verdicts
+from nisbench.report import runs as run_list
 from nisbench.report.comparisons import Finding
 from nisbench.report.figures import TITLES
 from nisbench.report.formatting import (
@@ -23,6 +20,7 @@ from nisbench.report.formatting import (
     NOT_ALONE,
     PAPER,
     Sheet,
+    folded,
     how_to_read,
     literal,
     markdown,
@@ -30,6 +28,7 @@ from nisbench.report.formatting import (
 )  # fmt: skip
 from nisbench.report.results import code_of
 from nisbench.report.significance import LEVEL
+from nisbench.report.takeaways import takeaways
 from nisbench.run_files import SearchRun
 from nisbench.steps import Step, rate_name
 from nisbench.studies import StudyPlan
@@ -41,26 +40,30 @@ def text(
     findings: list[Finding],
     sheets: dict[Any, Sheet],
     captions: dict[Figure, str],
+    board: pd.DataFrame,
 ) -> str:
-    """The page, in Markdown."""
+    """The page, in Markdown. Rows of tables lead to the lines of their runs in ``runs.json``, if that is there."""
     searches = {cell.search.id: cell.search for cell in plan.cells}
     runs = {step_id: search_result(step) for step_id, step in searches.items()}
     sections = [f"# {literal(plan.study.title)}", _head(plan, runs)]
     if plan.study.note:
         sections.append(plan.study.note.strip())
+    if lines := takeaways(findings, board):
+        sections += ["## In short", "\n".join(f"* {line}" for line in lines), ABOUT_TAKEAWAYS]
+    if findings:
+        sections += ["## Claims, checked", verdicts.matrix(findings), about_claims(plan, findings)]
+        sections.append(verdicts.details(findings))
     if failures := _failures(plan, results, searches, runs):
         sections.append(failures)
     if cut_off := _cut_off(plan, searches, runs):
         sections.append(cut_off)
-    if findings:
-        sections += ["## Claims, checked", about_claims(plan, findings), claims.scorecard(findings)]
-        sections.append(_folded(f"All {len(findings)} comparisons", claims.details(findings)))
     if sheets:
         sections += [
             "## How to read the tables",
             f"{how_to_read(len(plan.study.seeds), plan.study.split_per_seed)} {ABOUT_METHODS}",
         ]
-        sections += [sheet.markdown(level=2, notes=False).strip() for sheet in sheets.values()]
+        links = _links(plan)
+        sections += [sheet.markdown(level=2, notes=False, links=links).strip() for sheet in sheets.values()]
     for figure in plan.study.figures:
         caption = literal(captions[figure])
         sections += [
@@ -79,6 +82,27 @@ def text(
     return "\n\n".join(sections) + "\n"
 
 
+def _links(plan: StudyPlan) -> dict[tuple[Any, ...], str]:
+    """For each place in the study's tables, where ``runs.json`` has its runs."""
+    if not (plan.folder / run_list.NAME).exists():
+        return {}
+    lines = run_list.lines_of(plan.folder)
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for cell in plan.compared:
+        found.setdefault(cell.key[:5], []).append(lines[cell.prune.id])
+    return {
+        key: f"{run_list.NAME}#L{min(of_key)}"
+        + (f"-L{max(of_key)}" if max(of_key) - min(of_key) + 1 == len(of_key) > 1 else "")
+        for key, of_key in found.items()
+    }
+
+
+ABOUT_TAKEAWAYS = (
+    "Rules that were fixed beforehand wrote these lines (`nisbench.report.takeaways`): they count every comparison of a claim, and quote the "
+    "first ones of the study. Differences are means over seeds. Controls are left out of the first two."
+)
+
+
 def about_claims(plan: StudyPlan, findings: list[Finding]) -> str:
     """How the comparisons are decided, and how many tests that took."""
     tests = sum(not pd.isna(finding.p) for finding in findings)
@@ -87,7 +111,8 @@ def about_claims(plan: StudyPlan, findings: list[Finding]) -> str:
     else:
         cover = "initial weights and the order of batches, not another split, other users or other data"
     return (
-        "The table counts the comparisons that support each claim and those that contradict it. A paired t-test over the "
+        "A claim holds for a model where comparisons support it and none contradicts it; the numbers say how many of how many. "
+        "A paired t-test over the "
         f"seeds decides a comparison of two methods (two-sided, {100 * LEVEL:.0f} %). {tests} tests were made, and p is not "
         f"adjusted for their number: were there no difference at all, about {LEVEL * tests:.2g} of them would find one. A claim "
         f"about ranks holds if the rank correlation is at least {claims.RANK} at every seed. One seed decides nothing: it points "
@@ -104,34 +129,6 @@ ABOUT_METHODS = (
     "tuned*; or *Network pruning, one shot*. The section Settings lists the terms that all methods were trained "
     "under."
 )
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1f2328; background: #fff; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 13px }
-th, td { border: 1px solid #d0d7de; padding: 0.25rem 0.6rem } th { background: #f6f8fa }
-img { max-width: 100% } code, pre { font-size: 12px } pre { background: #f6f8fa; padding: 0.8rem; overflow-x: auto }
-@media print { body { max-width: none; margin: 0 } table { font-size: 8px; display: table } h2 { break-after: avoid } img { break-inside: avoid } }
-"""
-
-
-POLICY = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""
-
-
-def html(plan: StudyPlan, page: str) -> str:
-    """The page as one HTML file, the figures in it.
-
-    It is made of texts from parameters and run files. So no HTML of theirs is taken over, nor does a browser run or load any.
-    """
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(page)
-    body = re.sub(
-        r"<p>&lt;details&gt;&lt;summary&gt;(.*)&lt;/summary&gt;</p>", r"<details open><summary>\1</summary>", body
-    )
-    body = body.replace("<p>&lt;/details&gt;</p>", "</details>")
-    for figure in (*plan.study.figures, *(["recovery"] if "recovery" in plan.study.tables else [])):
-        picture = base64.b64encode((plan.folder / f"{figure}.svg").read_bytes()).decode()
-        body = body.replace(f'src="{figure}.png"', f'src="data:image/svg+xml;base64,{picture}"')
-    return f'<!doctype html><html lang="en"><meta charset="utf-8">{POLICY}<title>{escape(plan.study.title)}</title><style>{STYLE}</style>{body}</html>\n'
 
 
 def _head(plan: StudyPlan, runs: dict[str, SearchRun]) -> str:
@@ -197,7 +194,7 @@ def _cut_off(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchR
         f"**Cut off.** `training.max_epochs` stopped trainings behind results ({CUT_OFF} in tables). Their loss may still have been "
         "falling, and a learning rate that drops had not ended its schedule. Raise the key to see what they find."
     )
-    return f"{about}\n\n" + _folded(f"In {len(lines)} runs", "\n".join(lines))
+    return f"{about}\n\n" + folded(f"In {len(lines)} runs", "\n".join(lines))
 
 
 def _settings(plan: StudyPlan) -> str:
@@ -210,32 +207,18 @@ def _settings(plan: StudyPlan) -> str:
         swept = ", ".join(f"{key} = {', '.join(map(str, values))}" for key, values in (of_study.sweep or {}).items())
         rows.append([f"`{name}`", ", ".join(of_study.datasets), ", ".join(of_study.models), methods, swept])
     lines = [markdown(rows, ["Grid", "Data sets", "Models", "Methods (compression rates)", "Sweep"], align="left")]
-    shown = set()
-    for name, grid in plan.grids.items():
-        if grid.swept and grid.name in shown:
-            continue
-        shown.add(grid.name)
-        used = [cell for cell in plan.cells if cell.grid == name]
-        sections = {
-            kind: {
-                entry: getattr(grid.params, kind)[entry].model_dump(mode="json")
-                for entry in dict.fromkeys(getattr(cell, kind[:-1]) for cell in used)
-            }
-            for kind in ("datasets", "models", "methods")
-        }
-        for dataset in sections["datasets"].values():
-            dataset.pop("url", None)  # which may be a path of the machine that ran this
-        sections["tasks"] = {
-            task: grid.params.tasks[task].model_dump(mode="json")
-            for task in {d["task"]: None for d in sections["datasets"].values()}
-        }
-        dump = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
-        lines.append(
-            _folded(
-                f"Settings of {grid.name if name else 'the other grids'}{', at its first value' if grid.swept else ''}",
-                f"{terms(grid.params.training)}\n\n```yaml\n{dump}```",
-            )
-        )
+    base = run_list.settings(plan)
+    sections = {name: base[name] for name in run_list.SECTIONS}
+    dump = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    lines.append(folded("Settings of all grids", f"{terms(plan.params.training)}\n\n```yaml\n{dump}```"))
+    rows = [
+        [f"`{name or 'the others'}`", f"`{key}`", f"`{value}`"]
+        for name in plan.grids
+        for key, value in run_list.grid_differences(plan, name, base).items()
+    ]
+    if rows:
+        differing = markdown(rows, ["Grid", "Key", "Value"], align="left")
+        lines.append(folded("What single grids set differently", differing))
     return "\n\n".join(lines)
 
 
@@ -287,9 +270,9 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]
         f"compared with others. {CUT_OFF} `training.max_epochs` stopped the chosen trial. {NOT_ALONE} The time was not measured "
         "alone. *Code* is the commit of the code that ran (+: with local changes) and the version of "
         "its core (*development*: its golden values were not confirmed). `nisbench show ID` prints a run's settings. "
-        "Where the runs were made, `runs-<id>.json` beside this page records every one."
+        "[runs.json](runs.json) has the rest of every run: settings that differ, machine, versions, trials and learning curve."
     )
-    return f"{_folded(f'All {len(rows)} searches', table)}\n\n{notes}"
+    return f"{folded(f'All {len(rows)} searches', table)}\n\n{notes}"
 
 
 def machine_of(run: SearchRun) -> str:
@@ -320,7 +303,3 @@ def _repeat(plan: StudyPlan) -> str:
         "file\n```\n\nOn a CPU of the same kind and with the same package versions, the same seed gives the same "
         "numbers, except times and memory."
     )
-
-
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"

@@ -20,7 +20,7 @@ from nisbench.studies import Cell, StudyPlan
 
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "tuned", "validation_loss", "run_id", "code", "failed",
+    "weights", "nonzeros", "kept", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "tuned", "validation_loss", "run_id", "code", "failed",
 ]  # fmt: skip
 
 MEASURED_COSTS = ["core_seconds", "peak_memory_mib"]
@@ -75,7 +75,7 @@ def summary(plan: StudyPlan, partial: bool = False) -> pd.DataFrame:
         for key in (cell.dataset, k, cell.model, cell.method, cell.compression_rate):
             paper = paper.get(key, {})
         task, precision = cell.settings.task, plan.method_of(cell).quantise or "float32"
-        stored = mean_error = None
+        stored = mean_error = kept = None
         nonzeros = size = memory = cost = best = None
         metrics: Mapping[str, float | None] = dict.fromkeys(metric.name for metric in task.metrics)
         cut_off, alone = 0, False
@@ -88,6 +88,8 @@ def summary(plan: StudyPlan, partial: bool = False) -> pd.DataFrame:
             nonzeros = pruned.nonzeros + pruned.projection_weights
             size, metrics = pruned.size_mib + 4 * pruned.projection_weights / 2**20, pruned.metrics_at(precision)
             stored, mean_error = pruned.stored_bytes(precision), pruned.mean_error
+            full = pruned.features.count * k * sum(cell.settings.model.embedding_multiples)
+            kept = nonzeros / full if full and not plan.method_of(cell).own_model else 0.0
         values = {
             "params_mib": size,
             "nonzeros": nonzeros,
@@ -111,6 +113,7 @@ def summary(plan: StudyPlan, partial: bool = False) -> pd.DataFrame:
             "seed": cell.seed,
             "weights": pruned.weights if pruned else None,
             "nonzeros": nonzeros,
+            "kept": kept,
             "size_mib": size,
             "bytes": stored,
             "best_epoch": best and best.best_epoch,

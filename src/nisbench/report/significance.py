@@ -32,6 +32,16 @@ def paired(a: pd.Series, b: pd.Series) -> float:
     return float(stats.ttest_1samp(difference, 0).pvalue)
 
 
+def interval(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
+    """The mean of ``a - b`` over seeds, and the ends of its 95 % confidence interval; NaN for the ends with fewer than two seeds."""
+    difference = (a - b).dropna().to_numpy()
+    mean, n = float(difference.mean()) if len(difference) else float("nan"), len(difference)
+    if n < 2:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * difference.std(ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half
+
+
 def against_best(values: pd.DataFrame, better: Better) -> pd.DataFrame:
     """For each row of `values` (methods, seeds): `p` of its difference from the best mean, and whether it is `best` or `tied`.
 

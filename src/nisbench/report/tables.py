@@ -62,9 +62,11 @@ def comparison(plan: StudyPlan, results: pd.DataFrame, task: type[Task]) -> Shee
             heading = plan.title(grid, model=str(model), dataset=dataset)
             for context, qualities in plan.task_of(grid, dataset).column_groups().items():
                 metrics = [*task.costs, *(["mean_error"] if task.has_base_rate else []), *qualities]
-                heads = ["Search method", *(quantity(name).title for name in metrics), "Best epoch"]
+                heads = ["Search method", "Kept", *(quantity(name).title for name in metrics), "Best epoch"]
                 title = f"{heading}: {context}" if context else heading
-                tables.append(SubTable(title, heads, *body(plan, of_model, metrics)))
+                rows, legend, keys = body(plan, of_model, metrics)
+                cells = [key and (grid, dataset, model, *key) for key in keys]
+                tables.append(SubTable(title, heads, rows, legend, cells=cells))
         tables[-1] = replace(tables[-1], note=terms(plan.grids[grid].params.training))
     note = f"{task.measured}, of the trial that validation chose."
     return Sheet(task.table_title, tables, note, table)

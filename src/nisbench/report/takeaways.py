@@ -1,0 +1,153 @@
+"""At most five sentences that say what a study found, each with effect size, interval and n.
+
+The rules are fixed here beforehand and know no result: what is said first, which comparisons a sentence counts, and which of
+them it quotes, the first of the study and never the most favourable.
+"""
+
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+import pandas as pd
+
+from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, Finding
+from nisbench.report.formatting import NONE, figure, label, literal, quantity
+
+MOST = 5
+QUOTED = 2
+"""Panels, or comparisons, that a sentence quotes."""
+ORDER = (
+    "Unpruned, DNIS beats the best of *",
+    "Not in the paper: unpruned, DNIS beats one dimension *",
+    "At every pruning rate, DNIS beats *",
+    "Not in the paper: DNIS beats the best other method *",
+    "At its size, DNIS beats one dimension *",
+    "Within the same budget of weights, DNIS *",
+    "The larger the base dimension K, *",
+    "The more feature blocks L, *",
+    "*",
+)
+"""Which claims are told first. Those of one pattern stand in the order of the claims."""
+HALF = 0.5
+
+
+def takeaways(found: list[Finding], board: pd.DataFrame) -> list[str]:
+    """The sentences, in Markdown: which result is best, what half the bytes cost, and then claims, in the order above."""
+    sentences = [*_best(board), *_half(board)]
+    for claim, findings in _ordered(found):
+        if len(sentences) < MOST:
+            sentences.append(_of_claim(claim, findings))
+    return sentences
+
+
+def _ordered(found: list[Finding]) -> Iterator[tuple[str, list[Finding]]]:
+    by_claim: dict[str, list[Finding]] = {}
+    for finding in found:
+        by_claim.setdefault(finding.claim, []).append(finding)
+    told = set()
+    for pattern in ORDER:
+        for claim, findings in by_claim.items():
+            if claim not in told and fnmatch(claim, pattern):
+                told.add(claim)
+                yield claim, findings
+
+
+def _panels(board: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each panel, of its first metric, without controls."""
+    if board.empty:
+        return []
+    kept = board[board["role"] != "control"]
+    keys = ["grid", "dataset", "model"]
+    first = kept.groupby(keys, sort=False)["metric"].transform("first")
+    return [rows for _, rows in kept[kept["metric"] == first].groupby(keys, sort=False)]
+
+
+def _best(board: pd.DataFrame) -> Iterator[str]:
+    """The best result of the first panels."""
+    texts = []
+    for rows in _panels(board)[:QUOTED]:
+        best = _best_of(rows)
+        texts.append(f"on {_where(best)} {literal(best['name'])} ({_value(best)})")
+    more = len(_panels(board)) - len(texts)
+    if texts:
+        yield f"**Best quality, of any size:** {'; '.join(texts)}{f'; {more} more in the tables' if more else ''}."
+
+
+def _half(board: pd.DataFrame) -> Iterator[str]:
+    """What the best result in at most half of the full table's bytes lacks to the best of any size, in the first panels."""
+    texts = []
+    for rows in _panels(board):
+        small = rows[rows["share"] <= HALF]
+        if len(texts) < QUOTED and not small.empty:
+            row = _best_of(small)
+            if row["from_best"] == 0:
+                lost = "which is the best of any size"
+            else:
+                unit = label(row["metric"])
+                gap = -row["from_best"]
+                lost = f"{figure(row['metric'], gap)} {unit} behind the best" + _ends(
+                    row["metric"], -row["from_best_high"], -row["from_best_low"], row["n"]
+                )
+            texts.append(f"on {_where(row)} {literal(row['name'])}, {100 * row['share']:.0f} % of the bytes, {lost}")
+    if texts:
+        yield f"**In at most half of the full table's bytes:** {'; '.join(texts)}."
+
+
+def _best_of(rows: pd.DataFrame) -> pd.Series:
+    better = quantity(rows["metric"].iloc[0]).better
+    at = rows["mean"].idxmax() if better == "higher" else rows["mean"].idxmin()
+    return rows.loc[at]
+
+
+def _where(row: pd.Series) -> str:
+    return literal(str(row["where"]))
+
+
+def _value(row: pd.Series) -> str:
+    return f"{label(row['metric'])} {figure(row['metric'], row['mean'])}{_ends(row['metric'], row['low'], row['high'], row['n'])}"
+
+
+def _ends(metric: str, low: float, high: float, n: int) -> str:
+    if pd.isna(low):
+        return ", one seed"
+    return f", 95 % interval {figure(metric, low)} to {figure(metric, high)}, n = {n}"
+
+
+def _of_claim(claim: str, findings: list[Finding]) -> str:
+    """How many comparisons support a claim, contradict it or decide nothing, and the first ones."""
+    verdicts = [finding.verdict for finding in findings]
+    counts = {
+        "hold": verdicts.count(HOLDS),
+        "contradict it": verdicts.count(FAILS),
+        "speak for it with one seed": verdicts.count(ONE_SEED[HOLDS]),
+        "speak against it with one seed": verdicts.count(ONE_SEED[FAILS]),
+    }
+    counts["decide nothing"] = len(findings) - sum(counts.values())
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    quoted = "; ".join(effect(finding) for finding in findings[:QUOTED])
+    return f"**{literal(claim)}:** of {len(findings)} comparison{'s' * (len(findings) > 1)}, {told}. {quoted}."
+
+
+def effect(finding: Finding) -> str:
+    """A comparison's effect size with its interval and n, for one line of Markdown."""
+    where = f"{literal(finding.where)}, {literal(finding.of)}"
+    if not finding.metric:
+        return f"{where}: {literal(finding.measured)} against {literal(finding.against)}, n = {finding.n}"
+    return f"{where}: {change(finding)}{_ends_of_change(finding)}"
+
+
+def change(finding: Finding) -> str:
+    """By how much what is claimed to be better is better or worse: ``MSE 0.0047 lower (better)``."""
+    if pd.isna(finding.difference):
+        return NONE
+    if finding.difference == 0:
+        return f"{label(finding.metric)} the same"
+    way = "higher" if finding.difference > 0 else "lower"
+    better = "better" if way == quantity(finding.metric).better else "worse"
+    return f"{label(finding.metric)} {figure(finding.metric, abs(finding.difference))} {way} ({better})"
+
+
+def _ends_of_change(finding: Finding) -> str:
+    """The interval, in the direction in which the change is told."""
+    sign = -1 if finding.difference < 0 else 1
+    low, high = sorted((sign * finding.low, sign * finding.high))
+    return _ends(finding.metric, low, high, finding.n)
