@@ -34,6 +34,7 @@ golden: $(READY)
 
 docs: $(READY)
 	@$(IN_ENVIRONMENT) mkdocs build --strict
+	@$(IN_ENVIRONMENT) nisbench pages --into site/results
 
 lint: $(READY)
 	@$(IN_ENVIRONMENT) sh -c '$(LINT)'

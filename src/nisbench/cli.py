@@ -356,6 +356,25 @@ def export(
 # --- extend ---------------------------------------------------------------------------------------------------
 
 
+@app.command(rich_help_panel=LOOK)
+def pages(
+    into: Annotated[
+        Path, typer.Option("--into", help="Where the pages go; elsewhere than results/, tables and figures are copied, too.")
+    ] = Path("results"),
+) -> None:
+    """Make the page of every study in results/, and the index over all of them, from the files of their reports alone.
+
+    It needs no runs: what is in git is enough. `nisbench tables` makes a study's own page and the index.
+
+    Example: nisbench pages --into site/results
+    """
+    from nisbench.report import index
+
+    logs.set_up()
+    for path in index.publish(Path("results"), into):
+        logs.log.info("%s", path)
+
+
 @app.command("check-plugin", rich_help_panel=EXTEND)
 def check_plugin(file: Annotated[Path, typer.Argument(metavar="FILE", help="A Python file.")]) -> None:
     """Test a method, model, task or data format of your own on tiny data: a line for each claim that all kinds must meet.

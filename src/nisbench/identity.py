@@ -56,6 +56,8 @@ CORE: dict[CoreStep, tuple[str, ...]] = {
 of a file. `wiring` says which files a step is handed."""
 
 REPORT = ("report/*.py", "logs.py")
+PAGE = "report/assets/*"
+"""What the page has that is no Python."""
 """What makes reports. It has no golden values: the same runs are reported anew when it changes."""
 
 SHOWN = {"EXAMPLE", "example_archive", "colour", "marker", "table_title", "measured", "capturable"}
@@ -107,7 +109,8 @@ def kind_file(kind: type[Kind]) -> Path:
 @cache
 def report_source() -> str:
     """The hash of the source that makes reports."""
-    return _joint_hash(_files(REPORT))
+    assets = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(PACKAGE.glob(PAGE))]
+    return hashlib.sha256("".join([_joint_hash(_files(REPORT)), *assets]).encode()).hexdigest()
 
 
 @cache

@@ -14,6 +14,7 @@ from nisbench.report import (
     claims,
     curves,
     figures,
+    index,
     leaderboard,
     page,
     recovery,
@@ -75,6 +76,7 @@ def run(plan: StudyPlan, partial: bool = False) -> None:
     log.info("%s", folder / "page.html")
     web.write_page(folder)
     _remove_old(every, folder)
+    index.write_index(folder.parent)
     if partial:
         return
     files = {path: records.sums_of(Path(path)).sha256 for path in outputs(every)[:-1]}

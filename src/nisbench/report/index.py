@@ -1,0 +1,138 @@
+"""``results/index.html``: all studies on one page, made from the files of their reports that are in git."""
+
+import shutil
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markdown_it import MarkdownIt
+
+from nisbench.errors import NisbenchError
+from nisbench.files import read_json, write_text
+from nisbench.report import web
+from nisbench.report import runs as run_list
+from nisbench.report.comparisons import FAILS, HOLDS
+
+TITLE = "nisbench: results of all studies"
+COPIED = ("*.csv", "*.md", "*.tex", "*.svg", "*.png", "runs.json", "metrics.json")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's report, as its folder has it."""
+
+    folder: Path
+    about: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        return str(self.about["study"]["title"])
+
+    def entry(self, section: str, name: str) -> str:
+        """The title of an entry of ``params/``."""
+        return str(self.about[section].get(name, {}).get("title", name))
+
+
+def reports(results: Path) -> list[Report]:
+    """The studies below `results` whose reports have a ``runs.json``, by name. Older ones have none, and are left out."""
+    found = []
+    for path in sorted(results.glob(f"*/{run_list.NAME}")):
+        about = read_json(path)
+        if not isinstance(about, dict) or "study" not in about:
+            raise NisbenchError(f"{path} is not the runs of a study. Make it again with: nisbench tables {path.parent.name}")
+        found.append(Report(path.parent, about))
+    return found
+
+
+def write_index(results: Path) -> None:
+    """Make ``index.html`` in `results`."""
+    write_text(results / "index.html", web.document(TITLE, _body(reports(results))))
+
+
+def publish(results: Path, into: Path) -> list[Path]:
+    """Make every study's page and the index anew, from committed files, in the folder `into`, with the files that they link to."""
+    written = []
+    for report in reports(results):
+        folder = into / report.folder.name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "page.html", web.page(report.folder))
+        written.append(folder / "page.html")
+        for pattern in COPIED if into.resolve() != results.resolve() else ():
+            for path in report.folder.glob(pattern):
+                shutil.copyfile(path, folder / path.name)
+    into.mkdir(parents=True, exist_ok=True)
+    write_text(into / "index.html", web.document(TITLE, _body(reports(results))))
+    return [*written, into / "index.html"]
+
+
+def _body(found: list[Report]) -> str:
+    if not found:
+        return f"<h1>{escape(TITLE)}</h1><p>No study has a report yet.</p>"
+    rows = "".join(_row(report) for report in found)
+    heads = "".join(
+        f"<th>{head}</th>" for head in ("Study", "Data sets", "Models", "Methods", "Runs", "Seeds", "Claims: ✓ hold, ○ undecided, ✗ contradicted")
+    )
+    short = "".join(_takeaways(report) for report in found)
+    return (
+        f'<h1>{escape(TITLE)}</h1><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
+        f"{_areas(found)}<h2>In short</h2>{short}"
+    )
+
+
+def _row(report: Report) -> str:
+    claims = pd.read_csv(report.folder / "claims.csv")
+    holds, fails = ((claims["verdict"] == verdict).sum() for verdict in (HOLDS, FAILS))
+    seeds = report.about["study"]["seeds"]
+    cells = [
+        f'<a href="{escape(report.folder.name)}/page.html">{escape(report.title)}</a>',
+        *(
+            escape(", ".join(report.entry(section, name) for name in report.about[section]))
+            for section in ("datasets", "models")
+        ),
+        str(len(report.about["methods"])),
+        f"{len(report.about['searches'])} searches, {len(report.about['prunings'])} prunings",
+        str(len(seeds)),
+        f"✓ {holds}, ○ {len(claims) - holds - fails}, ✗ {fails}",
+    ]
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _takeaways(report: Report) -> str:
+    """The first lines of a study's page."""
+    _, _, rest = (report.folder / "README.md").read_text(encoding="utf-8").partition("\n## In short\n")
+    lines = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("* ")]
+    text = MarkdownIt("commonmark", {"html": False}).render("\n".join(lines))
+    return f"<h3>{escape(report.title)}</h3>{text}" if lines else ""
+
+
+def _areas(found: list[Report]) -> str:
+    """One number per method and panel, and its mean over the panels that have it."""
+    columns: dict[str, dict[str, float]] = {}
+    for report in found:
+        path = report.folder / "area.csv"
+        if path.exists() and path.stat().st_size > 1:
+            for row in pd.read_csv(path).fillna({"grid": ""}).itertuples():
+                grid = report.about["grids"].get(row.grid, {}).get("title", "")
+                place = ", ".join(
+                    filter(None, [report.entry("models", row.model), report.entry("datasets", row.dataset), grid])
+                )
+                columns.setdefault(f"{place}: {row.metric}", {})[report.entry("methods", row.method)] = row.area
+    if not columns:
+        return ""
+    table = pd.DataFrame(columns)
+    table.insert(0, "Mean", table.mean(axis=1))
+    table = table.sort_values("Mean", ascending=False, kind="stable")
+    heads = "".join(f"<th>{escape(str(head))}</th>" for head in ("Method", *table))
+    rows = "".join(
+        f"<tr><td>{escape(str(method))}</td>"
+        + "".join(f'<td class="right">{"–" if pd.isna(value) else f"{100 * value:.1f}"}</td>' for value in row)
+        + "</tr>"
+        for method, row in zip(table.index, table.to_numpy(), strict=True)
+    )
+    return (
+        "<h2>One number per method</h2><p>The area under quality against the logarithm of bytes, in percent: 0 is the global mean, "
+        "100 the best result of a panel at every size. Where a method was not run there is a dash, so means over different panels "
+        f'are not alike.</p><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
+    )
