@@ -359,7 +359,8 @@ def export(
 @app.command(rich_help_panel=LOOK)
 def pages(
     into: Annotated[
-        Path, typer.Option("--into", help="Where the pages go; elsewhere than results/, tables and figures are copied, too.")
+        Path,
+        typer.Option("--into", help="Where the pages go; elsewhere than results/, tables and figures are copied, too."),
     ] = Path("results"),
 ) -> None:
     """Make the page of every study in results/, and the index over all of them, from the files of their reports alone.

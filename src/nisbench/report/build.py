@@ -48,10 +48,12 @@ def run(plan: StudyPlan, partial: bool = False) -> None:
     shown = made(plan) if partial else plan
     compared = complete(plan, results)
     sheets, reading = {}, how_to_read(len(plan.study.seeds), plan.study.split_per_seed)
+    runs.write(shown)
+    links = runs.links(shown)
     for name in plan.study.tables:
         log.info("%s", folder / f"{name}.md")
         sheet = sheets[name] = _sheet(name, plan, results, every)
-        write_text(folder / f"{name}.md", f"{sheet.markdown()}\n{reading}\n")
+        write_text(folder / f"{name}.md", sheet.markdown(links=links, how_to_read=reading))
         write_text(folder / f"{name}.tex", sheet.latex(f"{plan.name}-{name}", reading))
         write_text(folder / f"{name}.csv", sheet.data.to_csv(index=False))
     captions = {}
@@ -70,7 +72,6 @@ def run(plan: StudyPlan, partial: bool = False) -> None:
     write_json(folder / "metrics.json", metrics(results))
     board = leaderboard.leaderboard(*compared)
     write_text(folder / "leaderboard.csv", board.to_csv(index=False))
-    runs.write(shown)
     log.info("%s", folder / "README.md")
     write_text(folder / "README.md", page.text(shown, results, findings, sheets, captions, board))
     log.info("%s", folder / "page.html")

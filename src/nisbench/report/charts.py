@@ -50,8 +50,8 @@ def quality_against_bytes() -> dict[str, Any]:
     above = "datum.role == 'control' || datum.role == 'reference'"
     points = rows.mark_point(filled=True, opacity=1, clip=True, cursor="pointer").encode(
         color=_series(),
-        shape=alt.Shape("title:N", sort=None),
-        size=alt.Size("role:N", scale=alt.Scale(domain=list(ROLES), range=[190, 70, 70, 140]), legend=None),
+        shape=alt.Shape("title:N", title=None, sort=None),
+        size=alt.Size("role:O", scale=alt.Scale(domain=list(ROLES), range=[190, 70, 70, 140]), legend=None),
         stroke=alt.condition(above, alt.value("#888888"), alt.value(None)),
         strokeWidth=alt.value(2),
         order=alt.Order("rank:Q"),
@@ -61,7 +61,9 @@ def quality_against_bytes() -> dict[str, Any]:
         x=alt.X(
             "share:Q",
             scale=_between("smallest / full", "largest / full", type="log"),
-            axis=alt.Axis(title="share of the full table", orient="top", format="~%", tickCount=6, labelOverlap="greedy"),
+            axis=alt.Axis(
+                title="share of the full table", orient="top", format="~%", tickCount=6, labelOverlap="greedy"
+            ),
         )
     )
     of_bytes = alt.layer(front, lines, bars, points).encode(x=size, y=quality)
@@ -71,12 +73,16 @@ def quality_against_bytes() -> dict[str, Any]:
 
 def _between(low: str, high: str, **scale: Any) -> alt.Scale:
     ends = {"domainMin": alt.ExprRef(low), "domainMax": alt.ExprRef(high)}
-    return alt.Scale(nice=False, zero=False, **ends, **scale)
+    if not scale:  # a logarithm has no 0 anyway
+        scale = {"zero": False}
+    return alt.Scale(nice=False, **ends, **scale)
 
 
 def _series() -> alt.Color:
     """Colour, shape and dashes tell the methods apart, in one legend."""
-    return alt.Color("title:N", title=None, sort=None, scale=alt.Scale(scheme="tableau20"), legend=alt.Legend(symbolLimit=80))
+    return alt.Color(
+        "title:N", title=None, sort=None, scale=alt.Scale(scheme="tableau20"), legend=alt.Legend(symbolLimit=80)
+    )
 
 
 def paper_against_ours() -> dict[str, Any]:
@@ -91,7 +97,9 @@ def paper_against_ours() -> dict[str, Any]:
         .encode(
             x=alt.X("value:Q", scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(tickCount=6), title=QUALITY),
             y=y,
-            color=alt.Color("whose:N", title=None, scale=alt.Scale(range=["#0173b2", "#de8f05"]), legend=alt.Legend(orient="top")),
+            color=alt.Color(
+                "whose:N", title=None, scale=alt.Scale(range=["#0173b2", "#de8f05"]), legend=alt.Legend(orient="top")
+            ),
             shape=alt.Shape("whose:N", title=None),
             tooltip=["name:N", "whose:N", alt.Tooltip("value:Q", format=".5~g")],
         )
@@ -105,7 +113,7 @@ def learning_curve() -> dict[str, Any]:
         alt.Chart(alt.NamedData(ROWS))
         .mark_line(point=alt.OverlayMarkDef(size=18))
         .encode(
-            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1)),
+            x=alt.X("epoch:Q", axis=alt.Axis(format="d", labelExpr="datum.value % 1 ? '' : datum.label")),
             y=alt.Y("loss:Q", title="validation loss", scale=alt.Scale(zero=False)),
             color=alt.Color("seed:N"),
             strokeDash=alt.StrokeDash("seed:N"),
@@ -117,5 +125,6 @@ def learning_curve() -> dict[str, Any]:
 
 def _spec(chart: Any, **sizes: Any) -> dict[str, Any]:
     """A chart as wide as its place, as a plain value whose every name is fixed."""
-    spec: dict[str, Any] = chart.properties(width="container", **sizes).to_dict(validate=True)
+    sized = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"), **sizes)
+    spec: dict[str, Any] = sized.to_dict(validate=True)
     return spec

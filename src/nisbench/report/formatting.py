@@ -302,12 +302,18 @@ class Sheet:
     pictures: tuple[tuple[str, str], ...] = ()
     """Description and file."""
 
-    def markdown(self, level: int = 1, notes: bool = True, links: Mapping[tuple[Any, ...], str] | None = None) -> str:
+    def markdown(
+        self,
+        level: int = 1,
+        notes: bool = True,
+        links: Mapping[tuple[Any, ...], str] | None = None,
+        how_to_read: str = "",
+    ) -> str:
         """As a section whose title is a heading of that level, with or without the notes of single tables.
 
-        `links` say where a row's runs are found, by its keys.
+        What explains the tables stands before them. `links` say where a row's runs are found, by its keys.
         """
-        texts = [f"{'#' * level} {literal(self.title)}"]
+        texts = [f"{'#' * level} {literal(self.title)}", *filter(None, [self.note, how_to_read])]
         for table in self.tables:
             texts += [f"{'#' * (level + 1)} {literal(table.heading)}"] if table.heading else []
             targets = [(links or {}).get(key or (), "") for key in table.cells] or [""] * len(table.rows)
@@ -318,7 +324,7 @@ class Sheet:
             texts += [markdown(rows, table.heads), *([literal(table.legend)] if table.legend else [])]
             texts += [table.note] if table.note and notes else []
         texts += [f"![{literal(title)}]({file})" for title, file in self.pictures]
-        return "\n\n".join([*texts, self.note]) + "\n"
+        return "\n\n".join(texts) + "\n"
 
     def latex(self, label: str, note: str) -> str:
         """A LaTeX table for each table of the sheet (packages booktabs and graphicx), with `note` below the last."""
@@ -329,7 +335,8 @@ class Sheet:
                 columns=[_latex(h) for h in table.heads],
             )
             body = frame.to_latex(index=False, escape=False, column_format="l" + "r" * (len(table.heads) - 1))
-            caption = ". ".join(filter(None, [self.title.partition(": ")[2] or self.title, table.heading]))
+            title = self.title.partition(": ")[2] or self.title
+            caption = ". ".join(filter(None, [title[:1].upper() + title[1:], table.heading]))
             last = i == len(self.tables) - 1
             texts.append(
                 "\n".join(

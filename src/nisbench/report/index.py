@@ -11,9 +11,10 @@ from markdown_it import MarkdownIt
 
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json, write_text
-from nisbench.report import web
 from nisbench.report import runs as run_list
+from nisbench.report import web
 from nisbench.report.comparisons import FAILS, HOLDS
+from nisbench.report.formatting import NONE
 
 TITLE = "nisbench: results of all studies"
 COPIED = ("*.csv", "*.md", "*.tex", "*.svg", "*.png", "runs.json", "metrics.json")
@@ -41,7 +42,9 @@ def reports(results: Path) -> list[Report]:
     for path in sorted(results.glob(f"*/{run_list.NAME}")):
         about = read_json(path)
         if not isinstance(about, dict) or "study" not in about:
-            raise NisbenchError(f"{path} is not the runs of a study. Make it again with: nisbench tables {path.parent.name}")
+            raise NisbenchError(
+                f"{path} is not the runs of a study. Make it again with: nisbench tables {path.parent.name}"
+            )
         found.append(Report(path.parent, about))
     return found
 
@@ -72,7 +75,16 @@ def _body(found: list[Report]) -> str:
         return f"<h1>{escape(TITLE)}</h1><p>No study has a report yet.</p>"
     rows = "".join(_row(report) for report in found)
     heads = "".join(
-        f"<th>{head}</th>" for head in ("Study", "Data sets", "Models", "Methods", "Runs", "Seeds", "Claims: ✓ hold, ○ undecided, ✗ contradicted")
+        f"<th>{head}</th>"
+        for head in (
+            "Study",
+            "Data sets",
+            "Models",
+            "Methods",
+            "Runs",
+            "Seeds",
+            "Claims: ✓ hold, ○ undecided, ✗ contradicted",
+        )
     )
     short = "".join(_takeaways(report) for report in found)
     return (
@@ -113,7 +125,7 @@ def _areas(found: list[Report]) -> str:
     for report in found:
         path = report.folder / "area.csv"
         if path.exists() and path.stat().st_size > 1:
-            for row in pd.read_csv(path).fillna({"grid": ""}).itertuples():
+            for row in pd.read_csv(path, dtype={"grid": str}).fillna({"grid": ""}).itertuples():
                 grid = report.about["grids"].get(row.grid, {}).get("title", "")
                 place = ", ".join(
                     filter(None, [report.entry("models", row.model), report.entry("datasets", row.dataset), grid])
@@ -127,7 +139,7 @@ def _areas(found: list[Report]) -> str:
     heads = "".join(f"<th>{escape(str(head))}</th>" for head in ("Method", *table))
     rows = "".join(
         f"<tr><td>{escape(str(method))}</td>"
-        + "".join(f'<td class="right">{"–" if pd.isna(value) else f"{100 * value:.1f}"}</td>' for value in row)
+        + "".join(f'<td class="right">{NONE if pd.isna(value) else f"{100 * value:.1f}"}</td>' for value in row)
         + "</tr>"
         for method, row in zip(table.index, table.to_numpy(), strict=True)
     )

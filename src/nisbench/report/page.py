@@ -62,7 +62,7 @@ def text(
             "## How to read the tables",
             f"{how_to_read(len(plan.study.seeds), plan.study.split_per_seed)} {ABOUT_METHODS}",
         ]
-        links = _links(plan)
+        links = run_list.links(plan)
         sections += [sheet.markdown(level=2, notes=False, links=links).strip() for sheet in sheets.values()]
     for figure in plan.study.figures:
         caption = literal(captions[figure])
@@ -82,21 +82,6 @@ def text(
     return "\n\n".join(sections) + "\n"
 
 
-def _links(plan: StudyPlan) -> dict[tuple[Any, ...], str]:
-    """For each place in the study's tables, where ``runs.json`` has its runs."""
-    if not (plan.folder / run_list.NAME).exists():
-        return {}
-    lines = run_list.lines_of(plan.folder)
-    found: dict[tuple[Any, ...], list[int]] = {}
-    for cell in plan.compared:
-        found.setdefault(cell.key[:5], []).append(lines[cell.prune.id])
-    return {
-        key: f"{run_list.NAME}#L{min(of_key)}"
-        + (f"-L{max(of_key)}" if max(of_key) - min(of_key) + 1 == len(of_key) > 1 else "")
-        for key, of_key in found.items()
-    }
-
-
 ABOUT_TAKEAWAYS = (
     "Rules that were fixed beforehand wrote these lines (`nisbench.report.takeaways`): they count every comparison of a claim, and quote the "
     "first ones of the study. Differences are means over seeds. Controls are left out of the first two."
@@ -111,7 +96,7 @@ def about_claims(plan: StudyPlan, findings: list[Finding]) -> str:
     else:
         cover = "initial weights and the order of batches, not another split, other users or other data"
     return (
-        "A claim holds for a model where comparisons support it and none contradicts it; the numbers say how many of how many. "
+        "A claim holds for a model where more than half of its comparisons support it and none contradicts it; likewise it is contradicted. "
         "A paired t-test over the "
         f"seeds decides a comparison of two methods (two-sided, {100 * LEVEL:.0f} %). {tests} tests were made, and p is not "
         f"adjusted for their number: were there no difference at all, about {LEVEL * tests:.2g} of them would find one. A claim "

@@ -28,15 +28,16 @@ OF_THIS_MACHINE = {"url", "device", "fused_trials", "checkpoint_seconds"}
 
 
 def write(plan: StudyPlan) -> None:
-    """The file of a study whose runs are done, in its folder: a line for each run, searches first."""
+    """The file of a study whose runs are done, in its folder: a line for each run, searches first, in the order of the plan."""
     searches = {cell.search.id: cell for cell in reversed(plan.cells)}
     prunings = {cell.prune.id: cell for cell in reversed(plan.cells)}
     machines: list[dict[str, Any]] = []
     blocks: dict[str, dict[str, Any]] = {"searches": {}, "prunings": {}}
-    for step_id in sorted(searches):
-        blocks["searches"][step_id] = _search(plan, searches[step_id], machines)
-    for step_id in sorted(prunings):
-        blocks["prunings"][step_id] = _pruning(prunings[step_id], machines)
+    for step_id, cell in reversed(searches.items()):
+        blocks["searches"][step_id] = _search(plan, cell, machines)
+    places = {place: i for i, place in enumerate(dict.fromkeys(cell.key[:5] for cell in plan.cells))}
+    for step_id, cell in sorted(reversed(prunings.items()), key=lambda item: places[item[1].key[:5]]):  # seeds side by side
+        blocks["prunings"][step_id] = _pruning(cell, machines)
     about = {**_about(plan), "machines": machines}
     lines = [f" {json.dumps(key)}: {_one_line(value)}," for key, value in about.items()]
     for name, block in blocks.items():
@@ -57,6 +58,19 @@ def lines_of(folder: Path) -> dict[str, int]:
         if line.startswith('  "'):
             found[line.split('"')[1]] = number
     return found
+
+
+def links(plan: StudyPlan) -> dict[tuple[Any, ...], str]:
+    """For each place in the study's tables, where the file has its runs: the lines of all seeds, or else of the first."""
+    lines, found = lines_of(plan.folder), {}
+    for cell in plan.compared:
+        found.setdefault(cell.key[:5], []).append(lines[cell.prune.id])
+    return {key: f"{NAME}#{_range(of_key)}" for key, of_key in found.items()}
+
+
+def _range(lines: list[int]) -> str:
+    together = len(lines) > 1 and max(lines) - min(lines) + 1 == len(lines)
+    return f"L{min(lines)}-L{max(lines)}" if together else f"L{lines[0]}"
 
 
 # --- the study ------------------------------------------------------------------------------------------------
@@ -131,9 +145,10 @@ def full_bytes(plan: StudyPlan, panel: Panel) -> float | None:
 
 
 def plain(settings: BaseModel) -> dict[str, Any]:
-    """Settings as JSON, without what is of one machine only."""
+    """Settings as JSON, with their title, and without what is of one machine only."""
+    title = getattr(settings, "title", None)  # which is in no dump, because it enters no id
     dumped: dict[str, Any] = settings.model_dump(mode="json", exclude=OF_THIS_MACHINE)
-    return dumped
+    return {**({"title": title} if title else {}), **dumped}
 
 
 def differences(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

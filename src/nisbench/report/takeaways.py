@@ -66,7 +66,7 @@ def _best(board: pd.DataFrame) -> Iterator[str]:
     texts = []
     for rows in _panels(board)[:QUOTED]:
         best = _best_of(rows)
-        texts.append(f"on {_where(best)} {literal(best['name'])} ({_value(best)})")
+        texts.append(f"{literal(best['name'])} ({_where(best)}): {_value(best)}")
     more = len(_panels(board)) - len(texts)
     if texts:
         yield f"**Best quality, of any size:** {'; '.join(texts)}{f'; {more} more in the tables' if more else ''}."
@@ -79,17 +79,17 @@ def _half(board: pd.DataFrame) -> Iterator[str]:
         small = rows[rows["share"] <= HALF]
         if len(texts) < QUOTED and not small.empty:
             row = _best_of(small)
-            if row["from_best"] == 0:
-                lost = "which is the best of any size"
-            else:
-                unit = label(row["metric"])
-                gap = -row["from_best"]
-                lost = f"{figure(row['metric'], gap)} {unit} behind the best" + _ends(
-                    row["metric"], -row["from_best_high"], -row["from_best_low"], row["n"]
-                )
-            texts.append(f"on {_where(row)} {literal(row['name'])}, {100 * row['share']:.0f} % of the bytes, {lost}")
+            told = f"{literal(row['name'])} ({_where(row)}), {100 * row['share']:.0f} % of the bytes"
+            texts.append(f"{told}: {_lost(row)}")
     if texts:
         yield f"**In at most half of the full table's bytes:** {'; '.join(texts)}."
+
+
+def _lost(row: pd.Series) -> str:
+    if row["from_best"] == 0:
+        return "the best of any size"
+    gap, ends = -row["from_best"], _ends(row["metric"], -row["from_best_high"], -row["from_best_low"], row["n"])
+    return f"{label(row['metric'])} {figure(row['metric'], gap)} worse than the best of any size{ends}"
 
 
 def _best_of(rows: pd.DataFrame) -> pd.Series:
@@ -116,12 +116,12 @@ def _of_claim(claim: str, findings: list[Finding]) -> str:
     """How many comparisons support a claim, contradict it or decide nothing, and the first ones."""
     verdicts = [finding.verdict for finding in findings]
     counts = {
-        "hold": verdicts.count(HOLDS),
-        "contradict it": verdicts.count(FAILS),
-        "speak for it with one seed": verdicts.count(ONE_SEED[HOLDS]),
-        "speak against it with one seed": verdicts.count(ONE_SEED[FAILS]),
+        "for it": verdicts.count(HOLDS),
+        "against it": verdicts.count(FAILS),
+        "for it with one seed": verdicts.count(ONE_SEED[HOLDS]),
+        "against it with one seed": verdicts.count(ONE_SEED[FAILS]),
     }
-    counts["decide nothing"] = len(findings) - sum(counts.values())
+    counts["undecided"] = len(findings) - sum(counts.values())
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     quoted = "; ".join(effect(finding) for finding in findings[:QUOTED])
     return f"**{literal(claim)}:** of {len(findings)} comparison{'s' * (len(findings) > 1)}, {told}. {quoted}."

@@ -32,18 +32,19 @@ def matrix(found: list[Finding]) -> str:
 
 
 def cell(verdicts: list[str]) -> str:
-    """A claim holds where comparisons support it and none contradicts it; likewise it is contradicted; else they differ.
+    """A claim holds where more than half of its comparisons support it and none contradicts it; likewise it is contradicted.
 
-    One seed decides nothing, and is said to point one way.
+    Where some support and others contradict it, it is mixed. One seed decides nothing, and is said to point one way.
     """
     holds, fails, n = verdicts.count(HOLDS), verdicts.count(FAILS), len(verdicts)
     if holds and fails:
-        return f"{MIXED}: {holds} hold, {fails} contradict, of {n}"
+        return f"{MIXED}: {holds} for, {fails} against, of {n}"
+    if 2 * (holds or fails) > n:
+        return f"{SYMBOLS[HOLDS if holds else FAILS]}: {holds or fails} of {n}"
     if holds or fails:
-        return f"{SYMBOLS[HOLDS if holds else FAILS]}, {holds or fails} of {n}"
+        return f"{SYMBOLS['undecided']}: {holds or fails} {'for' if holds else 'against'}, of {n}"
     one_way, other = verdicts.count(ONE_SEED[HOLDS]), verdicts.count(ONE_SEED[FAILS])
-    leaning = f", one seed: {one_way} for, {other} against" if one_way or other else ""
-    return f"{SYMBOLS['undecided']}, {n} of {n}{leaning}"
+    return f"{SYMBOLS['undecided']}" + (f", one seed: {one_way} for, {other} against" if one_way or other else "")
 
 
 def details(found: list[Finding]) -> str:

@@ -44,7 +44,10 @@ def page(folder: Path) -> str:
     place = body.find(BEFORE)
     body = body[:place] + explorer + body[place:] if place >= 0 else body + explorer
     body, contents = _with_contents(body)
-    title, note = about["study"]["title"], "<noscript><p>The leaderboard and the runs' cards need JavaScript.</p></noscript>"
+    title, note = (
+        about["study"]["title"],
+        "<noscript><p>The leaderboard and the runs' cards need JavaScript.</p></noscript>",
+    )
     body = body.replace("</h1>", f"</h1>{note}{contents}", 1)
     return document(title, body, data(folder, about), ["page.js"])
 
@@ -132,10 +135,14 @@ def _rendered(folder: Path) -> str:
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     lines = {number: run for run, number in run_list.lines_of(folder).items()}
     body = re.sub(
-        rf'href="{re.escape(run_list.NAME)}#L(\d+)(?:-L\d+)?"', lambda found: f'href="#run-{lines[int(found[1])]}"', body
+        rf'href="{re.escape(run_list.NAME)}#L(\d+)(?:-L\d+)?"',
+        lambda found: f'href="#run-{lines[int(found[1])]}"',
+        body,
     )
     body = re.sub(r'href="(?:\.\./)+docs/([\w/-]+)\.md', rf'href="{DOCS}\1/', body)
-    return re.sub(r'<img src="(\w+)\.png" alt="[^"]*"', lambda found: _embedded(folder / f"{found[1]}.svg", found), body)
+    return re.sub(
+        r'<img src="(\w+)\.png" alt="[^"]*"', lambda found: _embedded(folder / f"{found[1]}.svg", found), body
+    )
 
 
 MARKS = {"✓": "holds", "○": "undecided", "✗": "contradicted", "±": "mixed"}
@@ -168,7 +175,7 @@ def _with_contents(body: str) -> tuple[str, str]:
 
 def data(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     """What the script shows: the leaderboard, what each run measured, the runs, and the specifications of the pictures."""
-    board, summary = pd.read_csv(folder / "leaderboard.csv"), pd.read_csv(folder / "summary.csv")
+    board, summary = (pd.read_csv(folder / name, dtype={"grid": str}) for name in ("leaderboard.csv", "summary.csv"))
     metrics = {name: _metric(name) for name in dict.fromkeys([*board["metric"], *summary["metric"]])}
     return {
         **about,

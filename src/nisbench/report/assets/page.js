@@ -181,7 +181,7 @@ function showFront(rows) {
 function showPaper(rows) {
   const shown = rows.filter((row) => present(row.paper));
   at("paper-part").hidden = !shown.length;
-  if (shown.length) draw("paper", data.charts.paper, shown, rows[0].metric);
+  if (shown.length) draw("paper", { ...data.charts.paper, height: 20 * shown.length + 10 }, shown, rows[0].metric);
 }
 
 // --- for a budget ------------------------------------------------------------------------------------------------------------
