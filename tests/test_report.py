@@ -190,7 +190,7 @@ def test_table_2_shows_ours_and_the_paper_s_below(study):
     sheet = tables.comparison(found, summary(found), Rating)
     assert [table.heading for table in sheet.tables] == [f"{m}, MovieLens-20M" for m in ("MF", "MLP", "NeuMF")]
     assert sheet.tables[0].heads == [
-        "Search method", "#Params", "Params (M)", "Bytes", "Cost", "Memory", "Mean error", "MSE", "Best epoch",
+        "Search method", "Kept", "#Params", "Params (M)", "Bytes", "Cost", "Memory", "Mean error", "MSE", "Best epoch",
     ]  # fmt: skip
     body = table_of(sheet, "MF, MovieLens-20M")
     assert body["Grid Search"] == ["100", "12", "400", f"1.0{TIMES}", "500 MiB", "+0.0500", "0.7000", "2 of 3"]

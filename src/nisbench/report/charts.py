@@ -11,6 +11,8 @@ ROWS = "rows"
 """What the script calls the data."""
 QUALITY = "QUALITY"
 """In place of the metric's title, which the script sets."""
+TITLES = ["TITLES"]
+"""In place of the methods' titles, which the script sets: scales of the same domain share a legend."""
 ROLES = ("reference", "method", "baseline", "control")
 
 
@@ -42,7 +44,9 @@ def quality_against_bytes() -> dict[str, Any]:
         interpolate="step-after", strokeWidth=8, opacity=0.25, color="#888888", clip=True
     )
     lines = rows.mark_line(strokeWidth=1.2, opacity=0.7, clip=True).encode(
-        detail="method:N", color=_series(), strokeDash=alt.StrokeDash("title:N", legend=None, sort=None)
+        detail="method:N",
+        color=_series(),
+        strokeDash=alt.StrokeDash("title:N", title=None, legend=_legend(), scale=alt.Scale(domain=TITLES)),
     )
     bars = rows.mark_rule(strokeWidth=1, clip=True).encode(
         y=alt.Y("bottom:Q", title=QUALITY), y2="top:Q", color=_series()
@@ -50,7 +54,7 @@ def quality_against_bytes() -> dict[str, Any]:
     above = "datum.role == 'control' || datum.role == 'reference'"
     points = rows.mark_point(filled=True, opacity=1, clip=True, cursor="pointer").encode(
         color=_series(),
-        shape=alt.Shape("title:N", title=None, sort=None),
+        shape=alt.Shape("title:N", title=None, scale=alt.Scale(domain=TITLES), legend=_legend()),
         size=alt.Size("role:O", scale=alt.Scale(domain=list(ROLES), range=[190, 70, 70, 140]), legend=None),
         stroke=alt.condition(above, alt.value("#888888"), alt.value(None)),
         strokeWidth=alt.value(2),
@@ -80,16 +84,19 @@ def _between(low: str, high: str, **scale: Any) -> alt.Scale:
 
 def _series() -> alt.Color:
     """Colour, shape and dashes tell the methods apart, in one legend."""
-    return alt.Color(
-        "title:N", title=None, sort=None, scale=alt.Scale(scheme="tableau20"), legend=alt.Legend(symbolLimit=80)
-    )
+    return alt.Color("title:N", title=None, scale=alt.Scale(scheme="tableau20", domain=TITLES), legend=_legend())
+
+
+def _legend() -> alt.Legend:
+    """The same for colour, shape and dashes, so that Vega-Lite joins them."""
+    return alt.Legend(symbolLimit=80, symbolOpacity=1)
 
 
 def paper_against_ours() -> dict[str, Any]:
     """A pair of points for each result of which the paper prints a number."""
     y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=260))
     rows = alt.Chart(alt.NamedData(ROWS))
-    line = rows.mark_rule(strokeWidth=2, opacity=0.4).encode(x="paper:Q", x2="mean:Q", y=y)
+    line = rows.mark_rule(strokeWidth=2, color="#888888").encode(x="paper:Q", x2="mean:Q", y=y)
     points = (
         rows.transform_fold(["mean", "paper"], ["of", "value"])
         .transform_calculate(whose="datum.of == 'mean' ? 'ours' : 'the paper'")

@@ -36,7 +36,9 @@ def write(plan: StudyPlan) -> None:
     for step_id, cell in reversed(searches.items()):
         blocks["searches"][step_id] = _search(plan, cell, machines)
     places = {place: i for i, place in enumerate(dict.fromkeys(cell.key[:5] for cell in plan.cells))}
-    for step_id, cell in sorted(reversed(prunings.items()), key=lambda item: places[item[1].key[:5]]):  # seeds side by side
+    for step_id, cell in sorted(
+        reversed(prunings.items()), key=lambda item: places[item[1].key[:5]]
+    ):  # seeds side by side
         blocks["prunings"][step_id] = _pruning(cell, machines)
     about = {**_about(plan), "machines": machines}
     lines = [f" {json.dumps(key)}: {_one_line(value)}," for key, value in about.items()]

@@ -131,12 +131,14 @@ function config() {
     background: "transparent",
     view: { stroke: line },
     axis: { labelColor: text, titleColor: text, gridColor: line, gridOpacity: 0.5, domainColor: line, tickColor: line, titleFontWeight: "normal" },
-    legend: { labelColor: text, titleColor: text, orient: narrow.matches ? "bottom" : "right", columns: narrow.matches ? 2 : 1, labelLimit: 220 },
+    legend: { labelColor: text, titleColor: text, orient: narrow.matches ? "bottom" : "right", columns: narrow.matches ? 2 : 1, labelLimit: narrow.matches ? 140 : 220 },
   };
 }
 
 async function draw(id, spec, rows, metric, parameters = {}) {
-  const named = JSON.parse(JSON.stringify(spec).replaceAll('"QUALITY"', JSON.stringify(data.metrics[metric]?.title ?? "")));
+  const titles = JSON.stringify([...new Set(rows.map((row) => row.title))]);
+  const named = JSON.parse(JSON.stringify(spec).replaceAll('["TITLES"]', () => titles)
+    .replaceAll('"QUALITY"', () => JSON.stringify(data.metrics[metric]?.title ?? "")));
   for (const one of named.params || []) if (one.name in parameters) one.value = parameters[one.name];
   const drawn = await window.vegaEmbed(at(id), { ...named, datasets: { rows }, config: config() },
     { ast: true, actions: false, renderer: "svg", mode: "vega-lite" });
