@@ -383,7 +383,7 @@ def markdown(rows: Sequence[Sequence[Any]], heads: list[str], align: str = "righ
     colalign = ["left"] + [align] * (len(heads) - 1)
     whole = align == "right"
     body = [[_cell(cell, whole) for cell in row] for row in rows]
-    heads = [head.replace(" ", NO_BREAK) if whole else head for head in heads]
+    heads = [_cell(head, whole) for head in heads]
     return tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=colalign)
 
 
