@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import MaxNLocator
 
 from nisbench.embedding.scheme import DimensionScheme
 from nisbench.models.pruned import selection_in
@@ -100,7 +101,10 @@ def figure3b(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         means = of_bin.mean()[of_bin.size() >= ENOUGH]
         middles = np.sqrt(across[:-1] * across[1:])
         axis.plot(middles[means.index - 1], means, color="black", marker="o", markersize=3)
+        axis.axhline(size.mean(), color=style.COLOURS[1], linestyle="--", linewidth=1.2, label="no preference")
+        axis.legend(loc="upper left", fontsize=7)
         axis.set_xscale("log")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=3))
         axis.grid(visible=False)
         axis.set_title(style.plain(f"{panel.title(plan)}, CR = {rate_name(cells[0].compression_rate)}"))
         axis.set_xlabel("frequency in train")
@@ -117,7 +121,7 @@ def figure3b(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
     caption = (
         "Number of features by frequency in train and by the dimensions that pruning leaves them. The line is the "
         f"mean of each bin with at least {ENOUGH} "
-        f"features.{' All seeds together.' if len(plan.study.seeds) > 1 else ''} Features that do not occur in train "
+        f"features, the dashed line what each would have without preference.{' All seeds together.' if len(plan.study.seeds) > 1 else ''} Features that do not occur in train "
         "are left out."
     )
     return pd.concat(tables, ignore_index=True), picture, caption

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Picture
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from nisbench.params.methods import Method
 from nisbench.params.studies import Figure
@@ -92,7 +93,7 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     for axis, ((grid, dataset, model, metric), group) in zip(axes, groups, strict=True):
         for i, (series, line) in enumerate(group.groupby("series", sort=False)):
             ordered = line.sort_values("pruned")
-            _line(axis, ordered["pruned"], ordered, {**looks[series], "linestyle": "-" if i == 0 else "--"}, series)
+            _line(axis, ordered["pruned"], ordered, {**looks[series], "linestyle": style.DASHES[i % 2]}, series)
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.set_xlabel("pruned share of the weights")
         _quality(axis, metric)
@@ -114,42 +115,39 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     data, methods = _points(plan, results)
     looks = style.looks(methods)
     groups: list[Any] = list(data.groupby(["dataset", "model", "split"], sort=False))
-    picture, axes = style.panels(len(groups), 2, (5.2, 3.8))
-    handles: dict[str, Any] = {}
+    picture, axes = style.panels(len(groups), 2, (5.6, 5.0))
     for axis, ((dataset, model, _), group) in zip(axes, groups, strict=True):
         metric = group["metric"].iloc[0]
         lower = quantity(metric).better == "lower"
         front = group[group["front"]].sort_values("bytes")
+        axis.set_xscale("log")
         axis.step(front["bytes"], front["mean"], where="post", color="0.75", linewidth=4, zorder=0)
+        places = _apart(group)
         for series, points in group.groupby("series", sort=False):
             ordered = points.sort_values("bytes")
-            handles[series] = _line(axis, ordered["bytes"], ordered, {**looks[series], "linewidth": 0.8}, series)
+            above = methods[series].role in {"control", "reference"}  # never hidden
+            look = {**looks[series], "linewidth": 0.9, "zorder": 4 if above else 3} | (
+                {"markersize": 8} if above else {}
+            )
+            _line(axis, places[ordered.index], ordered, look, series)
         bottom, top = _window(group, lower)
         axis.set_ylim(bottom, top)
         inside = group[group["mean"].between(bottom, top)]
-        axis.set_xlim(0.8 * inside["bytes"].min(), 1.25 * inside["bytes"].max())
         for row in inside[inside["cr"] != 1].itertuples():
             axis.annotate(
-                rate_name(row.cr), (row.bytes, row.mean), xytext=(5, 4), textcoords="offset points", fontsize=7
-            )
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.xaxis.set_minor_locator(NullLocator())
+                rate_name(row.cr), (places[row.Index], row.mean), xytext=(5, 4), textcoords="offset points", fontsize=6.5,
+                color=_text_colour(looks[row.series]["color"]), annotation_clip=True, clip_on=True,
+            )  # fmt: skip
+        style.label_sizes(axis, 0.8 * inside["bytes"].min(), 1.25 * inside["bytes"].max())
         axis.set_xlabel("bytes of the embeddings, in the layout of the fewest")
         _quality(axis, metric)
         axis.set_title(style.plain(f"{_entry(plan, 'models', model).title}, {_entry(plan, 'datasets', dataset).title}"))
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=6.5, frameon=False)
     picture.tight_layout()
-    picture.legend(
-        [handles[name] for name in looks],
-        list(looks),
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        ncols=min(4, len(looks)),
-    )
     caption = (
         f"Quality on the test instances against size{_over_seeds(plan)}. Numbers beside points are compression rates; "
-        "points without a number are as searched. The broad line is the Pareto front of the means, without regard to "
+        "points without a number are as searched. Points that would cover each other are moved side by side; controls and the reference "
+        "are larger and on top. The broad line is the Pareto front of the means, without regard to "
         "noise: no result has both fewer bytes and better quality than a point on it. The picture leaves out "
         "results far worse than all unpruned ones, and models without embeddings; the data have the former."
     )
@@ -207,13 +205,30 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
 
 
 def _window(group: pd.DataFrame, lower: bool) -> tuple[float, float]:
-    """From the best to somewhat beyond the worst unpruned result."""
+    """From the best to somewhat beyond the worst unpruned result and the worst on the front."""
     near = group[(group["cr"] == 1) & ~group["series"].str.endswith(K_SWEPT)]["mean"]
-    near = group["mean"] if near.empty else near
+    near = pd.concat([group["mean"] if near.empty else near, group.loc[group["front"], "mean"]])
     best, worst = (group["mean"].min(), near.max()) if lower else (group["mean"].max(), near.min())
-    span = (worst - best) or abs(best) * 0.01 or 1.0
-    ends = best - 0.15 * span, worst + 0.5 * span
+    span = (worst - best) or (abs(best) * 0.01 or 1.0) * (1 if lower else -1)
+    ends = best - 0.15 * span, worst + 0.25 * span
     return min(ends), max(ends)
+
+
+def _apart(group: pd.DataFrame) -> pd.Series:
+    """Where points are drawn along the axis of bytes: those that would cover each other are moved side by side."""
+    spread = group["mean"].max() - group["mean"].min() or 1.0
+    near = pd.DataFrame(
+        {
+            "x": (np.log(group["bytes"]) * 50).round(),
+            "y": ((group["mean"] - group["mean"].min()) / spread * 100).round(),
+        }
+    )
+    return group["bytes"] * 1.05 ** near.groupby(["x", "y"]).cumcount()
+
+
+def _text_colour(colour: Any) -> Any:
+    """A marker's colour, darkened: text is thinner."""
+    return tuple(0.7 * part for part in to_rgb(colour))
 
 
 K_SWEPT = ", K swept"

@@ -21,7 +21,6 @@ from nisbench.report.formatting import (
     terms,
 )  # fmt: skip
 from nisbench.report.results import features_and_sizes
-from nisbench.steps import rate_name
 from nisbench.studies import Cell, StudyPlan
 
 
@@ -61,8 +60,8 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
         heads = ["Search method", "Spearman", "Mean dimension", *(quantity(name).title for name in metrics)]
         heading = plan.title(grid, model=model, dataset=dataset)
         tables.append(SubTable(heading, heads, body, legend(marks), terms(plan.grids[grid].params.training)))
-    picture(plan, cells_of_planted)
-    drawn = (("Found against planted dimensions", "recovery.png"),)
+    picture(plan, cells_of_planted, found)
+    drawn = (("Rank correlation of found with planted dimensions, by method", "recovery.png"),)
     return Sheet(title, tables, READING, found, drawn)
 
 
@@ -88,12 +87,15 @@ def measured(cell: Cell) -> dict[str, Any]:
     }
 
 
-def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
-    """For each method, found by planted dimension: ``recovery.png``, ``recovery.svg``, and their data."""
+def picture(plan: StudyPlan, cells_of_planted: list[Cell], found: pd.DataFrame) -> None:
+    """Each method's rank correlation, in one panel per model: ``recovery.png`` and ``recovery.svg``.
+
+    ``recovery_dimensions.csv`` has what is behind it: the quartiles of the found dimension by planted dimension.
+    """
     rows: list[dict[str, Any]] = []
     for cell in cells_of_planted:
-        for planted, found in dimensions(cell).itertuples(index=False):
-            rows.append({**dict(zip(KEYS, cell.key[:5], strict=True)), "planted": planted, "found": found})
+        for planted, left in dimensions(cell).itertuples(index=False):
+            rows.append({**dict(zip(KEYS, cell.key[:5], strict=True)), "planted": planted, "found": left})
     by_planted = pd.DataFrame(rows).groupby([*KEYS, "planted"], sort=False)["found"]
     quartiles = {
         name: by_planted.quantile(q) for name, q in (("quarter", 0.25), ("median", 0.5), ("three_quarters", 0.75))
@@ -102,29 +104,44 @@ def picture(plan: StudyPlan, cells_of_planted: list[Cell]) -> None:
     folder = plan.folder
     write_text(folder / "recovery_dimensions.csv", data.to_csv(index=False))
 
-    groups: list[Any] = list(data.groupby(KEYS, sort=False))
-    figure, axes = style.panels(len(groups), 5, (2.3, 2.2))
-    several = len({key[:3] for key, _ in groups}) > 1
-    colour = style.COLOURS[0]
-    for axis, (key, group) in zip(axes, groups, strict=True):
-        grid, dataset, model, method, rate = key
-        found = group.sort_values("planted")
-        highest = max(data["planted"].max(), found["three_quarters"].max())
-        axis.plot([1, data["planted"].max()], [1, data["planted"].max()], color="0.6", linestyle="--", linewidth=1)
-        axis.fill_between(
-            found["planted"], found["quarter"], found["three_quarters"], color=colour, alpha=0.25, linewidth=0
+    groups: list[Any] = list(found.groupby(["grid", "dataset", "model"], sort=False))
+    figure, axes = style.panels(len(groups), 2, (6.0, 0.6 + 0.22 * max(len(_ranks(plan, of)) for _, of in groups)))
+    for axis, ((grid, dataset, model), of_panel) in zip(axes, groups, strict=True):
+        ranks = _ranks(plan, of_panel)
+        for is_control, of_kind in ranks.groupby("control"):
+            axis.errorbar(
+                of_kind["mean"], of_kind["place"], xerr=of_kind["std"].fillna(0), linestyle="none", capsize=2,
+                marker="D" if is_control else "o", color="0.35" if is_control else style.COLOURS[0],
+                label="control" if is_control else "method",
+            )  # fmt: skip
+        axis.set_yticks(ranks["place"], [style.plain(name) for name in ranks["name"]], fontsize=7)
+        axis.axvline(0, color="0.6", linewidth=1)
+        axis.set_xlim(min(-0.05, ranks["mean"].min() - 0.1), 1.05)
+        axis.set_xlabel("Spearman, found against planted dimensions")
+        searched = ranks[~ranks["control"]]
+        best = (
+            f"best but for controls: {searched['name'].iloc[-1]}, {searched['mean'].iloc[-1]:.2f}"
+            if len(searched)
+            else ""
         )
-        axis.plot(found["planted"], found["median"], color=colour, marker="o", markersize=3)
-        axis.set_ylim(-0.03 * highest, 1.05 * highest)
-        names = [plan.title(grid, method=method) + ("" if rate == 1 else f" (CR = {rate_name(rate)})")]
-        if several:
-            names.append(plan.title(grid, model=model, dataset=dataset))
-        axis.set_title(style.plain("\n".join(names)), fontsize=8)
-        axis.tick_params(labelsize=7)
-    figure.supxlabel("planted dimension", fontsize=9)
-    figure.supylabel("found dimension: median and middle half", fontsize=9)
+        title = plan.title(grid, model=model, dataset=dataset)
+        axis.set_title(style.plain("\n".join(filter(None, [title, best]))), fontsize=8)
+        axis.legend(loc="lower right", fontsize=7)
     figure.tight_layout()
     style.save(figure, folder, "recovery")
+
+
+def _ranks(plan: StudyPlan, found: pd.DataFrame) -> pd.DataFrame:
+    """Each method's rank correlation, the best last. Where all features have the same dimension, there is none."""
+    ranks = found.groupby(KEYS, sort=False)["spearman"].agg(["mean", "std"]).dropna(subset="mean").reset_index()
+    names = row_names(plan, str(found["grid"].iloc[0]), list(zip(found["method"], found["cr"], strict=True)))
+    keys: list[tuple[str, float]] = list(zip(ranks["method"], ranks["cr"], strict=True))
+    methods = plan.grids[str(found["grid"].iloc[0])].params.methods
+    ranks = ranks.assign(
+        name=[names[key] for key in keys], control=[methods[method].role == "control" for method, _ in keys]
+    )
+    ranks = ranks.sort_values("mean", kind="stable").reset_index(drop=True)
+    return ranks.assign(place=range(len(ranks)))
 
 
 def _spread(values: pd.Series) -> str:

@@ -29,16 +29,18 @@ OF_THIS_MACHINE = {"url", "device", "fused_trials", "checkpoint_seconds"}
 
 def write(plan: StudyPlan) -> None:
     """The file of a study whose runs are done, in its folder: a line for each run, searches first, in the order of the plan."""
-    searches = {cell.search.id: cell for cell in reversed(plan.cells)}
-    prunings = {cell.prune.id: cell for cell in reversed(plan.cells)}
+    searches: dict[str, Cell] = {}
+    prunings: dict[str, Cell] = {}
+    places: dict[Any, int] = {}
+    for cell in plan.cells:
+        searches.setdefault(cell.search.id, cell)
+        prunings.setdefault(cell.prune.id, cell)
+        places.setdefault(cell.key[:5], len(places))
     machines: list[dict[str, Any]] = []
     blocks: dict[str, dict[str, Any]] = {"searches": {}, "prunings": {}}
-    for step_id, cell in reversed(searches.items()):
+    for step_id, cell in searches.items():
         blocks["searches"][step_id] = _search(plan, cell, machines)
-    places = {place: i for i, place in enumerate(dict.fromkeys(cell.key[:5] for cell in plan.cells))}
-    for step_id, cell in sorted(
-        reversed(prunings.items()), key=lambda item: places[item[1].key[:5]]
-    ):  # seeds side by side
+    for step_id, cell in sorted(prunings.items(), key=lambda item: places[item[1].key[:5]]):  # seeds side by side
         blocks["prunings"][step_id] = _pruning(cell, machines)
     about = {**_about(plan), "machines": machines}
     lines = [f" {json.dumps(key)}: {_one_line(value)}," for key, value in about.items()]
@@ -64,9 +66,11 @@ def lines_of(folder: Path) -> dict[str, int]:
 
 def links(plan: StudyPlan) -> dict[tuple[Any, ...], str]:
     """For each place in the study's tables, where the file has its runs: the lines of all seeds, or else of the first."""
-    lines, found = lines_of(plan.folder), {}
+    lines = lines_of(plan.folder) if (plan.folder / NAME).exists() else {}
+    found: dict[tuple[Any, ...], list[int]] = {}
     for cell in plan.compared:
-        found.setdefault(cell.key[:5], []).append(lines[cell.prune.id])
+        if cell.prune.id in lines:  # a report may be of what is done only
+            found.setdefault(cell.key[:5], []).append(lines[cell.prune.id])
     return {key: f"{NAME}#{_range(of_key)}" for key, of_key in found.items()}
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
 from nisbench.errors import printable
 from nisbench.files import atomic_write
@@ -41,6 +43,10 @@ SPARE_MARKERS = "X>d8H"
 """For kinds that name no marker; and of a kind's third and fourth method, and so on: every second one is hollow."""
 
 
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+"""Beside colours and markers: the lines of a figure's series take one after another."""
+
+
 def use_style() -> None:
     sns.set_theme(style="whitegrid", palette="colorblind", rc=STYLE)
 
@@ -61,6 +67,7 @@ def looks(methods: Mapping[str, Method]) -> dict[str, dict[str, object]]:
             marker = spare
         taken.add((colour, marker, nth % 2))
         found[name] = {"color": colour, "marker": marker, "markeredgewidth": 0.5, "markeredgecolor": "black"}
+        found[name] |= {"linestyle": DASHES[len(found) % len(DASHES) - 1]}
         if nth % 2:
             found[name] |= {"markerfacecolor": "white", "markeredgewidth": 1.2, "markeredgecolor": colour}
     return found
@@ -79,6 +86,31 @@ def _place(kind: str, attribute: str) -> int:
     without = sorted(name for name, other in kinds("methods").items() if getattr(other, attribute, None) is None)
     spare = SPARE_COLOURS if attribute == "colour" else SPARE_MARKERS
     return without.index(kind) % len(spare)
+
+
+def label_sizes(axis: Axes, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis from `low` to `high`: as few as have at least three labels."""
+    axis.set_xlim(low, high)
+    for steps in (
+        (1,),
+        (1, 3),
+        (1, 2, 5),
+        (1, 1.5, 2, 3, 5, 7),
+        tuple(np.arange(1, 10, 0.5)),
+        tuple(np.arange(1, 10, 0.1)),
+    ):
+        powers = np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        if len(ticks) >= LABELS:
+            break
+    apart = max(1, len(ticks) // (2 * LABELS))
+    axis.xaxis.set_major_locator(FixedLocator(ticks[::apart]))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+LABELS = 3
+"""An axis has at least so many: with fewer, no scale can be read."""
 
 
 class NothingToShowError(Exception):
