@@ -13,7 +13,7 @@ LINT = ruff check && ruff format --check && snakefmt --check Snakefile workflow 
 demo: $(READY)
 	@$(IN_ENVIRONMENT) snakemake --cores all -- demo
 	@for table in results/demo/table*.md; do cat $$table; echo; done
-	@echo "All of this on one page, with figures: results/demo/README.md (results/demo/page.html in a browser)."
+	@echo "All of this on one page, with figures: results/demo/README.md (results/demo/page.html in a browser; all studies: results/index.html)."
 
 # Before each commit: two minutes.
 check: lint
