@@ -148,6 +148,14 @@ def test_the_leaderboard_holds_each_result_against_the_best_and_the_uniform_dime
     assert rows["share"].to_dict()[("uniform", 4)] == 0.25
     assert list(rows["n"].unique()) == [3]
     assert all(len(of_row.split()) == 3 for of_row in rows["runs"])
+    best, half = takeaways.takeaways([], board)
+    assert best.startswith(
+        "**Best quality, of any size:** Full table (MF, Planted ratings): MSE 0.7000, 95 % interval 0.4516 to 0.9484, n = 3; "
+    )
+    assert (
+        "Random Search (CR = 2) (MF, Planted ratings), 50 % of the bytes: MSE 0.0533 worse than the best of any size, 95 %"
+        in half
+    )
 
 
 def test_every_run_has_a_line_with_its_settings_machine_versions_and_curve(report):

@@ -536,6 +536,32 @@ def test_figure_3c_is_over_the_share_of_weights_that_is_0(study):
     assert list(dnis["pruned"]) == pytest.approx([0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99], abs=0.01)
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1e9), (300.0, 900.0), (1.2e6, 1.5e6), (9.6e5, 1.05e6), (7.0, 8.0)])
+def test_an_axis_of_sizes_has_at_least_three_labels(low, high):
+    picture, (axis,) = style.panels(1, 1, (4.0, 3.0))
+    axis.set_xscale("log")
+    style.label_sizes(axis, low, high)
+    shown = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert 3 <= len(shown) <= 12
+    style.plt.close(picture)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_the_window_holds_the_front_and_points_that_would_cover_each_other_are_moved(lower):
+    group = pd.DataFrame(
+        {"bytes": [100.0, 50.0, 10.0, 10.0, 10.0], "mean": [0.5, 0.52, 0.9, 0.9, 2.0], "cr": [1.0, 2.0, 10.0, 10.0, 10.0],
+         "front": [True, True, True, False, False], "series": ["A", "A", "A", "B", "C"]}
+    )  # fmt: skip
+    if not lower:
+        group["mean"] = -group["mean"]
+    bottom, top = figures._window(group, lower)
+    assert group.loc[group["front"], "mean"].between(bottom, top).all()
+    assert not bottom < group["mean"].iloc[4] < top
+    places = figures._apart(group)
+    assert list(places[[0, 1, 2, 4]]) == [100.0, 50.0, 10.0, 10.0]
+    assert places[3] == pytest.approx(10.5)
+
+
 def test_the_pareto_front_is_what_nothing_beats_in_both(study):
     found = study()
     data, _, _ = figures.pareto(found, summary(found))

@@ -14,7 +14,7 @@ from nisbench.files import read_json, write_text
 from nisbench.report import runs as run_list
 from nisbench.report import web
 from nisbench.report.comparisons import FAILS, HOLDS
-from nisbench.report.formatting import NONE
+from nisbench.report.formatting import NONE, label
 
 TITLE = "nisbench: results of all studies"
 COPIED = ("*.csv", "*.md", "*.tex", "*.svg", "*.png", "runs.json", "metrics.json")
@@ -120,7 +120,7 @@ def _takeaways(report: Report) -> str:
 
 
 def _areas(found: list[Report]) -> str:
-    """One number per method and panel, and its mean over the panels that have it."""
+    """One number per method and panel, and its mean, of those methods that all panels have."""
     columns: dict[str, dict[str, float]] = {}
     for report in found:
         path = report.folder / "area.csv"
@@ -130,12 +130,18 @@ def _areas(found: list[Report]) -> str:
                 place = ", ".join(
                     filter(None, [report.entry("models", row.model), report.entry("datasets", row.dataset), grid])
                 )
-                columns.setdefault(f"{place}: {row.metric}", {})[report.entry("methods", row.method)] = row.area
+                columns.setdefault(f"{place}: {_metric(row.metric)}", {})[report.entry("methods", row.method)] = (
+                    row.area
+                )
     if not columns:
         return ""
     table = pd.DataFrame(columns)
-    table.insert(0, "Mean", table.mean(axis=1))
-    table = table.sort_values("Mean", ascending=False, kind="stable")
+    table.insert(0, "Mean", table.mean(axis=1, skipna=False))
+    found_in = table.notna().sum(axis=1)
+    table = table.assign(count=found_in, whole=table.mean(axis=1)).sort_values(
+        ["count", "whole"], ascending=False, kind="stable"
+    )
+    table = table.drop(columns=["count", "whole"])
     heads = "".join(f"<th>{escape(str(head))}</th>" for head in ("Method", *table))
     rows = "".join(
         f"<tr><td>{escape(str(method))}</td>"
@@ -145,6 +151,13 @@ def _areas(found: list[Report]) -> str:
     )
     return (
         "<h2>One number per method</h2><p>The area under quality against the logarithm of bytes, in percent: 0 is the global mean, "
-        "100 the best result of a panel at every size. Where a method was not run there is a dash, so means over different panels "
-        f'are not alike.</p><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
+        "100 the best result of a panel at every size. A dash: it was not run there. Methods with all panels come first, and only "
+        f'they have a mean.</p><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
     )
+
+
+def _metric(name: str) -> str:
+    try:
+        return label(name)
+    except KeyError:  # of a task that is not installed here
+        return name

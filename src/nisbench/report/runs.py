@@ -83,8 +83,7 @@ def _range(lines: list[int]) -> str:
 
 
 def _about(plan: StudyPlan) -> dict[str, Any]:
-    study, panels = plan.study, dict.fromkeys(panel_of(cell) for cell in plan.cells)
-    base = settings(plan)
+    study, base = plan.study, settings(plan)
     grids = {
         name: {
             "grid": grid.name,
@@ -103,7 +102,6 @@ def _about(plan: StudyPlan) -> dict[str, Any]:
         },
         **base,
         "grids": grids,
-        "full_bytes": [[panel.grid, panel.dataset, panel.model, full_bytes(plan, panel)] for panel in panels],
     }
 
 
