@@ -125,14 +125,11 @@ def _areas(found: list[Report]) -> str:
     for report in found:
         path = report.folder / "area.csv"
         if path.exists() and path.stat().st_size > 1:
-            for row in pd.read_csv(path, dtype={"grid": str}).fillna({"grid": ""}).itertuples():
-                grid = report.about["grids"].get(row.grid, {}).get("title", "")
-                place = ", ".join(
-                    filter(None, [report.entry("models", row.model), report.entry("datasets", row.dataset), grid])
-                )
-                columns.setdefault(f"{place}: {_metric(row.metric)}", {})[report.entry("methods", row.method)] = (
-                    row.area
-                )
+            for row in pd.read_csv(path, dtype={"grid": str}).fillna({"grid": ""}).to_dict("records"):
+                grid = report.about["grids"].get(row["grid"], {}).get("title", "")
+                names = (report.entry("models", row["model"]), report.entry("datasets", row["dataset"]), grid)
+                place = f"{', '.join(filter(None, names))}: {_metric(row['metric'])}"
+                columns.setdefault(place, {})[report.entry("methods", row["method"])] = row["area"]
     if not columns:
         return ""
     table = pd.DataFrame(columns)

@@ -44,7 +44,7 @@ SPARE_MARKERS = "X>d8H"
 
 
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
-"""Beside colours and markers: the lines of a figure's series take one after another."""
+"""Beside colours and markers: a marker has its own, and every second method of a kind the next."""
 
 
 def use_style() -> None:
@@ -67,7 +67,7 @@ def looks(methods: Mapping[str, Method]) -> dict[str, dict[str, object]]:
             marker = spare
         taken.add((colour, marker, nth % 2))
         found[name] = {"color": colour, "marker": marker, "markeredgewidth": 0.5, "markeredgecolor": "black"}
-        found[name] |= {"linestyle": DASHES[len(found) % len(DASHES) - 1]}
+        found[name] |= {"linestyle": DASHES[(ord(marker) + nth % 2) % len(DASHES)]}  # the same in all figures
         if nth % 2:
             found[name] |= {"markerfacecolor": "white", "markeredgewidth": 1.2, "markeredgecolor": colour}
     return found

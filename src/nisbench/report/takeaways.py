@@ -63,7 +63,7 @@ def _panels(board: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _best(board: pd.DataFrame) -> Iterator[str]:
     """The best result of the first panels."""
-    texts = []
+    texts: list[str] = []
     for rows in _panels(board)[:QUOTED]:
         best = _best_of(rows)
         texts.append(f"{literal(best['name'])} ({_where(best)}): {_value(best)}")
@@ -74,7 +74,7 @@ def _best(board: pd.DataFrame) -> Iterator[str]:
 
 def _half(board: pd.DataFrame) -> Iterator[str]:
     """What the best result in at most half of the full table's bytes lacks to the best of any size, in the first panels."""
-    texts = []
+    texts: list[str] = []
     for rows in _panels(board):
         small = rows[rows["share"] <= HALF]
         if len(texts) < QUOTED and not small.empty:
@@ -93,9 +93,10 @@ def _lost(row: pd.Series) -> str:
 
 
 def _best_of(rows: pd.DataFrame) -> pd.Series:
-    better = quantity(rows["metric"].iloc[0]).better
-    at = rows["mean"].idxmax() if better == "higher" else rows["mean"].idxmin()
-    return rows.loc[at]
+    means = rows["mean"].to_numpy()
+    higher = quantity(str(rows["metric"].iloc[0])).better == "higher"
+    best: pd.Series = rows.iloc[int(means.argmax() if higher else means.argmin())]
+    return best
 
 
 def _where(row: pd.Series) -> str:

@@ -104,7 +104,7 @@ def asset(name: str) -> str:
 @cache
 def vega() -> str:
     """Vega, Vega-Lite and Vega-Embed, as vl-convert bundles them. They set `window.vegaEmbed`."""
-    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script")
+    return str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script")
 
 
 @cache
