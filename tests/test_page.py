@@ -305,9 +305,9 @@ def test_a_column_sorts_a_filter_filters_and_a_cell_leads_to_its_card(opened, re
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     assert first_results(page) == ["Full table", "Random Search (CR = 2)", "Uniform at budget (CR = 2)"]
     page.locator("#board thead th").nth(3).click()  # bytes
-    assert set(first_results(page)) == {"Uniform at budget (CR = 4)", "Random Search (CR = 4)", "MDE"}
+    assert set(first_results(page)) == {"Uniform at budget (CR = 4)", "Random Search (CR = 4)", "MDE (CR = 4)"}
     page.fill("#find", "MDE")
-    assert first_results(page) == ["MDE"]
+    assert first_results(page) == ["MDE (CR = 4)"]
     page.fill("#find", "")
     page.select_option("#pick-model", "mlp")
     assert "<script>" in page.locator("#pick-model option:checked").inner_text()
