@@ -37,7 +37,7 @@ from nisbench.models.pruned import PrunedModel
 from nisbench.params import loading
 from nisbench.params.datasets import Member
 from nisbench.params.studies import task_tables
-from nisbench.report import claims, dnis_figures, leaderboard, page, recovery, tables
+from nisbench.report import claims, dnis_figures, leaderboard, page, recovery, runs, tables
 from nisbench.report.results import complete, provenance, summary
 from nisbench.report.results import metrics as metrics_of
 from nisbench.run_files import read_pruning, read_search
@@ -670,6 +670,7 @@ def read_by_reports(found):
         dnis_figures.selection_of(cell)
         PrunedModel.load(cell.prune.path("scheme"), cell.prune.path("model"), cell.settings.model)
     page.text(found, results, claims.findings(*compared), sheets, {}, leaderboard.leaderboard(*compared))
+    runs.write(found)
     metrics_of(results)
     provenance(found)
 
