@@ -190,6 +190,16 @@ def test_rows_of_tables_lead_to_the_lines_of_their_runs(report):
         assert {line.split('"')[1] for line in lines[int(first) - 1 : int(last)]} <= ids
 
 
+def test_comparisons_lead_to_the_run_that_they_are_of(report):
+    _, folder = report
+    lines, claims = runs.lines_of(folder), pd.read_csv(folder / "claims.csv")
+    of_hashing = claims[claims["of"].str.endswith("(CR = 2)") & (claims["model"] != "MF")]
+    assert len(of_hashing)
+    text = (folder / "README.md").read_text()
+    for run in of_hashing["run_id"]:
+        assert f"](runs.json#L{lines[run]})" in text
+
+
 def test_cells_of_figures_do_not_wrap_and_what_explains_them_stands_before(report):
     _, folder = report
     text = (folder / "table2.md").read_text()
@@ -324,7 +334,7 @@ def test_a_column_sorts_a_filter_filters_and_a_cell_leads_to_its_card(opened, re
     assert f"snakemake --cores all {cell.prune.folder}/run.json" in card
     page.keyboard.press("Escape")
     page.wait_for_selector("#card:not([open])", state="attached")
-    page.locator("td.left a[href^='#run-']").first.click()  # of a table as in the paper
+    page.locator("td.left a[href^='#run-']:visible").first.click()  # of a table as in the paper
     page.wait_for_selector("#card[open]")
     assert errors == []
 

@@ -52,7 +52,7 @@ def text(
         sections += ["## In short", "\n".join(f"* {line}" for line in lines), ABOUT_TAKEAWAYS]
     if findings:
         sections += ["## Claims, checked", verdicts.matrix(findings), about_claims(plan, findings)]
-        sections.append(verdicts.details(findings))
+        sections.append(verdicts.details(findings, run_list.lines_of(plan.folder)))
     if failures := _failures(plan, results, searches, runs):
         sections.append(failures)
     if cut_off := _cut_off(plan, searches, runs):

@@ -44,11 +44,13 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
         columns = {
             name: cells(of_model[of_model["metric"] == name].set_index(["method", "cr"]), name) for name in metrics
         }
-        body = []
+        body: list[list[str]] = []
+        keys: list[tuple[Any, ...]] = []
         marks = of_model[of_model["metric"].isin(metrics)]
         cut_off = marks.groupby(["method", "cr"])["cut_off"].any()
         for key, name in row_names(plan, grid, list(zip(of_model["method"], of_model["cr"], strict=True))).items():
-            measure = measures[grid, dataset, model, *key]
+            keys.append((grid, dataset, model, *key))
+            measure = measures[keys[-1]]
             body.append(
                 [
                     f"{name} {CUT_OFF}" if cut_off[key] else name,
@@ -59,7 +61,7 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
             )
         heads = ["Search method", "Spearman", "Mean dimension", *(quantity(name).title for name in metrics)]
         heading = plan.title(grid, model=model, dataset=dataset)
-        tables.append(SubTable(heading, heads, body, legend(marks), terms(plan.grids[grid].params.training)))
+        tables.append(SubTable(heading, heads, body, legend(marks), terms(plan.grids[grid].params.training), keys))
     picture(plan, cells_of_planted, found)
     drawn = (("Rank correlation of found with planted dimensions, by method", "recovery.png"),)
     return Sheet(title, tables, READING, found, drawn)

@@ -56,8 +56,10 @@ def _one_line(value: Any) -> str:
 
 
 def lines_of(folder: Path) -> dict[str, int]:
-    """The line of each run in the file."""
-    found = {}
+    """The line of each run in the file; none without the file."""
+    found: dict[str, int] = {}
+    if not (folder / NAME).exists():
+        return found
     for number, line in enumerate((folder / NAME).read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith('  "'):
             found[line.split('"')[1]] = number
@@ -66,7 +68,7 @@ def lines_of(folder: Path) -> dict[str, int]:
 
 def links(plan: StudyPlan) -> dict[tuple[Any, ...], str]:
     """For each place in the study's tables, where the file has its runs: the lines of all seeds, or else of the first."""
-    lines = lines_of(plan.folder) if (plan.folder / NAME).exists() else {}
+    lines = lines_of(plan.folder)
     found: dict[tuple[Any, ...], list[int]] = {}
     for cell in plan.compared:
         if cell.prune.id in lines:  # a report may be of what is done only

@@ -1,11 +1,14 @@
 """What comparisons amount to: a matrix of claims and models, the comparisons below each claim, and their file."""
 
+from collections.abc import Mapping
 from dataclasses import astuple, fields, replace
+from typing import Any
 
 import pandas as pd
 
+from nisbench.report import runs as run_list
 from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, Finding
-from nisbench.report.formatting import NONE, figure, folded, literal, markdown
+from nisbench.report.formatting import NONE, Link, figure, folded, literal, markdown
 from nisbench.report.significance import rounded, shown
 from nisbench.report.takeaways import change
 
@@ -47,25 +50,27 @@ def cell(verdicts: list[str]) -> str:
     return f"{SYMBOLS['undecided']}" + (f", one seed: {one_way} for, {other} against" if one_way or other else "")
 
 
-def details(found: list[Finding]) -> str:
-    """The comparisons, folded by claim."""
+def details(found: list[Finding], lines: Mapping[str, int]) -> str:
+    """The comparisons, folded by claim. `lines` says where the file of runs has each."""
     by_claim: dict[str, list[Finding]] = {}
     for finding in found:
         by_claim.setdefault(finding.claim, []).append(finding)
     heads = ["Where", "Of", "Measured", "Against", "Difference", "95 % interval", "n", "p", "Verdict"]
     return "\n\n".join(
-        folded(f"{literal(claim)} ({len(of_claim)})", markdown([_row(one) for one in of_claim], heads, align="left"))
+        folded(
+            f"{literal(claim)} ({len(of_claim)})", markdown([_row(one, lines) for one in of_claim], heads, align="left")
+        )
         for claim, of_claim in by_claim.items()
     )
 
 
-def _row(finding: Finding) -> list[str]:
+def _row(finding: Finding, lines: Mapping[str, int]) -> list[Any]:
     ends = [finding.low, finding.high]
     between = NONE if pd.isna(finding.low) else " to ".join(_signed(finding.metric, end) for end in ends)
     verdict = {HOLDS: SYMBOLS[HOLDS], FAILS: SYMBOLS[FAILS]}.get(finding.verdict, finding.verdict)
     return [
         finding.where,
-        finding.of,
+        Link(finding.of, f"{run_list.NAME}#L{lines[finding.run_id]}") if finding.run_id in lines else finding.of,
         finding.measured,
         finding.against,
         change(finding) if finding.metric else NONE,
