@@ -10,6 +10,7 @@ The first steps, and the last where its batch is smaller, are done as on a CPU. 
 
 from collections.abc import Callable
 from functools import cache
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class StepLoop:
     ) -> None:
         self.recommender, self.stepper, self.selection_optimizer = recommender, stepper, selection_optimizer
         self.batch_size = batch_size
-        device = next(recommender.buffers()).device
+        device = next(chain(recommender.parameters(), recommender.buffers())).device
         self.captures = can_capture(device) and stepper.capturable
         self.whole = selection_optimizer is None or getattr(selection_optimizer, "capturable", False)
         """Whether a selection's step is captured with the one of the weights."""
