@@ -26,6 +26,6 @@ report: "workflow/report/study.rst"
 rule all:  # it must stand here: an included file cannot set the default target
     default_target: True
     input:
-        lambda wildcards: outputs(PLAN.study("paper")),
+        lambda wildcards: REPORTS[PLAN.study("paper").name],
     message:
         "all of paper is made"

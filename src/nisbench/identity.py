@@ -95,6 +95,7 @@ def kind_source(kind: type[Kind]) -> str:
     return _source_hash(kind_file(kind))
 
 
+@cache
 def kind_file(kind: type[Kind]) -> Path:
     """The file that a kind's module is in."""
     name = kind.module_name()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from os.path import exists
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,12 +110,35 @@ def check(step: Step) -> Record:
 
 def search_result(step: Step) -> SearchRun:
     """A search's result, once its files are seen to be what was written."""
-    check(step)
-    return read_search(step.path("run"))
+    return _search_result(step, _state(step))
 
 
 def pruning_result(step: Step) -> PruneRun:
     """A pruning's result, likewise. Raises `NisbenchError` if its metrics are not the task's."""
+    return _pruning_result(step, _state(step))
+
+
+def _state(step: Step) -> tuple[tuple[int, int, int] | None, ...]:
+    """Size, time and inode of a step's files. A report asks for the same results several times, and reads and checks them once."""
+    return tuple(map(_state_of, step.paths()))
+
+
+def _state_of(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - thousands of files
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+@cache
+def _search_result(step: Step, _files: tuple[tuple[int, int, int] | None, ...]) -> SearchRun:
+    check(step)
+    return read_search(step.path("run"))
+
+
+@cache
+def _pruning_result(step: Step, _files: tuple[tuple[int, int, int] | None, ...]) -> PruneRun:
     check(step)
     run, settings = read_pruning(step.path("run")), step.settings
     assert isinstance(settings, PruneSettings)
@@ -127,7 +151,7 @@ def pruning_result(step: Step) -> PruneRun:
 
 
 def done(step: Step) -> bool:
-    return all(Path(path).exists() for path in step.paths())
+    return all(map(exists, step.paths()))
 
 
 def failure(step: Step) -> Path:

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -93,7 +93,7 @@ class Step:
     def files(self) -> Mapping[str, str]:
         return FILES[self.name]
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         if self.name in {"search", "prune"}:
             return self.root / "results" / "runs" / self.dataset / self.name / f"{self.label}-{self.id}"
@@ -109,7 +109,12 @@ class Step:
 
     def paths(self) -> list[str]:
         """All files that exist once the step is done."""
-        return [*(str(self.path(file)) for file in self.files), str(self.record)]
+        return list(self._paths)
+
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        """Made once: Snakemake, plans and reports ask for them again and again."""
+        return (*(str(self.path(file)) for file in self.files), str(self.record))
 
     def title(self) -> str:
         return f"{self.name} {self.dataset} {self.label}".strip()

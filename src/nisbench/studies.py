@@ -168,6 +168,9 @@ class Plan:
 
     def step(self, prefix: str, name: StepName | None = None) -> Step:
         """The step whose id begins with `prefix`, of that name if one is given."""
+        whole = self.steps.get(prefix)
+        if whole and name in (None, whole.name):
+            return whole
         others = [step for step in self.steps.values() if step.id.startswith(prefix)]
         found = [step for step in others if name in (None, step.name)]
         if len(found) == 1:
@@ -258,8 +261,10 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
             block, network = block_of[dataset, seed], params.models[model]
             for tuned in variants((grid.tune or {}).get(entry)):
                 tried, training = with_values(method, params.training, tuned)
+                search: Step | None = None
                 for rate in grid.methods[entry]:
-                    search = search_step(block, task, network, tried.at(rate), training, seed)
+                    if search is None or tried.budgeted:
+                        search = search_step(block, task, network, tried.at(rate), training, seed)
                     cell = Cell(apart, dataset, model, named, rate, seed, prune_step(search, tried, rate), tuned)
                     cells[*cell.key, tuned] = cell  # grids may overlap
     return StudyPlan(name, config.by_study[name], tuple(cells.values()), blocks, dataset_names, grids)

@@ -16,7 +16,7 @@ rule download:
 
 rule prepare:
     input:
-        archive=read_by("prepare", "download", "archive"),
+        unpack(read_by("prepare", download=["archive"])),
     output:
         instances="data/{dataset}/prepare-{id}/instances.parquet",
         vocabulary="data/{dataset}/prepare-{id}/vocabulary.parquet",
@@ -37,7 +37,7 @@ rule prepare:
 
 rule split:
     input:
-        instances=read_by("split", "prepare", "instances"),
+        unpack(read_by("split", prepare=["instances"])),
     output:
         train="data/{dataset}/split-{id}/train.parquet",
         validation="data/{dataset}/split-{id}/validation.parquet",
@@ -57,8 +57,7 @@ rule split:
 
 rule block:
     input:
-        vocabulary=read_by("block", "prepare", "vocabulary"),
-        train=read_by("block", "split", "train"),
+        unpack(read_by("block", prepare=["vocabulary"], split=["train"])),
     output:
         features="data/{dataset}/block-{id}/features.parquet",
         record="data/{dataset}/block-{id}/step.json",

@@ -3,8 +3,13 @@
 
 rule prune:
     input:
-        search=read_by("prune", "search", "run", "weights"),
-        split=read_by("prune", "split", "train", "validation", "test"),
+        unpack(
+            read_by(
+                "prune",
+                search=["run", "weights"],
+                split=["train", "validation", "test"],
+            )
+        ),
     output:
         run="results/runs/{dataset}/prune/{label}-{id}/run.json",
         scheme="results/runs/{dataset}/prune/{label}-{id}/scheme.safetensors",

@@ -2,6 +2,9 @@
 
 from nisbench.report.outputs import curves, is_current, outputs
 
+REPORTS = {name: outputs(study) for name, study in PLAN.studies.items()}
+"""The files of each study's report. The manifest, of a name that is found by reading the others, is looked for once."""
+
 
 def shown(study):
     """A study's outputs, with the headings under which Snakemake's HTML report shows some of them."""
@@ -21,7 +24,7 @@ def shown(study):
         }
     # A line that begins with `report` would be a directive.
     marked = lambda path: report(path, **about[path]) if path in about else path
-    return [marked(path) for path in outputs(study)]
+    return [marked(path) for path in REPORTS[study.name]]
 
 
 def plain(title):
@@ -37,20 +40,22 @@ def of_study(caption, what):
     }
 
 
-def pruned(study):
-    """What prunings have made for a study's report, as a function for a rule's input."""
+def read_by_report(study):
+    """What a study's report is made from, as a function for a rule's input."""
 
-    def paths(wildcards):
+    def inputs(wildcards):
         check_settings()
         if not is_current(study):
             will_write(study.folder, Path("logs"))
-        return [
-            path
-            for cell in study.cells
-            for path in made_by(cell.prune, *cell.prune.files)
-        ]
+        read = {}
+        for block in study.blocks.values():
+            split, prepare = block.needs["split"], block.needs["prepare"]
+            read |= {block: ["features"], split: split.files, prepare: ["instances"]}
+        for cell in study.cells:
+            read |= {step: step.files for step in (cell.search, cell.prune)}
+        return [path for step, files in read.items() for path in made_by(step, *files)]
 
-    return paths
+    return inputs
 
 
 for _study in PLAN.studies.values():
@@ -59,17 +64,7 @@ for _study in PLAN.studies.values():
         name:
             f"tables_{_study.name}"
         input:
-            prunings=pruned(_study),
-            searches=[made_by(cell.search, *cell.search.files) for cell in _study.cells],
-            features=[made_by(block, "features") for block in _study.blocks.values()],
-            splits=[
-                made_by(block.needs["split"], *block.needs["split"].files)
-                for block in _study.blocks.values()
-            ],
-            instances=[
-                made_by(block.needs["prepare"], "instances")
-                for block in _study.blocks.values()
-            ],
+            read_by_report(_study),
         output:
             shown(_study),
         log:

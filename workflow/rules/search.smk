@@ -7,8 +7,7 @@ cores than jobs, or too little memory for one per core: --set-threads search=4.
 
 rule search:
     input:
-        split=read_by("search", "split", "train", "validation"),
-        features=read_by("search", "block", "features"),
+        unpack(read_by("search", split=["train", "validation"], block=["features"])),
     output:
         run="results/runs/{dataset}/search/{label}-{id}/run.json",
         weights="results/runs/{dataset}/search/{label}-{id}/weights.safetensors",

@@ -227,7 +227,7 @@ def same_size(results: Results) -> Iterator[Finding]:
                 for rate in rates:  # the first panel's, where several have the same
                     entries.setdefault((method, rate), (other, method, rate))
         methods = {entry: results.method(entry[0], entry[1]) for entry in entries.values()}
-        weights = {entry: results.of(*entry, "nonzeros").mean() for entry in methods}
+        weights = {entry: results.mean(*entry, "nonzeros") for entry in methods}
         for dnis in [entry for entry, method in methods.items() if method.in_paper == "DNIS" and entry[0] in alike]:
             others = [
                 entry

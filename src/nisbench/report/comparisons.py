@@ -7,7 +7,7 @@ import pandas as pd
 from nisbench.params.methods import Method
 from nisbench.params.tasks import Task
 from nisbench.report.formatting import figure, label, quantity
-from nisbench.report.panels import Panel, at, panel_of
+from nisbench.report.panels import Panel, panel_of
 from nisbench.report.significance import LEVEL, interval, paired
 from nisbench.steps import rate_name
 from nisbench.studies import StudyPlan
@@ -51,7 +51,18 @@ class Results:
 
     def __init__(self, plan: StudyPlan, results: pd.DataFrame) -> None:
         self.plan = plan
-        self._values = results
+        self._values: dict[tuple[Entry, str], dict[int, float]] = {}
+        """By seed. Looked up thousands of times, which takes long in a data frame."""
+        self._paper: dict[tuple[Entry, str], float] = {}
+        self._runs: dict[Entry, dict[str, None]] = {}
+        columns = ["grid", "dataset", "model", "method", "cr", "metric", "seed", "value", "paper_value", "run_id"]
+        for grid, dataset, model, method, rate, metric, *of_run in results[columns].itertuples(index=False):
+            seed, value, paper, run = of_run
+            entry = (Panel(grid, dataset, model), method, rate)
+            self._values.setdefault((entry, metric), {})[seed] = value
+            self._paper.setdefault((entry, metric), float("nan") if paper is None else paper)
+            self._runs.setdefault(entry, {})[run] = None
+        self._means: dict[tuple[Entry, str], float] = {}
         self.panels: dict[Panel, dict[str, list[float]]] = {}
         """Per panel, its methods with their compression rates."""
         for cell in plan.compared:
@@ -60,20 +71,21 @@ class Results:
                 rates.append(cell.compression_rate)
 
     def of(self, panel: Panel, method: str, rate: float, metric: str) -> pd.Series:
-        found = at(self._values, panel)
-        found = found[(found["method"] == method) & (found["cr"] == rate) & (found["metric"] == metric)]
-        return found.set_index("seed")["value"]
+        return pd.Series(self._values.get(((panel, method, rate), metric), {}), dtype=float)
+
+    def mean(self, panel: Panel, method: str, rate: float, metric: str) -> float:
+        key = ((panel, method, rate), metric)
+        if key not in self._means:
+            self._means[key] = self.of(*key[0], metric).mean()
+        return self._means[key]
 
     def runs(self, panel: Panel, method: str, rate: float) -> list[str]:
         """The ids of the prunings, by seed."""
-        found = at(self._values, panel)
-        return list(dict.fromkeys(found.loc[(found["method"] == method) & (found["cr"] == rate), "run_id"]))
+        return list(self._runs.get((panel, method, rate), {}))
 
     def paper(self, panel: Panel, method: str, rate: float, metric: str) -> float:
         """What the paper prints; NaN if nothing."""
-        found = at(self._values, panel)
-        found = found[(found["method"] == method) & (found["cr"] == rate) & (found["metric"] == metric)]
-        return float(found["paper_value"].astype(float).iloc[0])
+        return float(self._paper[(panel, method, rate), metric])
 
     def task(self, panel: Panel) -> Task:
         return panel.task(self.plan)
@@ -99,7 +111,7 @@ class Results:
 
     def best(self, among: list[Entry], metric: str) -> Entry:
         """The one with the best mean."""
-        means = {entry: self.of(*entry, metric).mean() for entry in among}
+        means = {entry: self.mean(*entry, metric) for entry in among}
         return (max if quantity(metric).better == "higher" else min)(means, key=lambda entry: means[entry])
 
     def other_tables(self, panel: Panel) -> list[Entry]:
@@ -123,7 +135,7 @@ class Results:
         self, claim: str, a: Entry, b: Entry, metric: str, of: str = "", against: str = "", sizes: bool = False
     ) -> Finding:
         """The finding that `a` is better than `b` in a metric, by a paired test over the seeds."""
-        weights = f", {self.of(*b, 'nonzeros').mean():,.0f} weights" if sizes else ""
+        weights = f", {self.mean(*b, 'nonzeros'):,.0f} weights" if sizes else ""
         return self.judged(claim, a, self.of(*b, metric), metric, against or self.name(*b), of, sizes, weights)
 
     def judged(
@@ -148,7 +160,7 @@ class Results:
             verdict = ONE_SEED[HOLDS if better else FAILS]
         else:
             verdict = UNDECIDED if p >= LEVEL else HOLDS if better else FAILS
-        weights = f", {self.of(*a, 'nonzeros').mean():,.0f} weights" if sizes else ""
+        weights = f", {self.mean(*a, 'nonzeros'):,.0f} weights" if sizes else ""
         difference, low, high = interval(ours, others)
         return Finding(
             claim,

@@ -35,4 +35,5 @@ def draw(plan: StudyPlan) -> None:
         axis.set_ylabel("validation loss")
         if axis.get_legend_handles_labels()[0]:  # none if all searches failed
             axis.legend(loc="upper right", fontsize=6.5)
-        style.save(figure, plan.folder, name.removesuffix(".svg"), ["svg"])
+        figure.subplots_adjust(left=0.14, right=0.98, bottom=0.15, top=0.92)
+        style.save(figure, plan.folder, name.removesuffix(".svg"), ["svg"], cropped=False)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
@@ -33,7 +34,8 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
         write_text(plan.folder / "recovery_dimensions.csv", data.to_csv(index=False))
         style.save(figure, plan.folder, "recovery")
         return Sheet(title, [], caption, data, ((caption, "recovery.png"),))
-    found = pd.DataFrame([measured(cell) for cell in cells_of_planted])
+    left = [dimensions(cell) for cell in cells_of_planted]
+    found = pd.DataFrame([measured(*each) for each in zip(cells_of_planted, left, strict=True)])
     summary = found.groupby(KEYS, sort=False)[["spearman", "dimensions"]].agg(["mean", "std", "count"])
     measures: dict[Any, pd.Series] = dict(summary.iterrows())
     quality = grouped(results)
@@ -62,7 +64,7 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
         heads = ["Search method", "Spearman", "Mean dimension", *(quantity(name).title for name in metrics)]
         heading = plan.title(grid, model=model, dataset=dataset)
         tables.append(SubTable(heading, heads, body, legend(marks), terms(plan.grids[grid].params.training), keys))
-    picture(plan, cells_of_planted, found)
+    picture(plan, cells_of_planted, left, found)
     drawn = (("Rank correlation of found with planted dimensions, by method", "recovery.png"),)
     return Sheet(title, tables, READING, found, drawn)
 
@@ -77,9 +79,8 @@ def dimensions(cell: Cell) -> pd.DataFrame:
     return known
 
 
-def measured(cell: Cell) -> dict[str, Any]:
-    """One run's rank correlation, and its mean dimension."""
-    both = dimensions(cell)
+def measured(cell: Cell, both: pd.DataFrame) -> dict[str, Any]:
+    """One run's rank correlation, and its mean dimension, of its `dimensions`."""
     constant = any(len(both[name].unique()) == 1 for name in both)
     return {
         **dict(zip(KEYS, cell.key[:5], strict=True)),
@@ -89,20 +90,20 @@ def measured(cell: Cell) -> dict[str, Any]:
     }
 
 
-def picture(plan: StudyPlan, cells_of_planted: list[Cell], found: pd.DataFrame) -> None:
+def picture(plan: StudyPlan, cells_of_planted: list[Cell], left: list[pd.DataFrame], found: pd.DataFrame) -> None:
     """Each method's rank correlation, in one panel per model: ``recovery.png`` and ``recovery.svg``.
 
-    ``recovery_dimensions.csv`` has what is behind it: the quartiles of the found dimension by planted dimension.
+    `left` are the `dimensions` of each cell, `found` what was `measured` of them. ``recovery_dimensions.csv`` has what is behind it: the quartiles of the found dimension by planted dimension.
     """
-    rows: list[dict[str, Any]] = []
-    for cell in cells_of_planted:
-        for planted, left in dimensions(cell).itertuples(index=False):
-            rows.append({**dict(zip(KEYS, cell.key[:5], strict=True)), "planted": planted, "found": left})
-    by_planted = pd.DataFrame(rows).groupby([*KEYS, "planted"], sort=False)["found"]
+    keys = list(dict.fromkeys(cell.key[:5] for cell in cells_of_planted))
+    row_of = {key: row for row, key in enumerate(keys)}
+    rows = np.repeat([row_of[cell.key[:5]] for cell in cells_of_planted], [len(each) for each in left])
+    by_planted = pd.concat(left, ignore_index=True).assign(row=rows).groupby(["row", "planted"], sort=False)["found"]
     quartiles = {
         name: by_planted.quantile(q) for name, q in (("quarter", 0.25), ("median", 0.5), ("three_quarters", 0.75))
     }
     data = pd.DataFrame(quartiles).reset_index()
+    data = pd.DataFrame([keys[row] for row in data.pop("row")], columns=KEYS).join(data)
     folder = plan.folder
     write_text(folder / "recovery_dimensions.csv", data.to_csv(index=False))
 

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -141,10 +142,16 @@ def code_of(record: Record) -> str:
 def features_and_sizes(cell: Cell) -> tuple[pa.Table, np.ndarray]:
     """The features of a cell's data set, and the number of dimensions that its pruning left each: N rows, and (N,)."""
     path = cell.prune.path("scheme")
-    features, sizes = read_features(cell.search.needs["block"].path("features")), DimensionScheme.load(path).sizes()
+    features, sizes = _features_of(cell.search.needs["block"]), DimensionScheme.load(path).sizes()
     if len(features) != len(sizes):
         raise bad_file(path, f"it has {len(sizes):,} features, but the data set {len(features):,}")
     return features, sizes
+
+
+@lru_cache(maxsize=1)
+def _features_of(block: Step) -> pa.Table:
+    """Cells of the same data set follow each other."""
+    return read_features(block.path("features"))
 
 
 def complete(plan: StudyPlan, results: pd.DataFrame) -> tuple[StudyPlan, pd.DataFrame]:

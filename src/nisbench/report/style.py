@@ -143,10 +143,17 @@ def nothing() -> Drawn:
     return pd.DataFrame(columns=["nothing"]), figure, "All runs for this figure failed."
 
 
-def save(figure: Figure, folder: Path, name: str, formats: Iterable[str] = ("png", "svg")) -> None:
-    """As ``name.png`` and ``name.svg``, without anything that differs from one run to the next."""
+def save(
+    figure: Figure, folder: Path, name: str, formats: Iterable[str] = ("png", "svg"), cropped: bool = True
+) -> None:
+    """As ``name.png`` and ``name.svg``, without anything that differs from one run to the next.
+
+    Cropping takes as long as drawing: it draws once more to find out where something is.
+    """
     for suffix in formats:
         metadata = {"Software": None} if suffix == "png" else {"Date": None}
         with atomic_write(folder / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix, dpi=160, metadata=metadata, bbox_inches="tight")
+            figure.savefig(
+                temporary, format=suffix, dpi=160, metadata=metadata, bbox_inches="tight" if cropped else None
+            )
     plt.close(figure)
