@@ -1,7 +1,7 @@
 """A study's plan: which steps fill the cells of its grids."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,9 +13,11 @@ from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT
 from nisbench.params.datasets import Dataset
 from nisbench.params.loading import Config, load
 from nisbench.params.methods import Method, rounded_entry
+from nisbench.params.models import Model
 from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.studies import Grid, Params, Study, Swept
 from nisbench.params.tasks import Task
+from nisbench.params.training import Training
 from nisbench.params.tree import nearest
 from nisbench.params.tuning import Tuned, variants, with_values
 from nisbench.steps import ID_LENGTH, Step, StepName, block_step, hashed_form, prune_step, search_step
@@ -261,13 +263,21 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
             block, network = block_of[dataset, seed], params.models[model]
             for tuned in variants((grid.tune or {}).get(entry)):
                 tried, training = with_values(method, params.training, tuned)
-                search: Step | None = None
-                for rate in grid.methods[entry]:
-                    if search is None or tried.budgeted:
-                        search = search_step(block, task, network, tried.at(rate), training, seed)
-                    cell = Cell(apart, dataset, model, named, rate, seed, prune_step(search, tried, rate), tuned)
+                for rate, pruning in _prunings(block, task, network, tried, training, seed, grid.methods[entry]):
+                    cell = Cell(apart, dataset, model, named, rate, seed, pruning, tuned)
                     cells[*cell.key, tuned] = cell  # grids may overlap
     return StudyPlan(name, config.by_study[name], tuple(cells.values()), blocks, dataset_names, grids)
+
+
+def _prunings(
+    block: Step, task: Task, model: Model, method: Method, training: Training, seed: int, rates: Sequence[float]
+) -> Iterator[tuple[float, Step]]:
+    """A pruning at each rate. One search serves all rates, unless the method is budgeted: then each has its own."""
+    search = None
+    for rate in rates:
+        if search is None or method.budgeted:
+            search = search_step(block, task, model, method.at(rate), training, seed)
+        yield rate, prune_step(search, method, rate)
 
 
 def _with_rounded(params: Params, grid: Grid) -> Params:
