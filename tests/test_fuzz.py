@@ -665,7 +665,7 @@ def read_by_reports(found):
         if name in found.study.tables:
             sheets[name] = tables.comparison(found, results, task)
     for cell in found.cells:
-        recovery.measured(cell)
+        recovery.measured(cell, recovery.dimensions(cell))
         dnis_figures.frequency_and_size(cell)
         dnis_figures.selection_of(cell)
         PrunedModel.load(cell.prune.path("scheme"), cell.prune.path("model"), cell.settings.model)

@@ -80,6 +80,15 @@ def asked_for(step, *paths):
     return [*lost, str(step.record)]
 
 
+def stage_of(dataset, names):
+    """The files of a data set's steps of these names, as a function for a rule's input."""
+    return lambda wildcards: [
+        path
+        for step in PLAN.of_dataset(dataset, *names)
+        for path in asked_for(step, *step.paths()[:-1])
+    ]
+
+
 def read_by(name, **files):
     """What steps of this name read of each step that they need, as a function for a rule's input.
 

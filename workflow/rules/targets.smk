@@ -11,15 +11,6 @@ for _study in PLAN.studies.values():
             f"all of {_study.name} is made"
 
 
-def stage_of(dataset, names):
-    """The files of a data set's steps of these names, as a function for a rule's input."""
-    return lambda wildcards: [
-        path
-        for step in PLAN.of_dataset(dataset, *names)
-        for path in asked_for(step, *step.paths()[:-1])
-    ]
-
-
 for _dataset in PLAN.datasets:
     for _stage, _names in STAGES.items():
 
