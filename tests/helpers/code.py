@@ -15,7 +15,13 @@ from nisbench.identity import CORE
 
 def forget() -> None:
     """Have the code's files read again."""
-    for cached in (identity._source_hash, identity.core_source, identity.report_source, identity.recorded_core):
+    for cached in (
+        identity.kind_file,
+        identity._source_hash,
+        identity.core_source,
+        identity.report_source,
+        identity.recorded_core,
+    ):
         cached.cache_clear()
 
 

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from os.path import exists
 from pathlib import Path
 from shlex import quote
@@ -111,6 +111,10 @@ def read_by(name, **files):
     return inputs
 
 
+asked_of = lru_cache(maxsize=1)(resources_of)
+"""Snakemake asks for a job's resources one after another."""
+
+
 def needed(name):
     """How much of a resource a step asks for, as a function for a rule's resources. What failed may need more memory or time.
 
@@ -118,7 +122,7 @@ def needed(name):
     """
 
     def amount(wildcards, attempt):
-        found = getattr(resources_of(PLAN.steps[wildcards.id]), name)
+        found = getattr(asked_of(PLAN.steps[wildcards.id]), name)
         return found if name == "gpu" else found * attempt
 
     return amount
