@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from nisbench.conformance import Case, short_training
 from nisbench.embedding.composed import HashedTable, LowRankTable, QuotientRemainderTable
 from nisbench.embedding.table import SelectedTable
 from nisbench.errors import NisbenchError
@@ -17,7 +16,6 @@ from nisbench.search.budget import allowed, fitted, numbered
 from nisbench.search.trial_spec import FeatureStats
 from nisbench.search.trial_store import TrialStore
 from nisbench.search.trials import _train_alone
-from nisbench.serving.folder import export
 from nisbench.tensor_files import load_tensors
 from tests.helpers import training as helpers
 from tests.helpers.paths import ROOT
@@ -363,15 +361,3 @@ def test_low_rank_is_a_product_for_each_field():
         table.left[0].copy_(u[:, :3] * s[:3])
         table.right[0].copy_(v[:3])
     torch.testing.assert_close(table.whole()[:30], wanted, atol=1e-5, rtol=1e-5)
-
-
-def test_a_composed_table_is_not_exported_as_a_dense_one(tmp_path):
-    dataset = next(one for one in PARAMS.datasets.values() if one.planted and "rating" in one.tasks).small()
-    case = Case(
-        tmp_path, dataset, PARAMS.tasks["rating"].small(), PARAMS.models["mf"],
-        PARAMS.methods["hashing"].small(), short_training(PARAMS.training),
-    )  # fmt: skip
-    step, _ = case.pruned[1.0]
-    with pytest.raises(NisbenchError, match="composed of fewer weights cannot be exported yet"):
-        export(step, tmp_path / "exported")
-    assert not (tmp_path / "exported").exists()
