@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -290,3 +293,25 @@ def test_orders_drawn_ahead_are_those_of_the_epochs(monkeypatch):
     assert len(ahead) <= 2
     assert len(seen) == 6  # none of those that followed each other was drawn twice
     assert torch.equal(orders.shuffled(50, 70, (3, 1), "training_batches", torch.device("cpu")), seen[1])
+
+
+DENORMALS = """
+import torch
+from nisbench import machine
+
+tiny = torch.full((1 << 20,), 1e-39)
+with machine.device("cpu", {threads}):
+    flushed = tiny * 1.0
+kept = tiny[:9] * 1.0
+print(*(int(of.view(torch.int32).count_nonzero()) for of in (flushed, kept)))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_denormal_numbers_are_zero_while_a_step_runs(threads):
+    """A CPU takes ten times as long for them, and an L2 penalty makes them. Threads are flushed that torch has not started before."""
+    command = [sys.executable, "-c", DENORMALS.format(threads=threads)]
+    found = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["0", "9"]
