@@ -21,7 +21,8 @@ pytestmark = pytest.mark.pipeline
 EVERYTHING = {"prepare": 3, "split": 3, "block": 3, "search": 6, "prune": 7, "tables_demo": 1}
 COLUMNS = [
     "study", "grid", "dataset", "task", "k", "model", "method", "cr", "seed", "metric", "value", "paper_value",
-    "weights", "nonzeros", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "run_id", "code", "failed",
+    "weights", "nonzeros", "kept", "size_mib", "bytes", "best_epoch", "epochs", "stopped", "cut_off", "measured_alone", "tuned",
+    "validation_loss", "run_id", "code", "failed",
 ]  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def test_only_what_keeps_finished_runs_is_taken_for_a_profile(done, tmp_path):
         ["--workflow-profile", "none", "--cores", "2"],
         ["--rerun-triggers", "input", "--cores", "2"],
         ["--rerun-triggers", "mtime", "input", "--cores", "2"],
-        ["--workflow-profile", "none", "--cores", "2", "--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime"],
+        ["--rerun-triggers", "mtime", "--workflow-profile", "none", "--cores", "2", "--nolock", "--ignore-incomplete"],
     ):
         stopped = done.run("snakemake", *wrong, "demo")
         assert stopped.returncode == 1
