@@ -373,6 +373,16 @@ def test_a_precision_has_rows_of_its_own_and_no_runs(study):
     assert [cell.method for cell in found.cells if found.method_of(cell).in_paper == "DNIS"] == ["dnis", "dnis"]
 
 
+def test_a_grid_of_precisions_may_stand_before_another(study):
+    rounded = "{datasets: [movielens_20m], models: [mf], methods: {dnis: [2]}, quantise: [int8]}"
+    grids = (
+        f"{{rounded: {rounded}, others: {{datasets: [movielens_20m], models: [mf], methods: {{grid_search: [1]}}}}}}"
+    )
+    found = study(f"studies: {{x: {{title: X, grids: {grids}, seeds: [1], tables: [table2]}}}}", name="x")
+    body = table_of(tables.comparison(found, summary(found), Rating), "MF, MovieLens-20M")
+    assert [name for name in body if isinstance(name, str)] == ["DNIS, int8 (CR = 2)", "Grid Search"]
+
+
 def test_models_may_be_pruned_at_different_rates(study):
     grids = "{a: {datasets: [movielens_20m], models: [mf], methods: {dnis: [1, 2]}}, b: {datasets: [movielens_20m], models: [mlp], methods: {dnis: [1, 4]}}}"
     found = study(f"studies: {{x: {{title: X, grids: {grids}, seeds: [1], tables: [table2]}}}}", name="x")

@@ -245,6 +245,8 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
         if apart and apart in grids:
             raise NisbenchError(f"params/studies: {name} has two grids, or swept values, named {apart}. Rename one.")
         params = _with_rounded(of_grid, grid)
+        if apart in grids:  # grids without settings of their own are shown as one, with the entries of all
+            params = params.model_copy(update={"methods": grids[apart].params.methods | params.methods})
         grids[apart] = GridPlan(key, title, params, variant)
         block_of: dict[tuple[str, int], Step] = {}
         for dataset in grid.datasets:
