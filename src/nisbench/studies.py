@@ -244,9 +244,7 @@ def plan_study(name: str, config: Config, root: Path = Path()) -> StudyPlan:
             title = ", ".join(filter(None, [grid.title, f"{paper_symbol(variant[0])} = {variant[1]}"]))
         if apart and apart in grids:
             raise NisbenchError(f"params/studies: {name} has two grids, or swept values, named {apart}. Rename one.")
-        params = _with_rounded(of_grid, grid)
-        if apart in grids:  # grids without settings of their own are shown as one, with the entries of all
-            params = params.model_copy(update={"methods": grids[apart].params.methods | params.methods})
+        params = _with_rounded(of_grid, grid, grids.get(apart))
         grids[apart] = GridPlan(key, title, params, variant)
         block_of: dict[tuple[str, int], Step] = {}
         for dataset in grid.datasets:
@@ -282,8 +280,11 @@ def _prunings(
         yield rate, prune_step(search, method, rate)
 
 
-def _with_rounded(params: Params, grid: Grid) -> Params:
-    """The parameters with an entry for each method in each precision that a grid asks for."""
+def _with_rounded(params: Params, grid: Grid, beside: GridPlan | None) -> Params:
+    """The parameters with an entry for each method in each precision that a grid asks for, or one `beside` it.
+
+    Grids without settings of their own are shown as one, with the entries of all.
+    """
     entries = {
         rounded_entry(entry, precision): method.model_copy(
             update={"quantise": precision, "title": f"{method.title}, {precision}"}
@@ -291,6 +292,8 @@ def _with_rounded(params: Params, grid: Grid) -> Params:
         for entry, precision in product(grid.methods, filter(None, grid.quantise))
         for method in [params.methods[entry]]
     }
+    if beside:
+        entries = beside.params.methods | entries
     return params.model_copy(update={"methods": params.methods | entries}) if entries else params
 
 
