@@ -6,7 +6,7 @@ import hashlib
 import pytest
 import yaml
 
-from nisbench import identity, steps
+from nisbench import files, identity, steps
 from nisbench.errors import NisbenchError
 from nisbench.identity import CORE, is_development, kind_file, normalised
 from nisbench.params.kinds import OWN, kinds
@@ -15,7 +15,7 @@ from nisbench.params.models import NeuMF
 from nisbench.params.tasks import Metric, Rating
 from nisbench.steps import block_step, download_step, hashed_form
 from nisbench.studies import plan, plan_study
-from nisbench.wiring import WORK
+from nisbench.wiring import WORK, is_whole
 from tests.helpers.code import PackageCopy, forget, recomputed, reworded
 from tests.helpers.paths import ROOT, SMALL
 
@@ -197,6 +197,28 @@ def test_a_local_file_that_changes_after_planning_is_refused(small, tmp_path):
     with pytest.raises(NisbenchError, match="MD5 sum"):
         WORK["download"](step, 1)
     assert not step.path("archive").exists()
+
+
+def test_a_repacked_archive_has_the_publisher_s_ids_and_its_own_sum(small, tmp_path):
+    archive = tmp_path / "ml.zip"
+    archive.write_bytes(b"PK\x03\x04 packed again")
+    dataset = small.params.datasets["movielens_1m"]
+    mirrored = dataset.model_copy(update={"url": str(archive), "repacked_md5": files.md5_sum(archive)})
+    assert dataset.md5 is not None
+    step = download_step(mirrored, tmp_path)
+    assert step.id == download_step(dataset).id
+    WORK["download"](step, 1)
+    assert step.path("archive").read_bytes() == archive.read_bytes()
+    assert is_whole(step)
+    archive.write_bytes(b"PK\x03\x04 damaged")
+    step.path("archive").unlink()
+    with pytest.raises(NisbenchError, match="MD5 sum"):
+        WORK["download"](step, 1)
+
+
+def test_a_repacked_archive_needs_the_publisher_s_sum(planned):
+    with pytest.raises(NisbenchError, match=r"datasets\.movielens_1m\.repacked_md5: needs `md5`"):
+        planned(f"datasets: {{movielens_1m: {{md5: null, repacked_md5: {'a' * 32}}}}}")
 
 
 def test_a_password_in_an_address_is_in_no_record_and_no_id(small):

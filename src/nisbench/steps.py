@@ -153,18 +153,21 @@ def block_step(dataset: Dataset, task: Task, root: Path = Path()) -> Step:
 def download_step(dataset: Archive, root: Path = Path()) -> Step:
     # Without an MD5 sum, an address stands for what it holds today, and a local file for its content.
     urls = dataset.urls
-    found = [_file_identity(url, dataset.md5) for url in urls]
+    found = [_file_identity(url, dataset) for url in urls]
     named = [f"{file_name(url)} {identity}" for url, (identity, _) in zip(urls, found, strict=True)]
     identity = found[0][0] if len(urls) == 1 else "\n".join(named)
     settings = DownloadSettings(urls=urls, md5s=[md5 for _, md5 in found], identity=identity)
     return Step("download", dataset.slug, "", settings, {}, root=root)
 
 
-def _file_identity(url: str, md5: str | None) -> tuple[str, str | None]:
+def _file_identity(url: str, dataset: Archive) -> tuple[str, str | None]:
     """What a file is, and the MD5 sum to check it by."""
-    local = os.path.isfile(url)  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
-    identity = md5 or (_md5_of_local(Path(url)) if local else without_password(url))
-    return identity, identity if local else md5  # a local file may change between planning and fetching
+    if dataset.md5:
+        return dataset.md5, dataset.repacked_md5 or dataset.md5
+    if os.path.isfile(url):  # noqa: PTH113 - Path.is_file raises where an address is too long for a name
+        identity = _md5_of_local(Path(url))
+        return identity, identity  # it may change between planning and fetching
+    return without_password(url), None
 
 
 def _md5_of_local(path: Path) -> str:

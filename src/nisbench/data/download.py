@@ -177,5 +177,9 @@ def _check(file: Path, name: str, found: str, md5: str | None) -> None:
     if md5 is None:
         log.info("%s: MD5 %s (none was given to check it against)", name, found)
     elif found != md5:
-        what = f"it is {otherwise}" if otherwise else "the file is damaged, or another version"
+        what = (
+            f"it is {otherwise}"
+            if otherwise
+            else "the file is damaged, another version, or packed again (`repacked_md5`)"
+        )
         raise NisbenchError(f"{name}: its MD5 sum is {found}, but the parameters say {md5}: {what}. Nothing was kept.")

@@ -185,6 +185,13 @@ class Archive(Dataset):
     """Address or path of the archive."""
     md5: Md5 | None
     """MD5 sum of the archive, or null where the publisher fixes none."""
+    repacked_md5: Md5 | None = None
+    """MD5 sum of the archive at `url` where it is not the publisher's own, but has the same files. Ids follow `md5`."""
+
+    def problems(self, task: Task) -> Iterator[Problem]:
+        yield from super().problems(task)
+        if self.repacked_md5 and not self.md5:
+            yield ("repacked_md5",), "needs `md5`, the sum of the publisher's own archive"
 
     @property
     def urls(self) -> list[str]:
