@@ -2,12 +2,13 @@
 
 Left out, and nothing else:
 
-* in JSON: `seconds`, `peak_memory_mib`, `other_load`, a machine's and a record's `time`, and the checksums of files that hold
-  these: of run.json in a record, of a report's files in its manifest;
-* in CSV: the columns `seconds` and `measured_alone`; the values in rows whose metric is `core_seconds` or `peak_memory_mib`;
+* in JSON: `seconds`, `peak_memory_mib`, `other_load`, `alone`, the `time` of a machine, a record or a run, and the checksums of files
+  that hold these: of run.json in a record, of a report's files in its manifest;
+* in CSV: the columns `seconds`, `core_seconds` and `measured_alone`; the values in rows whose metric is `core_seconds` or
+  `peak_memory_mib`;
 * in tables for reading: the columns Cost, Memory, Time and Peak memory, and how columns are aligned;
 * the sentences below a table about cost;
-* on the page, the time of all training and the date in the sentence at its head.
+* on the page, the time of all training and the date in the sentence at its head; and its data, which are those of files beside it.
 
 Locks are left out too: they are empty, and stay. All other files (Parquet, weights, schemes, pictures, metrics.json) are
 compared byte by byte, and no file may be there in one run only: nothing that a killed process left.
@@ -64,8 +65,8 @@ def _without_measurements(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_measurements(each) for each in value]
     if isinstance(value, dict):
-        measured = {"seconds", "peak_memory_mib", "other_load", "run.json"}
-        measured |= {"time"} if {"packages", "needs"} & value.keys() else set()
+        measured = {"seconds", "peak_memory_mib", "other_load", "alone", "run.json"}
+        measured |= {"time"} if {"packages", "needs", "commit"} & value.keys() else set()
         measured |= {"files"} if "prunings" in value else set()
         return {key: _without_measurements(each) for key, each in value.items() if key not in measured}
     return value
@@ -73,7 +74,7 @@ def _without_measurements(value: Any) -> Any:
 
 def _of_csv(text: str) -> str:
     table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    table = table.drop(columns=["seconds", "measured_alone"], errors="ignore")
+    table = table.drop(columns=["seconds", "core_seconds", "measured_alone"], errors="ignore")
     if "metric" in table:
         values = [name for name in ("value", "mean", "std") if name in table]
         table.loc[table["metric"].isin(MEASURED_METRICS), values] = ""
@@ -91,6 +92,7 @@ def _of_latex(text: str) -> str:
 
 
 def _of_html(text: str) -> str:
+    text = re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.DOTALL)
     text = re.sub(r"</?t(?:head|body)>|\n", "", text)
     parts = [part for part in re.split(r"(<tr>.*?</tr>)", text) if part]
     return _with_tables(
