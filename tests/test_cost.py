@@ -192,7 +192,7 @@ def test_trials_of_every_kind_are_counted_and_timed(method, count):
     settings = search_settings("rating", "mf", method)
     settings = settings.model_copy(update={"method": settings.method.at(2)})
     assert estimate.trials_of(settings) == count
-    trials = Trials.of(shapes.of_ratings(60, 40, 1000), settings, CPU, rounds=settings.method.rounds > 0)
+    trials = Trials.of(shapes.of_ratings(60, 40, 1000), settings, CPU, rounds=bool(settings.method.rounds))
     assert trials.count == count
     assert (trials.retrained is not None) == (method in {"pep", "sseds", "lottery_ticket"})
     assert [part.epochs for part in trials.parts] == [2 if method == "pep" else None] * len(trials.parts)

@@ -200,7 +200,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
     searched = search.settings
     assert isinstance(searched, SearchSettings)
     rate = 1.0 if method.budgeted else rate  # the search has kept within the budget already
-    rounds = method.rounds if rate > 1 else 0
+    rounds = method.rounds_at(rate)
     settings = PruneSettings(
         task=searched.task,
         model=searched.model,
@@ -211,6 +211,7 @@ def prune_step(search: Step, method: Method, rate: float) -> Step:
         compression_rate=rate,
         seed=searched.seed,
         training=searched.training if rounds else None,
+        chosen_on=method.chosen_on,
         deterministic=searched.training.deterministic,
         precision=searched.training.precision,
         device=searched.training.device,

@@ -77,7 +77,7 @@ def search_settings(task: str, model: str, method: str, **training: object) -> S
 def prune_settings(settings: SearchSettings, rate: float) -> PruneSettings:
     """The pruning of that search's result which its method asks for."""
     rate = 1.0 if settings.method.budgeted else rate
-    rounds = settings.method.rounds if rate > 1 else 0
+    rounds = settings.method.rounds_at(rate)
     return PruneSettings(
         task=settings.task, model=settings.model, importance=settings.method.importance, rounds=rounds,
         rewind=settings.method.rewind if rounds else None,

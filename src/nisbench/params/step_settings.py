@@ -53,6 +53,8 @@ class PruneSettings(Settings):
     seed: int
     training: Training | None
     """Of what is left, after each round."""
+    chosen_on: Annotated[float, Field(exclude_if=lambda share: share == 0)] = 0.0
+    """The share of validation that the search kept apart, on which alone the result's validation loss is then taken."""
     deterministic: bool
     precision: Annotated[Precision, PRECISION] = "float32"
     device: Annotated[str, Field(exclude=True)]

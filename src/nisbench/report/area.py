@@ -1,7 +1,7 @@
 """One number per method: the area under its quality against its size, over the sizes that a study asks for.
 
 Size is bytes as stored, on a logarithmic scale. Quality is scaled seed by seed: 0 is the control that predicts the same for every
-instance, 1 the result with the best mean of all. (ERASE, arXiv 2403.12660, sums up its curves in this way.)
+instance, 1 the result with the best mean of all. What is worse than that control counts as 0: it could take its place. (ERASE, arXiv 2403.12660, sums up its curves in this way.)
 """
 
 from dataclasses import dataclass
@@ -50,16 +50,16 @@ def sheet(plan: StudyPlan, results: pd.DataFrame, every: StudyPlan) -> Sheet:
             found.append(rows.assign(grid=panel.grid, dataset=panel.dataset, model=panel.model, metric=metric))
             tables.append(_table(plan, every, panel, metric, rows))
     data = pd.concat(found).reset_index(names="method") if found else pd.DataFrame()
-    return Sheet(TITLE, tables, READING, data)
+    return Sheet(TITLE, tables, READING, data, explained=True)
 
 
 READING = (
     "*Area* is the mean of scaled quality over the logarithm of size in bytes as stored, in percent. Quality is scaled at each seed: "
-    "0 is the global mean, 100 the result of the best mean over seeds in this table's panel. Between two measured sizes quality is "
-    "interpolated; above a method's largest it stays the same, and below its smallest it is 0. ± is the half-width of the 95 % interval of "
-    "the mean over seeds. A column 1/B is scaled quality at that share of the full table's bytes. Methods at a single "
-    "compression rate have no area. *Trials* are all that were trained to find these results, *retrainings* those after pruning; "
-    "core-seconds are of both."
+    "0 is the global mean, and whatever is worse; 100 is the result of the best mean over seeds in this table's panel. Between two measured "
+    "sizes quality is interpolated; above a method's largest it stays the same, and below its smallest it is 0. ± is the half-width of the "
+    "95 % interval of the mean over seeds. A column 1/B is scaled quality at that share of the full table's bytes; a dash says that the method "
+    "has no result so small, since a weight that is kept takes more than its own bytes. Methods at a single compression rate have no area. *Trials* are all that were trained to find these results, *retrainings* those after pruning; "
+    "core-seconds are of both, whatever else the machine did meanwhile."
 )
 
 
@@ -75,7 +75,7 @@ def areas(plan: StudyPlan, results: pd.DataFrame, panel: Panel, metric: str) -> 
     if scale is None:
         return pd.DataFrame()
     worst, best = (values.to_numpy()[list(values.index).index(key)] for key in (scale.worst, scale.best))
-    scaled = (values - worst) / (best - worst)
+    scaled = ((values - worst) / (best - worst)).clip(lower=0)
     budgets = [rate for rate in sorted({rate for _, rate in values.index}) if rate > 1]
     rows, of_seeds = {}, {}
     for method in dict.fromkeys(name for name, _ in values.index):
@@ -102,7 +102,11 @@ def areas(plan: StudyPlan, results: pd.DataFrame, panel: Panel, metric: str) -> 
 
 
 def _scale(plan: StudyPlan, panel: Panel, values: pd.DataFrame, sizes: pd.DataFrame, metric: str) -> Scale | None:
-    """Sizes run from the largest of those that methods reach at the highest compression rate to the lowest rate's share of the full table."""
+    """Sizes run from what methods reach at the highest compression rate to the lowest rate's share of the full table.
+
+    Of those that they reach it is the largest, but at most twice the highest rate's share: the index of a pruned table takes less than
+    that, whereas projections that a method adds might leave others nothing to be compared at.
+    """
     methods = plan.grids[panel.grid].params.methods
     keys: list[tuple[str, float]] = list(values.index)
     worst = next((key for key in keys if methods[key[0]].predicts_mean), None)
@@ -112,14 +116,14 @@ def _scale(plan: StudyPlan, panel: Panel, values: pd.DataFrame, sizes: pd.DataFr
     means = {
         key: mean
         for key, mean in zip(keys, values.mean(axis=1, skipna=False).to_numpy(), strict=True)
-        if methods[key[0]].role != "control" and np.isfinite(mean)
+        if methods[key[0]].shown_role != "control" and np.isfinite(mean)
     }
     best = (max if quantity(metric).better == "higher" else min)(means, key=lambda key: means[key])
     full = full_bytes(plan, panel)
     if full is None:
         return None
     reached = sizes.to_numpy()[[rate == rates[-1] for _, rate in keys]].mean(axis=1)
-    smallest, largest = float(np.nanmax(reached)), full / rates[0]
+    smallest, largest = min(float(np.nanmax(reached)), 2 * full / rates[-1]), full / rates[0]
     return Scale(smallest, largest, full, worst, best) if smallest < largest else None
 
 
@@ -160,7 +164,7 @@ def cost(every: StudyPlan, panel: Panel, method: str) -> dict[str, float]:
 
 def _table(plan: StudyPlan, every: StudyPlan, panel: Panel, metric: str, rows: pd.DataFrame) -> SubTable:
     budgets = [name for name in map(str, rows) if name.startswith("at_")]
-    heads = ["Method", f"Area, {label(metric)}", *(f"1/{name.removeprefix('at_')}" for name in budgets)]
+    heads = ["Method", "Area", *(f"1/{name.removeprefix('at_')}" for name in budgets)]
     shown = []
     for method, row in rows.to_dict("index").items():
         text = _percent(row["area"]) + (f" ± {_percent(row['width'])}" if row["n"] > 1 else "")
@@ -182,7 +186,12 @@ def _table(plan: StudyPlan, every: StudyPlan, panel: Panel, metric: str, rows: p
         if tuned
         else []
     )
-    return SubTable(panel.title(plan), [*heads, "Trials", "Retrainings", "Core-seconds"], shown, " ".join(notes))
+    return SubTable(
+        f"{panel.title(plan)}: {label(metric)}",
+        [*heads, "Trials", "Retrainings", "Core-seconds"],
+        shown,
+        " ".join(notes),
+    )
 
 
 def _percent(value: float) -> str:

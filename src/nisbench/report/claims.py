@@ -197,7 +197,7 @@ def network_pruning(results: Results) -> Iterator[Finding]:
 def tuned_uniform(results: Results) -> Iterator[Finding]:
     """DNIS, in all grids of the same data and model, against a uniform dimension that is tuned with its L2 penalty."""
     for panel in results.panels:
-        references = [name for name in results.panels[panel] if results.method(panel, name).role == "reference"]
+        references = [name for name in results.panels[panel] if results.method(panel, name).shown_role == "reference"]
         for reference in [name for name in references if 1 in results.panels[panel][name]]:
             seen: set[str] = set()
             for other in [other for other in results.panels if same_terms(results, panel, other)]:
@@ -233,7 +233,7 @@ def same_size(results: Results) -> Iterator[Finding]:
                 entry
                 for entry, method in methods.items()
                 if type(method) is not type(methods[dnis])
-                and method.role != "control"
+                and method.shown_role != "control"
                 and weights[entry] <= SAME_SIZE * weights[dnis]
             ]
             for metric in results.metrics(panel) if others else []:

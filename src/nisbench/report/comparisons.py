@@ -110,7 +110,7 @@ class Results:
         return next(iter(self.methods(panel, "DNIS")), None)
 
     def best(self, among: list[Entry], metric: str) -> Entry:
-        """The one with the best mean."""
+        """The one with the best mean on test: a claim has to hold against the choice that is hardest for it."""
         means = {entry: self.mean(*entry, metric) for entry in among}
         return (max if quantity(metric).better == "higher" else min)(means, key=lambda entry: means[entry])
 

@@ -125,7 +125,7 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         places = _apart(group)
         for series, points in group.groupby("series", sort=False):
             ordered = points.sort_values("bytes")
-            above = methods[series].role in {"control", "reference"}  # never hidden
+            above = methods[series].shown_role in {"control", "reference"}  # never hidden
             look = {**looks[series], "linewidth": 0.9, "zorder": 4 if above else 3} | (
                 {"markersize": 8} if above else {}
             )

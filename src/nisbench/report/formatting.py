@@ -201,7 +201,7 @@ def with_relative_cost(
     methods = plan.grids[table["grid"].iloc[0]].params.methods
     is_cost = table["metric"] == "core_seconds"
     costs = table[is_cost & (table["mean"] > 0)].sort_values("mean", kind="stable")
-    roles = [methods[name].role for name in costs["method"]]
+    roles = [methods[name].shown_role for name in costs["method"]]
     searched = costs[[methods[name].in_paper == "Grid Search" for name in costs["method"]]]
     units = pd.concat([searched, costs[[role != "control" for role in roles]], costs]).to_dict("records")
     if not units:
@@ -301,6 +301,8 @@ class Sheet:
     data: pd.DataFrame
     pictures: tuple[tuple[str, str], ...] = ()
     """Description and file."""
+    explained: bool = False
+    """Whether `note` explains all that the tables show, so that what holds for tables of results need not stand there."""
 
     def markdown(
         self,
@@ -313,7 +315,10 @@ class Sheet:
 
         What explains the tables stands before them. `links` say where a row's runs are found, by its keys.
         """
-        texts = [f"{'#' * level} {literal(self.title)}", *filter(None, [self.note, how_to_read])]
+        texts = [
+            f"{'#' * level} {literal(self.title)}",
+            *filter(None, [self.note, "" if self.explained else how_to_read]),
+        ]
         for table in self.tables:
             texts += [f"{'#' * (level + 1)} {literal(table.heading)}"] if table.heading else []
             targets = [(links or {}).get(key or (), "") for key in table.cells] or [""] * len(table.rows)

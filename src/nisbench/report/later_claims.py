@@ -23,7 +23,7 @@ def beats_uniform(results: Results) -> Iterator[Finding]:
     for panel in results.panels:
         for uniform in uniform_of(results, panel)[:1]:
             for method, rates in results.panels[panel].items():
-                role = results.method(panel, method).role
+                role = results.method(panel, method).shown_role
                 for rate, metric in product(rates if role in {"method", "baseline"} else [], results.metrics(panel)):
                     size = results.of(panel, method, rate, "bytes")
                     reference = at_size(results, panel, uniform, metric, size)
@@ -84,7 +84,7 @@ def random_beats_mde(results: Results) -> Iterator[Finding]:
 
 
 def _rewound(method: Method) -> bool:
-    return isinstance(method, FullTable) and method.rounds > 0 and method.rewind == "initial"
+    return isinstance(method, FullTable) and bool(method.rounds) and method.rewind == "initial"
 
 
 def _of(results: Results, panel: Panel, which: Callable[[Method], bool]) -> list[str]:

@@ -64,7 +64,7 @@ def _of_metric(
         rows.append(
             dict(zip(["grid", "dataset", "model"], astuple(panel), strict=True))
             | {"method": key[0], "cr": key[1], "metric": metric, "where": panel.title(results.plan), "name": names[key]}
-            | {"role": results.method(panel, key[0]).role, "mean": mean, "sd": values[key].std(ddof=1)}
+            | {"role": results.method(panel, key[0]).shown_role, "mean": mean, "sd": values[key].std(ddof=1)}
             | {"low": low, "high": high, "n": len(values[key]), "bytes": sizes[key].mean()}
             | {
                 "share": sizes[key].mean() / full if full else np.nan,

@@ -84,13 +84,15 @@ def text(
 
 ABOUT_TAKEAWAYS = (
     "Rules that were fixed beforehand wrote these lines (`nisbench.report.takeaways`): they count every comparison of a claim, and quote the "
-    "first ones of the study. Differences are means over seeds. Controls are left out of the first two."
+    "first of the study for it and the first against it. Differences are means over seeds. Controls are left out of the first two."
 )
 
 
 def about_claims(plan: StudyPlan, findings: list[Finding]) -> str:
     """How the comparisons are decided, and how many tests that took."""
     tests = sum(not pd.isna(finding.p) for finding in findings)
+    made = f"{tests} tests were made, and p is not adjusted for their number: were there no difference at all, about {LEVEL * tests:.2g} of them "
+    made = f"{made}would find one." if tests else "No test was made, because there is one seed."
     if plan.study.split_per_seed:
         cover = "initial weights, the order of batches and what else each seed draws (its split or candidates), not other data"
     else:
@@ -98,8 +100,8 @@ def about_claims(plan: StudyPlan, findings: list[Finding]) -> str:
     return (
         "A claim holds for a model where more than half of its comparisons support it and none contradicts it; likewise it is contradicted. "
         "A paired t-test over the "
-        f"seeds decides a comparison of two methods (two-sided, {100 * LEVEL:.0f} %). {tests} tests were made, and p is not "
-        f"adjusted for their number: were there no difference at all, about {LEVEL * tests:.2g} of them would find one. A claim "
+        f"seeds decides a comparison of two methods (two-sided, {100 * LEVEL:.0f} %). {made} Where a claim names the best of several, it is "
+        "the best on test: the choice that is hardest for the claim. A claim "
         f"about ranks holds if the rank correlation is at least {claims.RANK} at every seed. One seed decides nothing: it points "
         f"one way or the other. The tests cover {cover}. No claim about time is judged: see *Cost* in the tables. "
         "[claims.csv](claims.csv) has every comparison."

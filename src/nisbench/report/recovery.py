@@ -141,7 +141,7 @@ def _ranks(plan: StudyPlan, found: pd.DataFrame) -> pd.DataFrame:
     keys: list[tuple[str, float]] = list(zip(ranks["method"], ranks["cr"], strict=True))
     methods = plan.grids[str(found["grid"].iloc[0])].params.methods
     ranks = ranks.assign(
-        name=[names[key] for key in keys], control=[methods[method].role == "control" for method, _ in keys]
+        name=[names[key] for key in keys], control=[methods[method].shown_role == "control" for method, _ in keys]
     )
     ranks = ranks.sort_values("mean", kind="stable").reset_index(drop=True)
     return ranks.assign(place=range(len(ranks)))

@@ -14,7 +14,7 @@ from nisbench.studies import StudyPlan
 
 READING = (
     "Bytes are those of the embeddings, as means over seeds; **bold** is the layout that takes the least in a precision, which export "
-    "chooses. Quality is on test, with embeddings rounded after all training. A table that is composed of others, as by hashing, has one "
+    "chooses, and says nothing of quality. Quality is on test, with embeddings rounded after all training. A table that is composed of others, as by hashing, has one "
     "layout of its own."
 )
 
@@ -48,7 +48,13 @@ def sheet(plan: StudyPlan) -> Sheet:
         if body:
             tables.append(SubTable(panel.title(plan), ["Search method", "Layout", *PRECISIONS], body))
     columns = ["grid", "dataset", "model", "method", "cr", "measure", "precision", "value"]
-    return Sheet("Bytes and quality by layout and precision", tables, READING, pd.DataFrame(data, columns=columns))
+    return Sheet(
+        "Bytes and quality by layout and precision",
+        tables,
+        READING,
+        pd.DataFrame(data, columns=columns),
+        explained=True,
+    )
 
 
 def _mean(values: Iterable[float | None]) -> float:

@@ -1,7 +1,7 @@
 """At most five sentences that say what a study found, each with effect size, interval and n.
 
 The rules are fixed here beforehand and know no result: what is said first, which comparisons a sentence counts, and which of
-them it quotes, the first of the study and never the most favourable.
+them it quotes: the first of the study on each side, never the most favourable.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from nisbench.report.formatting import NONE, figure, label, literal, quantity
 
 MOST = 5
 QUOTED = 2
-"""Panels, or comparisons, that a sentence quotes."""
+"""Panels that a sentence quotes."""
 ORDER = (
     "Unpruned, DNIS beats the best of *",
     "Not in the paper: unpruned, DNIS beats one dimension *",
@@ -114,7 +114,7 @@ def _ends(metric: str, low: float, high: float, n: int) -> str:
 
 
 def _of_claim(claim: str, findings: list[Finding]) -> str:
-    """How many comparisons support a claim, contradict it or decide nothing, and the first ones."""
+    """How many comparisons support a claim, contradict it or decide nothing, and the first on each side."""
     verdicts = [finding.verdict for finding in findings]
     counts = {
         "for it": verdicts.count(HOLDS),
@@ -124,7 +124,8 @@ def _of_claim(claim: str, findings: list[Finding]) -> str:
     }
     counts["undecided"] = len(findings) - sum(counts.values())
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    quoted = "; ".join(effect(finding) for finding in findings[:QUOTED])
+    sides = [next((f for f in findings if f.verdict in {side, ONE_SEED[side]}), None) for side in (HOLDS, FAILS)]
+    quoted = "; ".join(effect(finding) for finding in [one for one in sides if one] or findings[:1])
     return f"**{literal(claim)}:** of {len(findings)} comparison{'s' * (len(findings) > 1)}, {told}. {quoted}."
 
 

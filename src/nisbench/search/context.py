@@ -78,8 +78,7 @@ class SearchContext:
         if not spec.held_out:
             return self.data
         n = len(self.data.validation)
-        order = torch.from_numpy(np.random.default_rng(derived(self.settings.seed, "held_out")).permutation(n))
-        chosen_on, learned_from = order.to(self.device).tensor_split([round(spec.held_out * n)])
+        chosen_on, learned_from = (part.to(self.device) for part in divided(n, spec.held_out, self.settings.seed))
         validation = self.data.validation
         return replace(self.data, validation=validation.subset(chosen_on), held_in=validation.subset(learned_from))
 
@@ -123,3 +122,10 @@ class SearchContext:
 
     def _block(self, spec: TrialSpec) -> Tensor:
         return torch.tensor(self.features.block) if spec.block is None else spec.block
+
+
+def divided(count: int, chosen_on: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Which of so many validation instances choose, and which are learned from, where a search keeps both apart."""
+    order = torch.from_numpy(np.random.default_rng(derived(seed, "held_out")).permutation(count))
+    first, second = order.tensor_split([round(chosen_on * count)])
+    return first, second

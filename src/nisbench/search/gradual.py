@@ -4,7 +4,8 @@
 exponentially. `cubic` is that of Zhu and Gupta (2017, arXiv 1710.01878). DeepLight keeps no mask: weights are set to 0 now and
 then, and may grow back in between. With a mask, what is pruned stays so for as long as its magnitude is among the least.
 
-Validation always sees the final share. Otherwise it would choose an early, denser model.
+Validation always sees the final share. Otherwise it would choose an early, denser model. It chooses no epoch before the schedule
+is at its end: until then a loss that does not fall says nothing.
 """
 
 import torch
@@ -16,6 +17,9 @@ from nisbench.models.recommender import Recommender
 from nisbench.params.methods import Gradual
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
 from nisbench.training.selection_optimizer import SelectionOptimizer
+
+NEAR = 1e-3
+"""How near the schedule must have come to its target, relatively, before validation chooses an epoch (as in Hetu's comparison)."""
 
 
 def propose(settings: Gradual, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
@@ -61,6 +65,9 @@ class Pruner(SelectionOptimizer):
     def finalize(self, recommender: Recommender) -> None:
         table = recommender.selected
         table.selection.copy_(largest(table.weight, self.settings.budget))
+
+    def settled(self) -> bool:
+        return share(self.settings, int(self.steps)) >= (1 - NEAR) * (1 - self.settings.budget)
 
     def _prune(self, recommender: Recommender) -> None:
         table = recommender.selected

@@ -4,7 +4,7 @@ Weights and thresholds are trained together, on train alone. Thresholds rise, an
 start thresholds where they have no gradient (a sigmoid of -150 is 0), and weight decay, which Adam turns into steps of the
 learning rate, is what makes them rise. Start, learning rate and decay are settings here.
 
-One search serves every budget: weights are ranked by the step at which they were last above their thresholds, and then by how
+The search ends when few weights are left. It serves every budget: weights are ranked by the step at which they were last above their thresholds, and then by how
 far they are above or below. Pruning keeps the highest ranks and trains them anew, from the initial weights as in the paper's
 lottery ticket, or from others (`rewind`).
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 from nisbench.data.instances import Instances
 from nisbench.embedding.table import Rate, SelectedTable
 from nisbench.embedding.thresholded import ThresholdedTable
+from nisbench.logs import log
 from nisbench.models.recommender import Recommender
 from nisbench.params.methods import PEP
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
@@ -23,7 +24,7 @@ from nisbench.training.trainer import Data
 
 
 def propose(settings: PEP, features: FeatureStats, k: int, seed: int) -> list[TrialSpec]:
-    """A single trial, of a fixed number of epochs: validation does not choose its end."""
+    """A single trial, whose end validation does not choose."""
 
     def table(drawn: SelectedTable) -> ThresholdedTable:
         n, width = drawn.features, drawn.width
@@ -42,7 +43,7 @@ def propose(settings: PEP, features: FeatureStats, k: int, seed: int) -> list[Tr
         TrialSpec(
             f"thresholds per {settings.threshold_per}",
             torch.ones(len(features), k),
-            lambda *_: Observer(settings.observe_every),  # type: ignore[abstract] # the other methods do nothing
+            lambda *_: Observer(settings),  # type: ignore[abstract] # the other methods do nothing
             table=table,
             finish=rank,
             epochs=settings.epochs,
@@ -54,19 +55,26 @@ def propose(settings: PEP, features: FeatureStats, k: int, seed: int) -> list[Tr
 class Observer(SelectionOptimizer):
     """Notes which weights are above their thresholds."""
 
-    def __init__(self, every: int) -> None:
-        self.every, self.steps = every, torch.zeros((), dtype=torch.int32)
+    def __init__(self, settings: PEP) -> None:
+        self.settings, self.steps, self.left = settings, torch.zeros((), dtype=torch.int32), torch.ones(())
 
     def step(self, recommender: Recommender, validation: Instances, training: Instances) -> None:  # noqa: ARG002
         self.steps += 1
-        if int(self.steps) % self.every == 0:
+        if int(self.steps) % self.settings.observe_every == 0:
             observe(recommender, self.steps)
 
+    def finalize(self, recommender: Recommender) -> None:
+        self.left.copy_(share_left(recommender))
+
+    def finished(self) -> bool:
+        return float(self.left) <= self.settings.until
+
     def state(self) -> dict[str, Tensor]:
-        return {"steps": self.steps}
+        return {"steps": self.steps, "left": self.left}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.steps.copy_(state["steps"])
+        self.left.copy_(state["left"])
 
 
 def observe(recommender: Recommender, step: Tensor) -> None:
@@ -75,10 +83,19 @@ def observe(recommender: Recommender, step: Tensor) -> None:
     table.last_alive.masked_fill_(table.margins() > 0, int(step))
 
 
+def share_left(recommender: Recommender) -> Tensor:
+    """The share of weights above their thresholds: ()."""
+    table = recommender.embedding
+    assert isinstance(table, ThresholdedTable)
+    return (table.margins() > 0).float().mean()
+
+
 def rank(recommender: Recommender, _data: Data) -> None:
     """Rank all weights, from 1: by the last step above the threshold and, where that is the same, by the margin."""
     table = recommender.embedding
     assert isinstance(table, ThresholdedTable)
+    left = float(share_left(recommender))
+    log.info("thresholds have taken %.1f %% of the weights", 100 * (1 - left))
     by_margin = table.margins().flatten().argsort(stable=True)
     order = by_margin[table.last_alive.flatten()[by_margin].argsort(stable=True)]
     ranks = torch.empty(len(order), dtype=torch.float64)

@@ -32,6 +32,7 @@ from nisbench.models.recommender import Recommender
 from nisbench.params.methods import Importance
 from nisbench.params.step_settings import PruneSettings
 from nisbench.run_files import FeatureCounts, PruneRun, Round, SearchRun, checked, read_search, write_run
+from nisbench.search.context import divided
 from nisbench.seeds import derived
 from nisbench.tasks import task as tasks
 from nisbench.tensor_files import check_tensors, load_tensors, save_tensors
@@ -99,6 +100,8 @@ def _prune_and_measure(
     if settings.recalibrate:
         model = replace(model, offset=offset_of(settings, model, validation))
     recommender = model.to_recommender().to(device)
+    if settings.chosen_on:
+        validation = validation.subset(divided(len(validation), settings.chosen_on, settings.seed)[0].to(device))
     validation_loss = tasks.build(settings.task, known, device).validation_loss(recommender, validation)
     del validation
     task = tasks.build(settings.task, splits, device)

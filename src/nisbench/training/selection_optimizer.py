@@ -34,6 +34,14 @@ class SelectionOptimizer(Protocol):
     def finalize(self, recommender: Recommender) -> None:
         """Set the selection that the search would end with now: validation measures it, and the best one is kept."""
 
+    def settled(self) -> bool:
+        """Whether validation may choose an epoch by now. Until then, the last epoch is the best, and patience does not count."""
+        return True
+
+    def finished(self) -> bool:
+        """Whether the trial has what it was trained for and ends, whatever its epochs."""
+        return False
+
     def state(self) -> dict[str, Tensor]:
         """All that the next step depends on, beside the selection itself."""
         return {}

@@ -121,15 +121,22 @@ def train(
     saver = Saver(settings.checkpoint_seconds, checkpoint)
     trial.resume(saver)
 
-    while trial.progress.is_active(settings):
+    while trial.progress.is_active(settings) and not says(selection_optimizer, "finished", otherwise=False):
         step_losses = trial.train_epoch(Epoch(data, settings.order, seed, trial.progress.epoch), saver)
         loss = data.task.validation_loss(recommender, data.validation)
-        trial.finish_epoch(step_losses, loss, settings, keep_last)
+        too_early = not says(selection_optimizer, "settled", otherwise=True)
+        trial.finish_epoch(step_losses, loss, settings, keep_last or too_early)
         if goes_on or trial.progress.is_active(settings):
             saver.save_if_due(trial.save)
 
     recommender.load_state_dict(trial.best)
     return trial.progress
+
+
+def says(optimizer: SelectionOptimizer | None, what: Literal["settled", "finished"], *, otherwise: bool) -> bool:
+    """What a selection optimizer answers. One that derives from no class of ours need not have the method."""
+    method = getattr(optimizer, what, None)
+    return bool(method()) if method else otherwise
 
 
 class Heartbeat(Ticker):

@@ -1,11 +1,12 @@
 """What all search methods have: how their results are pruned, and how they are shown."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from nisbench.params.base import UNHASHED, KeyPath, Kind, Problem, Title
+from nisbench.params.base import UNHASHED, KeyPath, Kind, Problem, Settings, Title
 from nisbench.params.models import Model
 
 Importance = Literal["effective", "raw", "random", "search"]
@@ -32,6 +33,16 @@ which bounds what a search can bring."""
 PaperName = Literal["DNIS", "Grid Search", "Random Search", "MDE", "NIS-SE", "NIS-ME", "Network pruning"]
 
 
+class Rounds(Settings):
+    """As many rounds as a compression rate needs."""
+
+    keep: Annotated[float, Field(gt=0, lt=1)]
+    """The share of what is left that a round keeps, at least."""
+
+    def at(self, compression_rate: float) -> int:
+        return max(1, math.ceil(math.log(compression_rate) / -math.log(self.keep) - 1e-9))
+
+
 class Method(Kind):
     """What all methods have. How they are pruned is no part of a search's id: it is of the pruning's."""
 
@@ -42,8 +53,8 @@ class Method(Kind):
     """The name that tables show."""
     importance: Annotated[Importance, UNHASHED]
     """Pruning criterion: weights of the least importance go first."""
-    rounds: Annotated[int, Field(ge=0), UNHASHED]
-    """Number of pruning rounds, each followed by training; rates rise geometrically. 0 = prune once, without training."""
+    rounds: Annotated[Annotated[int, Field(ge=0)] | Rounds, UNHASHED]
+    """Pruning rounds, each followed by training; rates rise geometrically. 0 = prune once, without training."""
     rewind: Annotated[Rewind | None, UNHASHED] = None
     """Where each round's training starts. It must be set if there are rounds."""
 
@@ -77,6 +88,11 @@ class Method(Kind):
         return self.kind_in_paper if as_there else None
 
     @property
+    def shown_role(self) -> Role:
+        """Its role in tables, figures and claims: pruned at random, every method is a control."""
+        return "control" if self.importance == "random" else self.role
+
+    @property
     def predicts_mean(self) -> bool:
         """Whether it predicts the same for every instance: the lower end of scales of quality."""
         return False
@@ -85,6 +101,17 @@ class Method(Kind):
     def own_model(self) -> Model | None:
         """The model that it trains in the place of any other. Its result has no embeddings to prune."""
         return None
+
+    @property
+    def chosen_on(self) -> float:
+        """The share of validation that nothing of the search learned from, where it keeps one apart; 0: it does not."""
+        return 0.0
+
+    def rounds_at(self, compression_rate: float) -> int:
+        """How many rounds there are at a compression rate."""
+        if compression_rate == 1:
+            return 0
+        return self.rounds if isinstance(self.rounds, int) else self.rounds.at(compression_rate)
 
     def at(self, _compression_rate: float) -> Self:
         """The settings of the search that serves a compression rate. One search serves all rates unless it is `budgeted`."""

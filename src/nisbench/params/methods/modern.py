@@ -25,7 +25,9 @@ class PEP(Method):
     l2: Annotated[float, Field(ge=0)]
     """Replaces training.l2 while thresholds are learned."""
     epochs: PositiveInt
-    """Of learning thresholds. Validation does not stop it."""
+    """Of learning thresholds, at most. Validation does not stop it."""
+    until: Annotated[float, Field(gt=0, lt=1)]
+    """It ends after the epoch that leaves no larger share of the weights above their thresholds."""
     observe_every: PositiveInt
     """Steps between two looks at which weights are above their thresholds, by which they are ranked."""
 
@@ -37,7 +39,7 @@ class PEP(Method):
             yield ("rewind",), "must be initial or fresh: what thresholds took away has no weight to go on from"
 
     def small(self) -> Self:
-        return self.model_copy(update={"epochs": 2, "threshold_start": -3.0, "observe_every": 2})
+        return self.model_copy(update={"epochs": 2, "until": 0.01, "threshold_start": -3.0, "observe_every": 2})
 
 
 class SSEDS(Method):

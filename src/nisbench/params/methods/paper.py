@@ -183,6 +183,10 @@ class DNIS(Method):
     def kind_in_paper(self) -> PaperName | None:
         return "DNIS" if self.blocks == "frequency" else None
 
+    @property
+    def chosen_on(self) -> float:
+        return self.held_out
+
     def problems(self, base_dimension: int) -> Iterator[Problem]:
         yield from super().problems(base_dimension)
         if self.freeze_network and not self.warm_start_epochs:
