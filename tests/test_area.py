@@ -63,6 +63,7 @@ def test_areas_are_those_of_lines_between_scaled_results(study):
     assert rows.loc["uniform", ["smallest", "largest"]].tolist() == [600, 1200]
     table = sheet.tables[0]
     assert [row[0] for row in table.rows] == ["Uniform at budget", "DNIS", "Random Search"]
+    assert table.heading.endswith(": MSE")
     assert table.rows[0][1] == "**60.0 ± 0.0**"
     assert (rows["trials"] == 2 * 2 * np.array([2, 1, 1])).all()  # a search at each budget, or one for both
     assert table.legend.startswith("Sizes from 600 to 1,200 bytes.")
@@ -88,6 +89,29 @@ def scale(smallest, largest):
 )
 def test_an_area_is_the_mean_over_the_logarithm_of_sizes(sizes, quality, expected):
     assert area.area(np.array(sizes), np.array(quality), scale(100.0, 400.0)) == pytest.approx(expected)
+
+
+def test_worse_than_the_mean_is_no_worse_than_nothing(tmp_path, monkeypatch):
+    """And a method of large results at the highest rate does not decide at which sizes all others are compared."""
+    (tmp_path / "over.yaml").write_text(STUDY.replace("dnis: [2, 4]", "dnis: [2, 40]"))
+    config = load(ROOT, [tmp_path / "over.yaml"])
+    monkeypatch.chdir(tmp_path)
+    found = plan_study("sizes", config)
+    for cell in found.cells:
+        mse = 3.0 if cell.compression_rate == 40 else MSE[cell.method, cell.compression_rate]
+        pretend(cell.prune, mse=mse * cell.seed)
+    results = summary(found)
+    results.loc[results["cr"] == 40, "bytes"] = 900.0
+    rows = area.sheet(found, results, found).data.set_index("method")
+    assert rows.loc["dnis", "smallest"] == pytest.approx(2 * 2400 / 40)
+    # From 0 at 900 bytes to .9 at 1,200.
+    assert rows.loc["dnis", "area"] == pytest.approx(0.45 * np.log(1200 / 900) / np.log(1200 / 120))
+
+
+def test_pruned_at_random_a_method_is_a_control():
+    methods = load(ROOT, []).params.methods
+    assert methods["random_mask"].shown_role == "control"
+    assert methods["network_pruning"].shown_role == methods["network_pruning"].role == "method"
 
 
 def test_a_result_that_is_missing_makes_no_area():

@@ -129,6 +129,17 @@ def test_pep_prunes_by_its_ranks_and_trains_from_the_initial_weights(data, tmp_p
     assert (masks[1] <= masks[0]).all()
 
 
+def test_pep_ends_when_few_weights_are_left(data, tmp_path):
+    fast = {"epochs": 9, "threshold_start": -3.0, "threshold_learning_rate": 0.1, "threshold_decay": 1.0}
+    whole, _ = trained(context_for(data, "pep", fast | {"until": 1e-9}), tmp_path / "whole")
+    short, found = trained(context_for(data, "pep", fast | {"until": 0.2}), tmp_path / "short")
+    assert (whole.epochs, whole.stopped, short.stopped) == (9, "planned", "planned")
+    assert 0 < short.epochs < 9
+    assert short.losses == whole.losses[: short.epochs]
+    last = found["embedding.importance"].flatten()
+    assert sorted(last.tolist()) == list(range(1, 801))
+
+
 # --- pruning while training -----------------------------------------------------------------------------------
 
 
@@ -173,6 +184,19 @@ def test_the_result_has_exactly_the_budget_and_its_largest_weights(data, tmp_pat
     assert weight[kept].min() >= weight[~kept].max()
     pruned = run_pruning(prune_settings(settings, 5), tmp_path / "search", data, tmp_path / "prune")
     assert pruned.nonzeros == 160
+
+
+@pytest.mark.parametrize("method", ["deeplight", "gradual"])
+def test_no_epoch_is_chosen_before_the_schedule_is_at_its_end(data, tmp_path, method):
+    """However early the loss stops falling: a rate of 1 makes it rise from the first epoch on."""
+    slow = {"half_life_steps": 40, "ramp_steps": 400, "patience": 1, "budget": 0.5}
+    context = context_for(data, method, slow, max_epochs=100, learning_rate=1.0)
+    trial, _ = trained(context, tmp_path)
+    settings = context.settings.method
+    steps = math.ceil(len(context.data.training) / context.settings.training.batch_size)
+    ended = next(n for n in range(100) if gradual.share(settings, n * steps) >= 0.999 * 0.5)
+    assert trial.best_epoch >= settings.warm_start_epochs + ended > 5
+    assert trial.loss == min(trial.losses[settings.warm_start_epochs + ended - 1 :])
 
 
 def test_pruning_nothing_while_training_is_plain_training(data, tmp_path):
@@ -264,6 +288,17 @@ def test_what_is_held_out_chooses_the_epoch_and_teaches_the_selection_nothing(da
     labels = parts.held_in.labels
     assert torch.equal(alphas(parts.held_in), alphas(parts.held_in))
     assert not torch.equal(alphas(parts.held_in), alphas(Instances(parts.held_in.ids, -labels)))
+
+
+def test_a_result_is_chosen_by_what_its_selection_did_not_learn_from(data, tmp_path):
+    """The search's validation loss is that of the pruned model at compression rate 1."""
+    settings = search_settings("rating", "mf", "dnis_held_out", base_dimension=8, learning_rate=0.02)
+    found = run_search(settings, data, tmp_path / "search")
+    assert settings.method.chosen_on == 0.5
+    for share, same in ((0.5, True), (0.0, False)):
+        pruning = prune_settings(settings, 1).model_copy(update={"chosen_on": share})
+        pruned = run_pruning(pruning, tmp_path / "search", data, tmp_path / str(share))
+        assert (pruned.validation_loss == pytest.approx(found.best.validation_loss, rel=1e-6)) == same
 
 
 def test_training_further_leaves_alpha_as_the_search_ended(data, tmp_path):

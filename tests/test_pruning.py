@@ -215,6 +215,15 @@ def test_weights_that_a_search_ranks_are_pruned_by_their_ranks_and_equal_ones_to
     assert kept.tolist() == [[False, False, False], [True, True, True]]
 
 
+@pytest.mark.parametrize(("rate", "expected"), [(1, 0), (1.25, 1), (2, 2), (10, 7), (50, 11), (1 / 0.7**3, 3)])
+def test_rounds_are_as_many_as_the_rate_needs(config, rate, expected):
+    method = config.params.methods["lottery_ticket"]
+    assert method.rounds.keep == 0.7
+    assert method.rounds_at(rate) == expected
+    assert 0.7**expected <= 1 / rate * (1 + 1e-9)
+    assert config.params.methods["network_pruning"].rounds_at(rate) == 0
+
+
 def test_rounds_by_raw_weights_are_by_raw_weights(settings, trained, tmp_path):
     search, _, training = trained
     tensors, about = load_tensors(search / "weights.safetensors")

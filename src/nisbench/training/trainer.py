@@ -67,6 +67,8 @@ class Progress:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     """Validation loss after each epoch."""
+    settled: bool = True
+    """Whether validation chose the best epoch, rather than being too early to choose."""
 
     def stopped(self, settings: Training) -> Literal["patience", "max_epochs"] | None:
         """Which of the two has run out; None while the trial needs another epoch."""
@@ -78,10 +80,14 @@ class Progress:
         """Whether the trial needs another epoch."""
         return self.stopped(settings) is None
 
-    def add(self, loss: float, settings: Training, keep_last: bool = False) -> bool:
-        """Add one more epoch's validation loss. Returns whether it is the lowest so far, or the last is to be kept anyway."""
+    def add(self, loss: float, settings: Training, keep_last: bool = False, settled: bool = True) -> bool:
+        """Add one more epoch's validation loss. Returns whether it is the best: the lowest so far, or the last.
+
+        The last it is with `keep_last`, until the selection is `settled`, and once more then.
+        """
         self.losses.append(loss)
-        if loss < self.best_loss or keep_last:
+        early, self.settled = not (settled and self.settled), settled
+        if loss < self.best_loss or keep_last or early:
             self.best_epoch, self.best_loss = self.epoch, loss
             return True
         self.learning_rate *= settings.learning_rate_drop
@@ -124,8 +130,8 @@ def train(
     while trial.progress.is_active(settings) and not says(selection_optimizer, "finished", otherwise=False):
         step_losses = trial.train_epoch(Epoch(data, settings.order, seed, trial.progress.epoch), saver)
         loss = data.task.validation_loss(recommender, data.validation)
-        too_early = not says(selection_optimizer, "settled", otherwise=True)
-        trial.finish_epoch(step_losses, loss, settings, keep_last or too_early)
+        settled = says(selection_optimizer, "settled", otherwise=True)
+        trial.finish_epoch(step_losses, loss, settings, keep_last, settled)
         if goes_on or trial.progress.is_active(settings):
             saver.save_if_due(trial.save)
 
@@ -182,7 +188,9 @@ class RunningTrial:
             optimizer.finalize(loop.recommender)
         return step_losses
 
-    def finish_epoch(self, step_losses: Tensor, loss: float, settings: Training, keep_last: bool) -> None:
+    def finish_epoch(
+        self, step_losses: Tensor, loss: float, settings: Training, keep_last: bool, settled: bool
+    ) -> None:
         """Count an epoch, given its losses, and keep its weights if it is the best. Raises `DivergenceError`."""
         progress = self.progress
         progress.epoch += 1
@@ -192,7 +200,7 @@ class RunningTrial:
         except DivergenceError as error:
             error.progress = progress
             raise
-        if progress.add(loss, settings, keep_last):
+        if progress.add(loss, settings, keep_last, settled):
             self.best = snapshot(self.loop.recommender, self.best)
         self.heartbeat.log(
             "%s: epoch %d of at most %d: validation loss %.5f; best %.5f at epoch %d, stops %d later; %s",
