@@ -164,7 +164,7 @@ def doctor(json: Json = False) -> None:
     """Check this installation: versions, device, threads, memory, disk, git, plug-ins, parameters, ids, data.
 
     Prints a line for each, with what to do about it. Ends with status 1 if
-    something must be mended before a study can run.
+    something must be fixed before a study can run.
 
     Example: nisbench doctor
     """
@@ -291,7 +291,7 @@ def compare(
     A cell is MODEL/METHOD@CR. The model may be left out where the study has
     one, and the rate where it is 1. What is not paired is named.
 
-    Example: nisbench compare movielens_1m mf/dnis@2 mf/uniform_tuned
+    Example: nisbench compare movielens_1m mf/dnis@2 mf/uniform_tuned --grid rating
     """
     from nisbench.commands import results as command
     from nisbench.commands.cells import Filter
@@ -334,7 +334,7 @@ def export(
     ],
     layout: Annotated[Layout, typer.Option(help="How the table is stored; auto takes the fewest bytes.")] = Layout.auto,
     values: Annotated[Precision, typer.Option(help="The precision of the table's weights.")] = Precision.float32,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx. Needs nisbench[onnx].")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx. Needs nisbench\\[onnx].")] = False,
     grid: Grid = None,
     dataset: DatasetName = None,
     seed: Seed = None,
@@ -407,7 +407,7 @@ def new_dataset(
     label: Annotated[str | None, typer.Option(help="The column to predict; else it is guessed.")] = None,
     output: Annotated[Path | None, typer.Option(help="The overlay to write; else NAME.yaml.")] = None,
 ) -> None:
-    """Look at a table's head and write an overlay with a data set and a study of it, to be read and mended.
+    """Look at a table's head and write an overlay with a data set and a study of it, for you to check and correct.
 
     Every guess has a comment that says what it rests on. The command that runs
     the study is printed.

@@ -5,7 +5,7 @@ import unicodedata
 
 
 class NisbenchError(Exception):
-    """Something the user can mend. The command line prints its text without a traceback."""
+    """Something the user can fix. The command line prints its text without a traceback."""
 
     def __init__(self, text: str) -> None:
         super().__init__(printable(text))
