@@ -129,28 +129,28 @@ def test_methods_are_held_against_the_uniform_dimension_of_their_size(study):
     }
     assert verdicts == {
         (claim.format("Random Search"), "Random Search (CR = 2)"): (
-            "inconclusive",
+            "undecided",
             "MSE 1.0500",
             "0.9000: Uniform at budget at 1,200 bytes",
         ),
         (claim.format("Random Search"), "Random Search (CR = 4)"): (
-            "inconclusive",
+            "undecided",
             "MSE 1.2000",
             "1.2000: Uniform at budget at 600 bytes",
         ),
-        (claim.format("MDE"), "MDE (CR = 4)"): ("inconclusive", "MSE 1.3500", "1.2000: Uniform at budget at 600 bytes"),
+        (claim.format("MDE"), "MDE (CR = 4)"): ("undecided", "MSE 1.3500", "1.2000: Uniform at budget at 600 bytes"),
         (claim.format("Hashing"), "Hashing (CR = 2)"): (
-            "inconclusive",
+            "undecided",
             "MSE 1.0500",
             "0.9000: Uniform at budget at 1,200 bytes",
         ),
         (claim.format("DNIS"), "DNIS (CR = 2)"): (
-            "inconclusive",
+            "undecided",
             "MSE 0.8250",
             "0.9000: Uniform at budget at 1,200 bytes",
         ),
         (claim.format("DNIS"), "DNIS (CR = 4)"): (
-            "inconclusive",
+            "undecided",
             "MSE 1.3500",
             "1.2000: Uniform at budget at 600 bytes",
         ),

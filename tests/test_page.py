@@ -83,11 +83,15 @@ def finding(claim="A claim", verdict=HOLDS, **own):
 
 
 def test_a_takeaway_counts_all_comparisons_and_quotes_the_first_with_effect_interval_and_n():
-    found = [finding(verdict=UNDECIDED, difference=0.002, low=-0.01, high=0.014), finding(), finding(verdict=FAILS)]
+    undecided = finding(verdict=UNDECIDED, difference=0.002, low=-0.01, high=0.014)
+    against = finding(verdict=FAILS, difference=0.2, low=0.1, high=0.3)
+    found = [undecided, finding(), finding(difference=-9.0), against]
     (line,) = takeaways.takeaways(found, pd.DataFrame())
-    assert line.startswith("**A claim:** of 3 comparisons, 1 for it, 1 against it, 1 undecided. ")
-    assert "MSE 0.0020 higher (worse), 95 % interval -0.0100 to 0.0140, n = 3; " in line
-    assert line.endswith("MSE 0.1000 lower (better), 95 % interval 0.0500 to 0.1500, n = 3.")
+    assert line.startswith("**A claim:** of 4 comparisons, 2 for it, 1 against it, 1 undecided. ")
+    assert "MSE 0.1000 lower (better), 95 % interval 0.0500 to 0.1500, n = 3; " in line
+    assert line.endswith("MSE 0.2000 higher (worse), 95 % interval 0.1000 to 0.3000, n = 3.")
+    (line,) = takeaways.takeaways([undecided], pd.DataFrame())
+    assert line.endswith("MSE 0.0020 higher (worse), 95 % interval -0.0100 to 0.0140, n = 3.")
 
 
 def test_takeaways_are_at_most_five_in_an_order_that_knows_no_result():

@@ -709,10 +709,10 @@ def test_claims_are_judged_by_the_study_s_own_figures(study):
     assert not any("time" in claim for claim, *_ in told)
     assert told["The larger the base dimension K, the better DNIS predicts", f"{mf}, K = 1024", "K = 1024"].p == 0.25
     same = told["The more feature blocks L, the better DNIS predicts", f"{mf}, L = 40", "L = 40"]
-    assert (same.p, same.verdict) == (1, "inconclusive")
+    assert (same.p, same.verdict) == (1, "undecided")
     topk_panel = "NeuMF, MovieLens-1M, implicit feedback, K = 16"
     nis = told["Within the same budget of weights, NIS-ME beats NIS-SE", topk_panel, "NIS-ME, a quarter"]
-    assert nis.verdict == "inconclusive"
+    assert nis.verdict == "undecided"
     smaller = told["Within the same budget of weights, DNIS beats NIS-ME", topk_panel, "DNIS (CR = 4)"]
     assert smaller.measured.endswith("25 weights")
     rarer = next(one for key, one in told.items() if key[:2] == ("Blocks of rarer features end with a smaller α", mf))
@@ -733,7 +733,7 @@ def test_one_seed_only_points_somewhere(study):
         told["Pruned at CR = 2, DNIS still beats the best of them", panel, "DNIS (CR = 2)"].verdict
         == "against it (one seed)"
     )
-    assert {one.verdict for one in told.values()} <= {"for it (one seed)", "against it (one seed)", "inconclusive"}
+    assert {one.verdict for one in told.values()} <= {"for it (one seed)", "against it (one seed)", "undecided"}
 
 
 def test_controls_and_variants_are_not_taken_for_the_paper_s_methods(study):
@@ -978,5 +978,5 @@ def test_the_ids_that_dvc_depends_on_change_with_their_stage_only(config, tmp_pa
     sets = ["planted_ratings", "planted_ctr", "planted_topk", "ml-1m", "ml-20m", "criteo"]
     assert differing == {f"{stage}/{name}.json" for stage in ("search", "prune") for name in sets} | {
         f"report/{name}.json"
-        for name in ("demo", "movielens_1m", "movielens_1m_ctr", "controls", "criteo", "paper", "recovery")
+        for name in ("demo", "movielens_1m", "movielens_1m_ctr", "controls", "criteo", "paper", "recovery", "storage")
     }

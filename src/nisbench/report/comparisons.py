@@ -12,7 +12,7 @@ from nisbench.report.significance import LEVEL, interval, paired
 from nisbench.steps import rate_name
 from nisbench.studies import StudyPlan
 
-HOLDS, FAILS, UNDECIDED = "holds", "contradicted", "inconclusive"
+HOLDS, FAILS, UNDECIDED = "holds", "contradicted", "undecided"
 ONE_SEED = {HOLDS: "for it (one seed)", FAILS: "against it (one seed)", UNDECIDED: UNDECIDED}
 
 
