@@ -16,7 +16,7 @@ from nisbench.embedding.table import SelectedTable
 from nisbench.models.recommender import Recommender
 from nisbench.params.methods import Gradual
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
-from nisbench.training.selection_optimizer import SelectionOptimizer
+from nisbench.training.selection_optimizer import PacedOptimizer
 
 NEAR = 1e-3
 """How near the schedule must have come to its target, relatively, before validation chooses an epoch (as in Hetu's comparison)."""
@@ -43,7 +43,7 @@ def trained_whole(table: SelectedTable) -> SelectedTable:
     return table
 
 
-class Pruner(SelectionOptimizer):
+class Pruner(PacedOptimizer):
     """Prunes every few steps. A weight under the mask is kept, has no gradient, and is compared with the others at the next."""
 
     def __init__(self, settings: Gradual) -> None:

@@ -19,7 +19,7 @@ from nisbench.logs import log
 from nisbench.models.recommender import Recommender
 from nisbench.params.methods import PEP
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
-from nisbench.training.selection_optimizer import SelectionOptimizer
+from nisbench.training.selection_optimizer import PacedOptimizer
 from nisbench.training.trainer import Data
 
 
@@ -52,7 +52,7 @@ def propose(settings: PEP, features: FeatureStats, k: int, seed: int) -> list[Tr
     ]
 
 
-class Observer(SelectionOptimizer):
+class Observer(PacedOptimizer):
     """Notes which weights are above their thresholds."""
 
     def __init__(self, settings: PEP) -> None:

@@ -34,6 +34,17 @@ class SelectionOptimizer(Protocol):
     def finalize(self, recommender: Recommender) -> None:
         """Set the selection that the search would end with now: validation measures it, and the best one is kept."""
 
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, beside the selection itself."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+
+
+class PacedOptimizer(SelectionOptimizer, Protocol):
+    """One that has a say in when validation chooses, and in when a trial ends."""
+
     def settled(self) -> bool:
         """Whether validation may choose an epoch by now. Until then, the last epoch is the best, and patience does not count."""
         return True
@@ -41,10 +52,3 @@ class SelectionOptimizer(Protocol):
     def finished(self) -> bool:
         """Whether the trial has what it was trained for and ends, whatever its epochs."""
         return False
-
-    def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, beside the selection itself."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""

@@ -140,7 +140,7 @@ def train(
 
 
 def says(optimizer: SelectionOptimizer | None, what: Literal["settled", "finished"], *, otherwise: bool) -> bool:
-    """What a selection optimizer answers. One that derives from no class of ours need not have the method."""
+    """What a selection optimizer answers, if it is a `PacedOptimizer`."""
     method = getattr(optimizer, what, None)
     return bool(method()) if method else otherwise
 
