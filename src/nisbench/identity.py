@@ -56,9 +56,9 @@ CORE: dict[CoreStep, tuple[str, ...]] = {
 of a file. `wiring` says which files a step is handed."""
 
 REPORT = ("report/*.py", "logs.py")
+"""What makes reports. It has no golden values: the same runs are reported anew when it changes."""
 PAGE = "report/assets/*"
 """What the page has that is no Python."""
-"""What makes reports. It has no golden values: the same runs are reported anew when it changes."""
 
 SHOWN = {"EXAMPLE", "example_archive", "colour", "marker", "table_title", "measured", "capturable"}
 """What a plug-in's file may define besides its arithmetic: for its test, for figures and tables, and whether its steps are captured."""
