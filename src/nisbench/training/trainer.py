@@ -229,7 +229,8 @@ class Saver:
     def save_if_due(self, save: Callable[..., None], losses: Callable[[], Tensor] | None = None) -> None:
         """Call `save` with the path and, within an epoch, what `losses` gives: those of its steps so far."""
         started = time.perf_counter()
-        if self.path and started - self.ended >= max(self.every, self.took / SAVING_SHARE):
+        always = not self.every and losses is None  # 0 seconds: after each epoch, however long saving takes
+        if self.path and (always or started - self.ended >= max(self.every, self.took / SAVING_SHARE)):
             save(self.path, losses and losses())
             self.ended = time.perf_counter()
             self.took = self.ended - started
