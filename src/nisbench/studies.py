@@ -9,7 +9,7 @@ from typing import Any
 
 from nisbench.errors import NisbenchError
 from nisbench.identity import canonical_json, report_source
-from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT
+from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT, drawn
 from nisbench.params.datasets import Dataset
 from nisbench.params.loading import Config, load
 from nisbench.params.methods import Method, rounded_entry
@@ -66,6 +66,11 @@ class GridPlan:
         """Whether the swept key is the one that the paper calls so."""
         return self.swept is not None and paper_symbol(self.swept[0]) == symbol
 
+    @property
+    def tabled(self) -> bool:
+        """Whether tables show it: all but a sweep that Figure 2 draws."""
+        return self.swept is None or not drawn(self.swept[0])
+
 
 @dataclass(frozen=True)
 class StudyPlan:
@@ -102,8 +107,8 @@ class StudyPlan:
 
     @property
     def compared(self) -> tuple[Cell, ...]:
-        """The cells of grids without a sweep: what tables show."""
-        return tuple(cell for cell in self.cells if self.grids[cell.grid].swept is None)
+        """The cells that tables show."""
+        return tuple(cell for cell in self.cells if self.grids[cell.grid].tabled)
 
     def title(self, grid: str, *, dataset: str = "", model: str = "", method: str = "") -> str:
         """The titles of the entries named, as one grid has them, joined by commas: of the model, the method, the data set."""

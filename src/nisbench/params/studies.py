@@ -53,8 +53,9 @@ class Grid(Settings):
         ]
         | None
     ) = None
-    """One key, such as training.base_dimension, and the values it takes one after another, for figures. Entries that extend the
-    swept one keep the value they have."""
+    """One key, such as training.base_dimension, and the values it takes one after another. Figure 2 draws the sweeps of
+    training.base_dimension and of a number of blocks; tables show those of any other key. Entries that extend the swept one keep the
+    value they have."""
 
     @property
     def variants(self) -> list[tuple[str, Swept] | None]:

@@ -128,7 +128,7 @@ class Results:
     def name(self, panel: Panel, method: str, rate: float) -> str:
         title = self.plan.title(panel.grid, method=method)
         grid = self.plan.grids[panel.grid]
-        title += f", {grid.title}" if grid.swept else ""
+        title += f", {grid.title}" if grid.swept and not grid.tabled else ""
         return title if rate == 1 else f"{title} (CR = {rate_name(rate)})"
 
     def compare(

@@ -183,7 +183,7 @@ def _points(plan: StudyPlan, results: pd.DataFrame) -> tuple[pd.DataFrame, dict[
     first = chosen.groupby(["dataset", "model", "split", "series"], sort=False)["grid"].transform("first")
     terms = [
         f"{series}{K_SWEPT}"
-        if plan.grids[grid].swept
+        if plan.grids[grid].sweeps("K")
         else f"{series}, {plan.grids[grid].title}"
         if grid != plain
         else series
@@ -237,11 +237,11 @@ K_SWEPT = ", K swept"
 
 
 def _shown(plan: StudyPlan, results: pd.DataFrame, swept: str | None = None) -> pd.DataFrame:
-    """The headline metrics in grids without a sweep, or in those that sweep the parameter the paper calls `swept`.
+    """The headline metrics in grids that tables show, or in those that sweep the parameter the paper calls `swept`.
 
     Two columns are added: the paper's name of the method, and the metric that sizes are weighed against.
     """
-    grids = [name for name, grid in plan.grids.items() if (grid.sweeps(swept) if swept else grid.swept is None)]
+    grids = [name for name, grid in plan.grids.items() if (grid.sweeps(swept) if swept else grid.tabled)]
     in_paper: dict[Any, Any] = {(cell.grid, cell.method): plan.method_of(cell).in_paper for cell in plan.cells}
     headlines = {cell.settings.task.kind_name(): cell.settings.task.headlines for cell in plan.cells}
     chosen = results[results["grid"].isin(grids)]

@@ -53,7 +53,7 @@ def _named_blocks(plan: StudyPlan) -> Iterator[tuple[str, Step]]:
 
 def comparison(plan: StudyPlan, results: pd.DataFrame, task: type[Task]) -> Sheet:
     """Methods against each other on one kind of task, a table per data set and model."""
-    compared = [name for name, grid in plan.grids.items() if grid.swept is None]
+    compared = [name for name, grid in plan.grids.items() if grid.tabled]
     table = grouped(results[(results["task"] == task.kind_name()) & results["grid"].isin(compared)])
     tables: list[SubTable] = []
     for grid, dataset in table[["grid", "dataset"]].drop_duplicates().itertuples(index=False):
