@@ -41,6 +41,12 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="The step's id or the begi
 Log = Annotated[Path | None, typer.Option("--log", help="Also write progress, with times and details, to this file.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads for torch.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OfStudy = Annotated[
+    str | None,
+    typer.Option(
+        "--study", help="A study that asks for it. It is then found without planning all the others, which is faster."
+    ),
+]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, from `nisbench studies`.")]
 
 # Those that this process may use: a container or a cluster often allows fewer than the machine has.
@@ -95,8 +101,8 @@ def _options(
 ) -> None: ...
 
 
-def current_plan() -> Plan:
-    return resolve_plan(Path())
+def current_plan(only: str | None = None) -> Plan:
+    return resolve_plan(Path(), only=only)
 
 
 # --- before and after a run -----------------------------------------------------------------------------------
@@ -470,7 +476,7 @@ def block(step_id: Id, log: Log = None) -> None:
 
 
 @app.command(rich_help_panel=STEPS)
-def search(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
+def search(step_id: Id, threads: Threads = ALL_CORES, log: Log = None, study: OfStudy = None) -> None:
     """Train a model under every selection that a method proposes; validation picks one.
 
     Trials are saved as they end: after a kill, the same command resumes.
@@ -480,18 +486,18 @@ def search(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
 
     Example: nisbench search 6d1f0a --threads 2
     """
-    _run("search", step_id, log, threads)
+    _run("search", step_id, log, threads, study)
 
 
 @app.command(rich_help_panel=STEPS)
-def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None) -> None:
+def prune(step_id: Id, threads: Threads = ALL_CORES, log: Log = None, study: OfStudy = None) -> None:
     """Prune a search's result at one compression rate, derive the dimension scheme, and measure it on test.
 
     Progress goes to stderr; `nisbench show ID` prints what was measured.
 
     Example: nisbench prune 6d1f0a
     """
-    _run("prune", step_id, log, threads)
+    _run("prune", step_id, log, threads, study)
 
 
 @app.command(rich_help_panel=STEPS)
@@ -514,7 +520,7 @@ def tables(
     from nisbench.report.outputs import is_current
 
     logs.set_up(log, f"tables {study}")
-    plan = current_plan().study(study)
+    plan = current_plan(study).study(study)
     with at_work(plan.folder, plan.steps.values()) as waited:
         if waited and is_current(plan):
             logs.log.info("already finished by another process")
@@ -524,12 +530,12 @@ def tables(
         build.run(plan, partial)
 
 
-def _run(name: StepName, step_id: str, log: Path | None, threads: int = 1) -> None:
+def _run(name: StepName, step_id: str, log: Path | None, threads: int = 1, study: str | None = None) -> None:
     from nisbench.cost import remaining
     from nisbench.execution import run_step
 
     logs.set_up(log)
-    whole = current_plan()
+    whole = current_plan(study)
     step = whole.step(step_id, name)
     logs.set_up(log, f"{step.dataset} {step.label or step.name} {step.id[:4]}")
     if name == "search":

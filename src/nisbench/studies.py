@@ -190,8 +190,10 @@ class Plan:
             other = others[0]
             raise NisbenchError(f"{prefix} is the id of a {other.name} step. Run: nisbench {other.name} {other.id}")
         if set(prefix) <= set("0123456789abcdef") and len(prefix) >= 6:
+            of, what = list(self.studies), name or "step"
+            asked = f"The study {of[0]} asks for no {what}" if len(of) == 1 else f"No study asks for a {what}"
             raise NisbenchError(
-                f"No study asks for a {name or 'step'} with the id {prefix!r}: the parameters or the code have changed since that "
+                f"{asked} with the id {prefix!r}: the parameters or the code have changed since that "
                 "id was planned. `nisbench plan STUDY` lists today's ids. A running snakemake must be started again."
             )
         raise NisbenchError(
@@ -209,9 +211,9 @@ class Plan:
         return [step for step in self.steps.values() if step.dataset == dataset and step.name in names]
 
 
-def plan(root: Path, config: Config | None = None) -> Plan:
-    """Read the parameters at `root` and resolve every study's steps and ids."""
-    config = config or load(root)
+def plan(root: Path, config: Config | None = None, only: str | None = None) -> Plan:
+    """Read the parameters at `root` and resolve the steps and ids of every study, or of `only` one, which is faster."""
+    config = config or load(root, only=only)
     studies = {name: plan_study(name, config) for name in config.by_study}
     planned = [step for study in studies.values() for step in study.steps.values()]
     every = [

@@ -64,6 +64,14 @@ wildcard_constraints:
     id=f"[0-9a-f]{{{ID_LENGTH}}}",
 
 
+STUDY_OF = {
+    id: study.name
+    for study in sorted(PLAN.studies.values(), key=lambda study: -len(study.cells))
+    for id in study.steps
+}
+"""The smallest study that asks for a step: its job plans that one only."""
+
+
 @cache
 def made_by(step, *files):
     """Files made by another step. Their times say nothing (`ancient`): the id in the path does."""

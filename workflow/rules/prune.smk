@@ -23,7 +23,9 @@ rule prune:
         runtime=needed("runtime"),
         in_turn=1,
         gpu=needed("gpu"),
+    params:
+        study=lambda wildcards: STUDY_OF[wildcards.id],
     message:
         "prune {wildcards.label} on {wildcards.dataset}"
     shell:
-        "nisbench prune {wildcards.id} --threads {threads} --log {log}"
+        "nisbench prune {wildcards.id} --study {params.study} --threads {threads} --log {log}"

@@ -22,7 +22,9 @@ rule search:
         runtime=needed("runtime"),
         in_turn=1,
         gpu=needed("gpu"),
+    params:
+        study=lambda wildcards: STUDY_OF[wildcards.id],
     message:
         "search {wildcards.label} on {wildcards.dataset}"
     shell:
-        "nisbench search {wildcards.id} --threads {threads} --log {log}"
+        "nisbench search {wildcards.id} --study {params.study} --threads {threads} --log {log}"

@@ -17,7 +17,7 @@ from nisbench.errors import NisbenchError, shortened, without_password
 from nisbench.params.base import KeyPath
 from nisbench.params.checks import check_report, validate
 from nisbench.params.studies import Params
-from nisbench.params.tree import Tree, dotted, read_yaml, short
+from nisbench.params.tree import Tree, dotted, nearest, read_yaml, short
 
 OVERLAYS_VARIABLE = "NISBENCH_PARAMS"
 
@@ -33,8 +33,8 @@ class Config:
     overlays: tuple[Path, ...]
 
 
-def load(root: Path, overlays: list[Path] | None = None) -> Config:
-    """Read and check the parameters of the project at `root`.
+def load(root: Path, overlays: list[Path] | None = None, only: str | None = None) -> Config:
+    """Read and check the parameters of the project at `root`, of all studies or of `only` one.
 
     `overlays` defaults to the files named by NISBENCH_PARAMS. Raises `NisbenchError` naming file, line, key and the
     nearest valid name.
@@ -55,11 +55,16 @@ def load(root: Path, overlays: list[Path] | None = None) -> Config:
     _resolve(whole)
     params = validate(whole)
     by_study, by_grid = {}, {}
+    if only is not None and only not in params.studies:
+        raise NisbenchError(f"There is no study {only!r} in params/studies{nearest(only, params.studies)}")
     for name, study in params.studies.items():
-        by_study[name] = validate(_overridden(own, over, ("studies", name)), study=name)
+        if only not in (None, name):
+            continue
+        trees = own.with_one("studies", name), over.with_one("studies", name)
+        by_study[name] = validate(_overridden(*trees, ("studies", name)), study=name)
         for key, grid in study.grids.items():
             at = ("studies", name), ("studies", name, "grids", key)
-            merged = _overridden(own, over, *at)
+            merged = _overridden(*trees, *at)
             for variant in grid.variants:
                 tree = merged.with_value(*variant, said=(*at[1], "sweep", variant[0])) if variant else merged
                 by_grid[name, key, variant] = validate(tree, study=name, grid=key)

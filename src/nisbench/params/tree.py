@@ -46,6 +46,17 @@ class Tree:
         """Put `other` over this, key by key."""
         self._merge((), (), self.values, other.values, other.origins)
 
+    def with_one(self, section: str, name: str) -> "Tree":
+        """The tree with that entry alone in one of its sections: a small part of all, where there are many and large ones."""
+        entries = self.values.get(section)
+        if not isinstance(entries, dict):
+            return self
+        values = {**self.values, section: {key: entry for key, entry in entries.items() if key == name}}
+        kept = {
+            path: at for path, at in self.origins.items() if path[0] != section or len(path) == 1 or path[1] == name
+        }
+        return Tree(values, kept)
+
     def merged(self, other: "Tree") -> "Tree":
         """A copy with `other` put over it."""
         copy = Tree(_copy(self.values), dict(self.origins))
