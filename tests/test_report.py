@@ -509,6 +509,20 @@ def test_figure_2_shows_the_values_that_a_grid_sweeps(study):
     assert list(data["L"]) == [1, 2, 3, 5, 10, 20, 40]
 
 
+def test_tables_show_the_values_that_a_grid_sweeps_where_figure_2_does_not(study):
+    grid = "{datasets: [movielens_20m], models: [mf], methods: {dnis: [1, 2]}, sweep: {methods.dnis.patience: [3, 10]}}"
+    found = study(
+        f"studies: {{x: {{title: X, grids: {{g: {grid}}}, seeds: [1], tables: [table2], figures: [pareto]}}}}", name="x"
+    )
+    sheet = tables.comparison(found, summary(found), Rating)
+    assert [of_value.heading for of_value in sheet.tables] == [
+        "MF, MovieLens-20M, patience = 3",
+        "MF, MovieLens-20M, patience = 10",
+    ]
+    data, _, _ = figures.pareto(found, summary(found))
+    assert set(data["series"]) == {"DNIS", "DNIS, patience = 10"}
+
+
 def test_two_grids_that_sweep_the_same_are_two_panels(study):
     grid = "{datasets: [movielens_20m], models: [mf], methods: {dnis: [1]}, sweep: {training.base_dimension: [64, 8]}"
     grids = f"{{plain: {grid}}}, l2: {grid}, title: with L2, overrides: {{training: {{l2: 0.1}}}}}}}}"

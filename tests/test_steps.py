@@ -381,6 +381,22 @@ def test_an_id_s_beginning_is_enough_and_a_strange_one_is_explained(small):
         whole.step("dem")
 
 
+def test_a_study_planned_alone_is_as_among_all(small):
+    whole = plan(SMALL, small)
+    for name, study in whole.studies.items():
+        alone = plan(SMALL, only=name)
+        assert list(alone.studies) == [name]
+        assert alone.studies[name].id == study.id
+        assert list(alone.studies[name].steps) == list(study.steps)
+    search = whole.studies["demo"].cells[0].search
+    with pytest.raises(
+        NisbenchError, match=r"The study recovery asks for no search with the id .* must be started again"
+    ):
+        plan(SMALL, only="recovery").step(search.id, "search")
+    with pytest.raises(NisbenchError, match="There is no study 'dema' in params/studies; did you mean 'demo'"):
+        plan(SMALL, only="dema")
+
+
 def test_two_steps_of_one_id_are_refused(small, monkeypatch):
     monkeypatch.setattr(steps, "ID_LENGTH", 1)
     with pytest.raises(NisbenchError, match="share the id"):
