@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -308,8 +309,17 @@ def opened(request, browser, report):
     page.close()
 
 
-def first_results(page, count=3):
-    return [text.strip() for text in page.locator("#board tbody tr td:first-child").all_inner_texts()[:count]]
+def first_results(page):
+    """The first three, or fewer."""
+    return [text.strip() for text in page.locator("#board tbody tr td:first-child").all_inner_texts()[:3]]
+
+
+def shows_first(page, *expected):
+    """Whether these are the first rows, once the page has sorted and filtered: on a busy machine that takes a while."""
+    end = time.monotonic() + 30
+    while set(first_results(page)) != set(expected) and time.monotonic() < end:
+        page.wait_for_timeout(50)
+    return set(first_results(page)) == set(expected)
 
 
 @pytest.mark.slow
@@ -317,11 +327,12 @@ def test_a_column_sorts_a_filter_filters_and_a_cell_leads_to_its_card(opened, re
     page, errors = opened
     found, _ = report
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
-    assert first_results(page) == ["Full table", "Random Search (CR = 2)", "Uniform at budget (CR = 2)"]
+    assert shows_first(page, "Full table", "Random Search (CR = 2)", "Uniform at budget (CR = 2)")
+    assert first_results(page)[0] == "Full table"
     page.locator("#board thead th").nth(3).click()  # bytes
-    assert set(first_results(page)) == {"Uniform at budget (CR = 4)", "Random Search (CR = 4)", "MDE (CR = 4)"}
+    assert shows_first(page, "Uniform at budget (CR = 4)", "Random Search (CR = 4)", "MDE (CR = 4)")
     page.fill("#find", "MDE")
-    assert first_results(page) == ["MDE (CR = 4)"]
+    assert shows_first(page, "MDE (CR = 4)")
     page.fill("#find", "")
     page.select_option("#pick-model", "mlp")
     assert "<script>" in page.locator("#pick-model option:checked").inner_text()
