@@ -7,7 +7,7 @@ import pytest
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import load
-from nisbench.report import area, comparisons, later_claims, storage
+from nisbench.report import area, claims, comparisons, later_claims, storage
 from nisbench.report.results import summary
 from nisbench.studies import plan_study
 from tests.helpers.fake_runs import pretend
@@ -175,3 +175,20 @@ def test_a_study_without_a_global_mean_has_no_areas(tmp_path):
     (tmp_path / "over.yaml").write_text(STUDY.replace("global_mean: [1], ", ""))
     with pytest.raises(NisbenchError, match="area needs a grid with a method without embeddings"):
         load(ROOT, [tmp_path / "over.yaml"])
+
+
+def test_the_same_result_twice_is_for_no_one_and_a_rounded_reference_is_no_second_one(tmp_path, monkeypatch):
+    grid = "{datasets: [planted_ratings], models: [mf], methods: {uniform: [1]}, quantise: [int8]}"
+    text = STUDY.replace("uniform: [2, 4], dnis: [2, 4]", "uniform: [1, 2], dnis: [1, 2]").replace(
+        "[1, 2]\n    tables", "[1]\n    tables"
+    )
+    (tmp_path / "over.yaml").write_text(text.replace("    overrides:", f"      rounded: {grid}\n    overrides:", 1))
+    config = load(ROOT, [tmp_path / "over.yaml"])
+    monkeypatch.chdir(tmp_path)
+    found = plan_study("sizes", config)
+    for cell in found.cells:
+        pretend(cell.prune, mse=MSE.get((cell.method, cell.compression_rate), 0.5))
+    results = comparisons.Results(found, summary(found))
+    (full,) = [one for one in later_claims.beats_uniform(results) if "Full table beats" in one.claim]
+    assert (full.against, full.verdict) == ("0.5000: Uniform at budget at 2,400 bytes", "undecided")
+    assert [one.against for one in claims.tuned_uniform(results)] == ["0.5000: Uniform at budget"]

@@ -197,7 +197,8 @@ def network_pruning(results: Results) -> Iterator[Finding]:
 def tuned_uniform(results: Results) -> Iterator[Finding]:
     """DNIS, in all grids of the same data and model, against a uniform dimension that is tuned with its L2 penalty."""
     for panel in results.panels:
-        references = [name for name in results.panels[panel] if results.method(panel, name).shown_role == "reference"]
+        settings = {name: results.method(panel, name) for name in results.panels[panel]}
+        references = [name for name, of in settings.items() if of.shown_role == "reference" and not of.quantise]
         for reference in [name for name in references if 1 in results.panels[panel][name]]:
             seen: set[str] = set()
             for other in [other for other in results.panels if same_terms(results, panel, other)]:

@@ -156,7 +156,9 @@ class Results:
         )
         means, p = (ours.mean(), others.mean()), paired(ours, others)
         better = means[0] > means[1] if quantity(metric).better == "higher" else means[0] < means[1]
-        if pd.isna(p):
+        if (ours == others).all():
+            verdict = UNDECIDED  # of the same model, most likely, which two methods have chosen
+        elif pd.isna(p):
             verdict = ONE_SEED[HOLDS if better else FAILS]
         else:
             verdict = UNDECIDED if p >= LEVEL else HOLDS if better else FAILS
