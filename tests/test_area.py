@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nisbench.errors import NisbenchError
 from nisbench.params.loading import load
-from nisbench.report import area, claims, comparisons, later_claims, storage
+from nisbench.report import area, claims, comparisons, later_claims, storage, takeaways
 from nisbench.report.results import summary
 from nisbench.studies import plan_study
 from tests.helpers.fake_runs import pretend
@@ -67,6 +68,14 @@ def test_areas_are_those_of_lines_between_scaled_results(study):
     assert table.rows[0][1] == "**60.0 ± 0.0**"
     assert (rows["trials"] == 2 * 2 * np.array([2, 1, 1])).all()  # a search at each budget, or one for both
     assert table.legend.startswith("Sizes from 600 to 1,200 bytes.")
+
+
+def test_the_page_s_first_lines_have_the_areas_of_the_reference_of_the_best_other_and_of_dnis(study):
+    data = area.sheet(study, summary(study), study).data
+    (line,) = takeaways.takeaways([], pd.DataFrame(), data)
+    assert line.endswith("Uniform at budget 60.0 ± 0.0, n = 2, DNIS 55.0 ± 0.0, n = 2 (MF, Planted ratings).")
+    (line,) = takeaways.takeaways([], pd.DataFrame(), data.assign(area=[0.6, 0.5, 0.55]))
+    assert "Random Search 55.0 ± 0.0, n = 2, DNIS 50.0" in line
 
 
 def scale(smallest, largest):

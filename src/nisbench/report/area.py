@@ -47,10 +47,24 @@ def sheet(plan: StudyPlan, results: pd.DataFrame, every: StudyPlan) -> Sheet:
             if rows.empty:
                 continue
             rows = rows.join(pd.DataFrame({name: cost(every, panel, name) for name in rows.index}).T)
-            found.append(rows.assign(grid=panel.grid, dataset=panel.dataset, model=panel.model, metric=metric))
+            found.append(_named(plan, panel, rows).assign(metric=metric))
             tables.append(_table(plan, every, panel, metric, rows))
     data = pd.concat(found).reset_index(names="method") if found else pd.DataFrame()
     return Sheet(TITLE, tables, READING, data, explained=True)
+
+
+def _named(plan: StudyPlan, panel: Panel, rows: pd.DataFrame) -> pd.DataFrame:
+    """With where the areas are measured, and each method's title, role and name in the paper."""
+    methods = [plan.grids[panel.grid].params.methods[str(name)] for name in rows.index]
+    return rows.assign(
+        grid=panel.grid,
+        dataset=panel.dataset,
+        model=panel.model,
+        where=panel.title(plan),
+        name=[method.title for method in methods],
+        role=[method.shown_role for method in methods],
+        in_paper=pd.Series([method.in_paper for method in methods], rows.index, dtype=object),
+    )
 
 
 READING = (

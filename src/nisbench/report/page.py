@@ -48,7 +48,7 @@ def text(
     sections = [f"# {literal(plan.study.title)}", _head(plan, runs)]
     if plan.study.note:
         sections.append(plan.study.note.strip())
-    if lines := takeaways(findings, board):
+    if lines := takeaways(findings, board, sheets["area"].data if "area" in sheets else None):
         sections += ["## In short", "\n".join(f"* {line}" for line in lines), ABOUT_TAKEAWAYS]
     if findings:
         sections += ["## Claims, checked", verdicts.matrix(findings), about_claims(plan, findings)]
@@ -84,7 +84,7 @@ def text(
 
 ABOUT_TAKEAWAYS = (
     "Rules that were fixed beforehand wrote these lines (`nisbench.report.takeaways`): they count every comparison of a claim, and quote the "
-    "first of the study for it and the first against it. Differences are means over seeds. Controls are left out of the first two."
+    "first of the study for it and the first against it. Differences are means over seeds. Controls are left out of all that rank results."
 )
 
 

@@ -30,9 +30,12 @@ ORDER = (
 HALF = 0.5
 
 
-def takeaways(found: list[Finding], board: pd.DataFrame) -> list[str]:
-    """The sentences, in Markdown: which result is best, what half the bytes cost, and then claims, in the order above."""
-    sentences = [*_best(board), *_half(board)]
+def takeaways(found: list[Finding], board: pd.DataFrame, areas: pd.DataFrame | None = None) -> list[str]:
+    """The sentences, in Markdown: which result is best, what half the bytes cost, one number per method, and then claims, in the order above.
+
+    `areas` are the data of `area.sheet`, if the study has it.
+    """
+    sentences = [*_best(board), *_half(board), *_areas(areas if areas is not None else pd.DataFrame())]
     for claim, findings in _ordered(found):
         if len(sentences) < MOST:
             sentences.append(_of_claim(claim, findings))
@@ -83,6 +86,25 @@ def _half(board: pd.DataFrame) -> Iterator[str]:
             texts.append(f"{told}: {_lost(row)}")
     if texts:
         yield f"**In at most half of the full table's bytes:** {'; '.join(texts)}."
+
+
+def _areas(areas: pd.DataFrame) -> Iterator[str]:
+    """The largest area of the references, of all that is neither reference nor control, and of DNIS, in the first panels."""
+    texts: list[str] = []
+    for rows in _panels(areas)[:QUOTED]:
+        groups = rows["role"] == "reference", rows["role"] != "reference", rows["in_paper"] == "DNIS"
+        ordered = (rows[group].dropna(subset="area").nlargest(1, "area") for group in groups)
+        told = dict.fromkeys(_area(row) for first in ordered for _, row in first.iterrows())
+        if told:
+            texts.append(f"{', '.join(told)} ({_where(rows.iloc[0])})")
+    if texts:
+        about = "area under quality against bytes, 100 = the best result at every size"
+        yield f"**One number per method ({about}), of references, of all others, and of DNIS:** {'; '.join(texts)}."
+
+
+def _area(row: pd.Series) -> str:
+    width = f" ± {100 * row['width']:.1f}, n = {row['n']}" if row["n"] > 1 else " (one seed)"
+    return f"{literal(row['name'])} {100 * row['area']:.1f}{width}"
 
 
 def _lost(row: pd.Series) -> str:
