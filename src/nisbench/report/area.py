@@ -54,8 +54,10 @@ def sheet(plan: StudyPlan, results: pd.DataFrame, every: StudyPlan) -> Sheet:
 
 
 def _named(plan: StudyPlan, panel: Panel, rows: pd.DataFrame) -> pd.DataFrame:
-    """With where the areas are measured, and each method's title, role and name in the paper."""
+    """With where the areas are measured, each method's title and role, and which is the DNIS that claims are about: the panel's first."""
     methods = [plan.grids[panel.grid].params.methods[str(name)] for name in rows.index]
+    of_panel = (cell for cell in plan.compared if panel_of(cell) == panel)
+    first = next((cell.method for cell in of_panel if plan.method_of(cell).in_paper == "DNIS"), None)
     return rows.assign(
         grid=panel.grid,
         dataset=panel.dataset,
@@ -63,7 +65,7 @@ def _named(plan: StudyPlan, panel: Panel, rows: pd.DataFrame) -> pd.DataFrame:
         where=panel.title(plan),
         name=[method.title for method in methods],
         role=[method.shown_role for method in methods],
-        in_paper=pd.Series([method.in_paper for method in methods], rows.index, dtype=object),
+        dnis=rows.index == first,
     )
 
 

@@ -92,7 +92,7 @@ def _areas(areas: pd.DataFrame) -> Iterator[str]:
     """The largest area of the references, of all that is neither reference nor control, and of DNIS, in the first panels."""
     texts: list[str] = []
     for rows in _panels(areas)[:QUOTED]:
-        groups = rows["role"] == "reference", rows["role"] != "reference", rows["in_paper"] == "DNIS"
+        groups = rows["role"] == "reference", rows["role"] != "reference", rows["dnis"]
         ordered = (rows[group].dropna(subset="area").nlargest(1, "area") for group in groups)
         told = dict.fromkeys(_area(row) for first in ordered for _, row in first.iterrows())
         if told:
