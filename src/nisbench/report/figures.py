@@ -4,6 +4,7 @@ A figure's function returns its data, in the form that its CSV has, the picture,
 """
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from nisbench.params.methods import Method
 from nisbench.params.studies import Figure
@@ -115,7 +117,11 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     data, methods = _points(plan, results)
     looks = style.looks(methods)
     groups: list[Any] = list(data.groupby(["dataset", "model", "split"], sort=False))
-    picture, axes = style.panels(len(groups), 2, (5.6, 5.0))
+    entries = max((group["series"].nunique() for _, group in groups), default=1)
+    picture, axes = style.panels(len(groups), 2, (5.6, 3.8 + 0.16 * ceil(entries / 2)))
+    below = ScaledTranslation(
+        0, -0.5, picture.dpi_scale_trans
+    )  # inches: of a long legend, axes are too small a measure
     for axis, ((dataset, model, _), group) in zip(axes, groups, strict=True):
         metric = group["metric"].iloc[0]
         lower = quantity(metric).better == "lower"
@@ -139,10 +145,13 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
                 color=_text_colour(looks[row.series]["color"]), annotation_clip=True, clip_on=True,
             )  # fmt: skip
         style.label_sizes(axis, 0.8 * inside["bytes"].min(), 1.25 * inside["bytes"].max())
-        axis.set_xlabel("bytes of the embeddings, in the layout of the fewest")
+        axis.set_xlabel("bytes of the embeddings, in their smallest layout")
         _quality(axis, metric)
         axis.set_title(style.plain(f"{_entry(plan, 'models', model).title}, {_entry(plan, 'datasets', dataset).title}"))
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=6.5, frameon=False)
+        axis.legend(
+            loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=axis.transAxes + below,
+            ncols=2, fontsize=6.5, frameon=False,
+        )  # fmt: skip
     picture.tight_layout()
     caption = (
         f"Quality on the test instances against size{_over_seeds(plan)}. Numbers beside points are compression rates; "
