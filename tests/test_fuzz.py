@@ -669,7 +669,7 @@ def read_by_reports(found):
         dnis_figures.frequency_and_size(cell)
         dnis_figures.selection_of(cell)
         PrunedModel.load(cell.prune.path("scheme"), cell.prune.path("model"), cell.settings.model)
-    page.text(found, results, claims.findings(*compared), sheets, {}, leaderboard.leaderboard(*compared))
+    page.text(found, results, claims.findings(*compared), sheets, {}, leaderboard.leaderboard(*compared), found)
     runs.write(found)
     metrics_of(results)
     provenance(found)

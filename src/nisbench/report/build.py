@@ -73,7 +73,10 @@ def run(plan: StudyPlan, partial: bool = False) -> None:
     board = leaderboard.leaderboard(*compared)
     write_text(folder / "leaderboard.csv", board.to_csv(index=False))
     log.info("%s", folder / "README.md")
-    write_text(folder / "README.md", page.text(shown, results, findings, sheets, captions, board))
+    write_text(
+        folder / "README.md",
+        page.text(shown, results, findings, sheets, captions, board, made(every) if partial else every),
+    )
     log.info("%s", folder / "page.html")
     web.write_page(folder)
     _remove_old(every, folder)

@@ -41,11 +41,19 @@ def text(
     sheets: dict[Any, Sheet],
     captions: dict[Figure, str],
     board: pd.DataFrame,
+    every: StudyPlan,
 ) -> str:
-    """The page, in Markdown. Rows of tables lead to the lines of their runs in ``runs.json``, if that is there."""
+    """The page, in Markdown. Rows of tables lead to the lines of their runs in ``runs.json``, if that is there.
+
+    `every` plan has the cells, too, that validation did not choose: what they took is told.
+    """
     searches = {cell.search.id: cell.search for cell in plan.cells}
     runs = {step_id: search_result(step) for step_id, step in searches.items()}
-    sections = [f"# {literal(plan.study.title)}", _head(plan, runs)]
+    done = {cell.search.id: cell.search for cell in every.cells}
+    sections = [
+        f"# {literal(plan.study.title)}",
+        _head(plan, {step_id: search_result(step) for step_id, step in done.items()}),
+    ]
     if plan.study.note:
         sections.append(plan.study.note.strip())
     if lines := takeaways(findings, board, sheets["area"].data if "area" in sheets else None):
