@@ -156,10 +156,8 @@ class Results:
         )
         means, p = (ours.mean(), others.mean()), paired(ours, others)
         better = means[0] > means[1] if quantity(metric).better == "higher" else means[0] < means[1]
-        if (ours == others).all():
-            verdict = UNDECIDED  # of the same model, most likely, which two methods have chosen
-        elif pd.isna(p):
-            verdict = ONE_SEED[HOLDS if better else FAILS]
+        if pd.isna(p):  # two methods may have chosen the same model
+            verdict = ONE_SEED[UNDECIDED if means[0] == means[1] else HOLDS if better else FAILS]
         else:
             verdict = UNDECIDED if p >= LEVEL else HOLDS if better else FAILS
         weights = f", {self.mean(*a, 'nonzeros'):,.0f} weights" if sizes else ""

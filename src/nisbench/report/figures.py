@@ -119,9 +119,8 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
     groups: list[Any] = list(data.groupby(["dataset", "model", "split"], sort=False))
     entries = max((group["series"].nunique() for _, group in groups), default=1)
     picture, axes = style.panels(len(groups), 2, (5.6, 3.8 + 0.16 * ceil(entries / 2)))
-    below = ScaledTranslation(
-        0, -0.5, picture.dpi_scale_trans
-    )  # inches: of a long legend, axes are too small a measure
+    # In inches, not in parts of the axes: a long legend makes these low.
+    below = ScaledTranslation(0, -0.5, picture.dpi_scale_trans)
     for axis, ((dataset, model, _), group) in zip(axes, groups, strict=True):
         metric = group["metric"].iloc[0]
         lower = quantity(metric).better == "lower"

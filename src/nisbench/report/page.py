@@ -48,12 +48,10 @@ def text(
     `every` plan has the cells, too, that validation did not choose: what they took is told.
     """
     searches = {cell.search.id: cell.search for cell in plan.cells}
-    runs = {step_id: search_result(step) for step_id, step in searches.items()}
     done = {cell.search.id: cell.search for cell in every.cells}
-    sections = [
-        f"# {literal(plan.study.title)}",
-        _head(plan, {step_id: search_result(step) for step_id, step in done.items()}),
-    ]
+    results_of_all = {step_id: search_result(step) for step_id, step in done.items()}
+    runs = {step_id: results_of_all[step_id] for step_id in searches}
+    sections = [f"# {literal(plan.study.title)}", _head(plan, results_of_all)]
     if plan.study.note:
         sections.append(plan.study.note.strip())
     if lines := takeaways(findings, board, sheets["area"].data if "area" in sheets else None):
@@ -92,7 +90,7 @@ def text(
 
 ABOUT_TAKEAWAYS = (
     "Rules that were fixed beforehand wrote these lines (`nisbench.report.takeaways`): they count every comparison of a claim, and quote the "
-    "first of the study for it and the first against it. Differences are means over seeds. Controls are left out of all that rank results."
+    "first of the study for it and the first against it. Differences are means over seeds. Controls are left out of the rankings."
 )
 
 

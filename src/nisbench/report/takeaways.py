@@ -35,7 +35,7 @@ def takeaways(found: list[Finding], board: pd.DataFrame, areas: pd.DataFrame | N
 
     `areas` are the data of `area.sheet`, if the study has it.
     """
-    sentences = [*_best(board), *_half(board), *_areas(areas if areas is not None else pd.DataFrame())]
+    sentences = [*_best(board), *_half(board), *(_areas(areas) if areas is not None else ())]
     for claim, findings in _ordered(found):
         if len(sentences) < MOST:
             sentences.append(_of_claim(claim, findings))
