@@ -11,14 +11,13 @@ from nisbench.errors import NisbenchError
 from nisbench.identity import canonical_json, report_source
 from nisbench.params.checks import BASE_DIMENSION, BLOCK_COUNT, drawn
 from nisbench.params.datasets import Dataset
-from nisbench.params.loading import Config, load
+from nisbench.params.loading import Config, load, unknown_study
 from nisbench.params.methods import Method, rounded_entry
 from nisbench.params.models import Model
 from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.studies import Grid, Params, Study, Swept
 from nisbench.params.tasks import Task
 from nisbench.params.training import Training
-from nisbench.params.tree import nearest
 from nisbench.params.tuning import Tuned, variants, with_values
 from nisbench.steps import ID_LENGTH, Step, StepName, block_step, hashed_form, prune_step, search_step
 
@@ -170,7 +169,7 @@ class Plan:
 
     def study(self, name: str) -> StudyPlan:
         if name not in self.studies:
-            raise NisbenchError(f"There is no study {name!r} in params/studies{nearest(name, self.studies)}")
+            raise unknown_study(name, self.studies)
         return self.studies[name]
 
     def step(self, prefix: str, name: StepName | None = None) -> Step:

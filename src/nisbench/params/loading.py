@@ -8,6 +8,7 @@ file and line that said it, before any work starts.
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def load(root: Path, overlays: list[Path] | None = None, only: str | None = None
     params = validate(whole)
     by_study, by_grid = {}, {}
     if only is not None and only not in params.studies:
-        raise NisbenchError(f"There is no study {only!r} in params/studies{nearest(only, params.studies)}")
+        raise unknown_study(only, params.studies)
     for name, study in params.studies.items():
         if only not in (None, name):
             continue
@@ -70,6 +71,10 @@ def load(root: Path, overlays: list[Path] | None = None, only: str | None = None
                 by_grid[name, key, variant] = validate(tree, study=name, grid=key)
         check_report(whole, name, study, {(key, variant): p for (of, key, variant), p in by_grid.items() if of == name})
     return Config(params, by_study, by_grid, tuple(path.absolute() for path in overlays))
+
+
+def unknown_study(name: str, known: Collection[str]) -> NisbenchError:
+    return NisbenchError(f"There is no study {name!r} in params/studies{nearest(name, known)}")
 
 
 def _overridden(own: Tree, over: Tree, *at: KeyPath) -> Tree:

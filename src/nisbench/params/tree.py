@@ -47,7 +47,7 @@ class Tree:
         self._merge((), (), self.values, other.values, other.origins)
 
     def with_one(self, section: str, name: str) -> "Tree":
-        """This tree with one entry of a section and none of its others. Values are shared, not copied."""
+        """The tree with one entry of a section and none of its others. Values are shared, not copied."""
         entries = self.values.get(section)
         if not isinstance(entries, dict):
             return self
