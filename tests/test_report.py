@@ -23,7 +23,20 @@ from nisbench.params.kinds import VARIABLE
 from nisbench.params.loading import load
 from nisbench.params.tasks import CTR, RANKED, Rating, TopK
 from nisbench.records import pruning_result
-from nisbench.report import build, claims, dnis_figures, figures, outputs, page, significance, style, tables
+from nisbench.report import (
+    build,
+    claims,
+    dnis_figures,
+    figures,
+    leaderboard,
+    outputs,
+    page,
+    significance,
+    style,
+    sweeps,
+    tables,
+    takeaways,
+)
 from nisbench.report.formatting import TIMES
 from nisbench.report.results import metrics, summary
 from nisbench.run_files import (
@@ -521,6 +534,67 @@ def test_tables_show_the_values_that_a_grid_sweeps_where_figure_2_does_not(study
     ]
     data, _, _ = figures.pareto(found, summary(found))
     assert set(data["series"]) == {"DNIS", "DNIS, patience = 10"}
+
+
+SWEPT = """
+studies:
+  x:
+    title: X
+    grids:
+      width:
+        datasets: [movielens_20m]
+        models: [mf]
+        methods: {full_table: [1], dnis: [1, 2]}
+        sweep: {training.base_dimension: [64, 8]}
+      patience:
+        title: patient
+        datasets: [movielens_20m]
+        models: [mf]
+        methods: {dnis: [1]}
+        sweep: {methods.dnis.patience: [3, 10]}
+      once:
+        datasets: [movielens_20m]
+        models: [mf]
+        methods: {uniform_tuned: [1]}
+        sweep: {training.patience: [3, 10]}
+    seeds: [1, 2, 3]
+    tables: [sweep]
+"""
+
+
+def test_a_sweep_shows_each_method_at_every_value_and_what_changes(study):
+    found = study(SWEPT, name="x")
+    sheet = sweeps.sheet(found, summary(found))
+    headings = [table.heading for table in sheet.tables]
+    assert headings[:3] == [
+        "MF, MovieLens-20M: MSE by training.base_dimension",
+        "MF, MovieLens-20M: validation loss by training.base_dimension",
+        "MF, MovieLens-20M: best epoch by training.base_dimension",
+    ]
+    assert headings[3] == "MF, MovieLens-20M, patient: MSE by methods.dnis.patience"
+    quality, losses, epochs = sheet.tables[:3]
+    assert quality.heads == ["Method", "64", "8", "Change"]
+    (full, *_, change), *_ = quality.rows
+    assert (full, change) == ("Full table", "+0.0875 ± 0.0000")  # a tenth of 56 / 64 columns less, at every seed
+    assert [name for name, *_ in quality.rows] == ["Full table", "DNIS (as searched)", "DNIS (CR = 2)"]
+    assert losses.rows == [[name, "-", "-", "-"] for name in ("Full table", "DNIS")]  # these runs record none
+    assert epochs.rows[0] == ["Full table", "2 ± 0", "2 ± 0", "none"]
+    pruned = sheet.data[(sheet.data["cr"] == 2) & (sheet.data["value"] == "8")].iloc[0]
+    own = summary(found).query("cr == 2 and k == 8 and metric == 'mse'")["value"]
+    assert (pruned["mean"], pruned["std"], pruned["n"]) == pytest.approx((own.mean(), own.std(), 3))
+    board = leaderboard.leaderboard(found, summary(found))
+    first, second, *_ = takeaways.takeaways([], board, swept=sheet.data)
+    assert first.startswith(
+        "**`training.base_dimension` from 64 to 8** (MF, MovieLens-20M): Full table: MSE 0.0875 higher (worse) "
+        "at each of 3 seeds; DNIS"
+    )
+    assert (
+        second
+        == "**`methods.dnis.patience` from 3 to 10** (MF, MovieLens-20M, patient): DNIS: MSE the same at each of 3 seeds."
+    )
+    compared = [one for one in claims.findings(found, summary(found)) if "tuned L2 penalty" in one.claim]
+    swept = [one.where for one in compared if "patience" in one.where]
+    assert len(swept) == 2  # at equal values only
 
 
 def test_two_grids_that_sweep_the_same_are_two_panels(study):

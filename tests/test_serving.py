@@ -21,6 +21,7 @@ from nisbench.data import instances
 from nisbench.embedding import storage
 from nisbench.embedding.storage import LAYOUTS, PRECISIONS, Extent
 from nisbench.serving import CompressedEmbedding, parts
+from nisbench.serving.quantised import QuantisedEmbedding
 from nisbench.tensor_files import load_tensors, save_tensors
 from tests.helpers.paths import ROOT
 
@@ -381,6 +382,87 @@ def test_a_composed_table_is_stored_as_its_parts(task, name):
         served.table(torch.tensor([served.table.rows]))
 
 
+QUANTISED = {
+    "one_width": lambda: nb.Quantised(**TUNED | {"budget": 0.3}, bits=3, step_learning_rate=1e-3),
+    "several": lambda: nb.MPE(**MIXED, widths=[0, 2, 3, 32]),
+}
+MIXED = {
+    "budget": 0.3, "groups": 6, "temperature": 1e-3, "learning_rate": 3e-3, "step_learning_rate": 1e-3,
+    "penalty": 1e-6, "penalty_learning_rate": 0.2, "search_epochs": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(QUANTISED))
+@pytest.mark.parametrize("task", ["rating", "ctr", "topk"])
+def test_a_quantised_table_is_stored_in_its_bits(task, name):
+    small = pruned(task, method=QUANTISED[name](), rate=1)
+    served = nb.load_model(small.export("small"))
+    dense = nb.load_model(small.export("dense", layout="dense"))
+    assert (served.description.layout, served.description.values) == ("quantised", "codes")
+    assert served.bytes == served.table.nbytes == Path("small/table.safetensors").stat().st_size - header("small")
+    assert served.bytes <= small.run.stored_bytes() + 8 * len(served.table.first)  # each run of rows begins with a byte
+    assert served.bytes < 0.4 * dense.bytes
+    frame = raw(small)
+    np.testing.assert_allclose(served.predict(frame), dense.predict(frame), rtol=0, atol=1e-6)
+    every = torch.arange(served.table.rows)
+    np.testing.assert_array_equal(served.table(every).numpy(), served.table._gathered(every).numpy())
+    with pytest.raises(IndexError, match="out of range"):
+        served.table(torch.tensor([served.table.rows]))
+
+
+def header(folder):
+    """The bytes of a file of tensors that are none of the tensors'."""
+    with Path(folder, "table.safetensors").open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
+@pytest.mark.parametrize("widths", [[4], [8], [1], [32], [0], [0, 1, 2, 3, 4, 5, 6, 7, 8, 32], [3, 0, 2]])
+def test_a_quantised_table_comes_back_bit_for_bit(widths):
+    generator = np.random.default_rng(0)
+    for columns, sizes in itertools.product((1, 3, 8, 13, 64, 100), ([37, 20, 1], [5], [20_000])):
+        steps = np.exp(generator.normal(size=len(widths))).astype(np.float32)
+        offset = generator.normal(size=columns).astype(np.float32)
+        which = generator.integers(0, len(widths), sum(sizes))
+        bits = np.array(widths)[which][:, None]
+        most = 2.0 ** np.clip(bits - 1, 0, 7)
+        codes = np.floor(generator.uniform(-most, most, (sum(sizes), columns))).astype(np.float32)
+        exact = generator.normal(size=codes.shape).astype(np.float32)
+        table = np.where(bits == 32, exact, (codes * steps[which][:, None] + offset) * (bits > 0))
+        found = QuantisedEmbedding.from_dense(table, sizes, widths, steps.tolist(), offset.tolist(), room=0.0)
+        assert found is not None
+        small, order = found
+        field = np.repeat(np.arange(len(sizes)), sizes)
+        assert (field[order] == field).all()  # a field's rows stay together
+        ids = torch.from_numpy(generator.integers(0, len(table), (4, 50)))
+        np.testing.assert_array_equal(small(ids).numpy(), table[order][ids.numpy()])
+        np.testing.assert_array_equal(small(ids.int()).numpy(), table[order][ids.numpy()])
+        gathered = small._gathered(ids.flatten()).view(4, 50, columns).numpy()
+        np.testing.assert_array_equal(gathered, table[order][ids.numpy()])
+        again = QuantisedEmbedding(**json.loads(json.dumps(small.extent())))
+        again.load_state_dict(small.state_dict())
+        np.testing.assert_array_equal(again(ids).numpy(), small(ids).numpy())
+        assert len(small(torch.zeros(0, dtype=torch.long))) == 0
+
+
+def test_a_quantised_table_that_was_changed_or_damaged_is_refused():
+    table = np.array([[1.0, 3.0], [2.0, 4.0]], dtype=np.float32)
+    assert QuantisedEmbedding.from_dense(table, [2], [4], [1.0], [0.0, 0.0], room=1e-6)
+    assert QuantisedEmbedding.from_dense(table + np.float32(0.3), [2], [4], [1.0], [0.0, 0.0], room=1e-6) is None
+    folder = pruned("rating", method=QUANTISED["several"](), rate=1).export("small")
+    tensors, extent = load_tensors(folder / "table.safetensors")
+    for broken, of_extent in (
+        (tensors | {"codes": tensors["codes"][1:].clone()}, extent),
+        (tensors | {"codes": tensors["codes"].short()}, extent),
+        (tensors | {"steps": tensors["steps"] * torch.nan}, extent),
+        (tensors, extent | {"widths": [0, 2, 3, 9]}),
+        (tensors, extent | {"counts": [[1, 2], [3]]}),
+        (tensors, extent | {"counts": [[10**12, 0, 0, 0]]}),
+    ):
+        save_tensors(folder / "table.safetensors", broken, of_extent)
+        with pytest.raises(nb.NisbenchError, match=r"table\.safetensors: not a compressed table"):
+            nb.load_model(folder)
+
+
 def test_unknown_tokens_of_a_composed_table():
     small = composed("ctr", "hashing")
     served, dense = (nb.load_model(small.export(layout, layout=layout)) for layout in ("auto", "dense"))
@@ -390,7 +472,7 @@ def test_unknown_tokens_of_a_composed_table():
 
 def test_a_composed_table_of_other_precisions_or_structure_is_refused(monkeypatch):
     small = composed("rating", "hashing")
-    with pytest.raises(nb.NisbenchError, match="exported in float32 only"):
+    with pytest.raises(nb.NisbenchError, match="is not rounded to int8"):
         small.export("small", values="int8")
     monkeypatch.setattr(parts, "taken_apart", lambda *_: None)
     with pytest.raises(
@@ -432,11 +514,14 @@ def test_torch_export_predicts_the_same_for_any_number_of_rows(task, layout, val
         np.testing.assert_allclose(found, served.predict(frame), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", list(COMPOSED))
-def test_torch_export_of_a_composed_table_predicts_the_same(name):
+PROJECTED = {"projected": lambda: nb.MDEProjected(settings=[{"base_dimension": 4, "temperature": 0.3, "budget": None}])}
+
+
+@pytest.mark.parametrize("name", [*COMPOSED, *QUANTISED, *PROJECTED])
+def test_torch_export_of_a_table_of_parts_or_codes_predicts_the_same(name):
     from nisbench.serving import programs  # noqa: PLC0415
 
-    small = composed("ctr", name)
+    small = pruned("ctr", method=(COMPOSED | QUANTISED | PROJECTED)[name](), rate=1)
     served = nb.load_model(small.export("small"))
     program = programs.exported(served).module()
     found = program(**programs.inputs_of(served, raw(small))).detach().numpy()
@@ -479,26 +564,22 @@ def test_onnx_runtime_predicts_the_same_from_a_compressed_table(task, layout, va
 @needs_onnx
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["product", "matrices"])
-def test_onnx_runtime_predicts_the_same_from_a_composed_table(name):
+@pytest.mark.parametrize("name", ["product", "matrices", "several", "projected"])
+def test_onnx_runtime_predicts_the_same_from_a_table_of_parts_or_codes(name):
     import onnxruntime  # noqa: PLC0415
 
     from nisbench.serving import programs  # noqa: PLC0415
 
-    small = composed("ctr", name)
+    small = pruned("ctr", method=(COMPOSED | QUANTISED | PROJECTED)[name](), rate=1)
     served = nb.load_model(small.export("small", onnx=True))
     inputs = {key: tensor.numpy() for key, tensor in programs.inputs_of(served, raw(small)).items()}
     (found,) = onnxruntime.InferenceSession("small/model.onnx").run(None, inputs)
     np.testing.assert_allclose(found, served.predict(raw(small)), atol=1e-5)
 
 
-def test_what_cannot_be_a_program_says_so(monkeypatch):
+def test_a_program_for_onnx_needs_packages_and_says_so(monkeypatch):
     from nisbench.serving import programs  # noqa: PLC0415
 
-    projected = nb.MDEProjected(settings=[{"base_dimension": 4, "temperature": 0.3, "budget": None}])
-    served = nb.load_model(pruned("rating", method=projected).export("projected"))
-    with pytest.raises(nb.NisbenchError, match="projected block by block"):
-        programs.exported(served)
     monkeypatch.setattr(programs, "find_spec", lambda _name: None)
     with pytest.raises(
         nb.NisbenchError, match=r"onnx and onnxscript: not installed. Run: pip install 'nisbench\[onnx\]'"

@@ -77,3 +77,17 @@ class Embeddings:
         weights = None if self.values is None else self.values.flatten()
         summed: Tensor = SumOfRows.apply(self.ids.flatten(), starts, weights, table)  # type: ignore[no-untyped-call]
         return summed
+
+
+class RowPerId(Embeddings):
+    """The embeddings of a batch whose table has a row for each of its ids: nothing is gained by a sum over that table first."""
+
+    def __init__(self, ids: Tensor, values: Tensor | None, rows: Tensor) -> None:
+        """`rows` are (B * M, width), those of ids (B, M) one after another."""
+        super().__init__(torch.arange(ids.numel(), device=ids.device).view(ids.shape), values, rows)
+
+    def linear(self, weight: Tensor, bias: Tensor, field_sizes: Sequence[int]) -> Tensor:  # noqa: ARG002
+        return functional.linear(self.dense().flatten(1), weight, bias)
+
+    def _repetitive(self, times: int) -> bool:  # noqa: ARG002
+        return False

@@ -93,6 +93,11 @@ class QuantisedTable(Table):
         """As in `Table`: the bytes that are stored, divided by the 4 of a float32 weight."""
         return self.storage.weights(self.width * int(self.bits @ self.sizes))
 
+    @property
+    def quantiser(self) -> Mapping[str, Any]:  # type: ignore[override]  # it is learned
+        steps, offset = self.log_step.detach().exp(), self.offset.detach()
+        return {"widths": list(self.storage.widths), "steps": steps.tolist(), "offset": offset.tolist()}
+
     def forward(self, ids: Tensor, values: Tensor | None = None) -> Embeddings:
         if self.features <= ids.numel():  # cheaper to round each row of the table once than each occurrence of it
             return Embeddings(ids, values, self.embeddings(None))

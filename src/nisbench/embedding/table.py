@@ -6,7 +6,7 @@ A *selection* is an (L, K) matrix over feature blocks: 1 = the dimension exists,
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class Table(nn.Module, ABC):
     """Parameters with learning rates of their own."""
     stored_weights: int | None = None
     """What is stored, where the embeddings are composed of fewer weights; None = each weight that is selected."""
+    quantiser: Mapping[str, Any] | None = None
+    """Of a table of few bits: its `widths` in bits (W,), the `steps` of each (W,), and the `offset` of each column (width,), as lists."""
     importance: Tensor | None = None
     """(N, width): how the search ranked the weights for pruning, the least first; None = it did not."""
     capturable: bool = False

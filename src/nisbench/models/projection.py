@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nisbench.embedding.batch import Embeddings
+from nisbench.embedding.batch import Embeddings, RowPerId
 from nisbench.embedding.table import Table, xavier_std
 
 
@@ -43,6 +43,9 @@ class Projection(nn.Module):
 
     def forward(self, table: Table, ids: Tensor, values: Tensor | None) -> Embeddings:
         """A batch's projected embeddings (B, M, common dimensions of all): ids (B, M), and values (B, M) or None."""
+        if torch.compiler.is_compiling():
+            flat = ids.flatten()
+            return RowPerId(ids, values, self._by_all_blocks(table.rows(flat), self.block[flat]))
         if len(self.block) <= ids.numel():
             projected = self._projected(table.rows(self.order), self.sizes)[self.back]
             return Embeddings(ids, values, projected)
@@ -50,6 +53,20 @@ class Projection(nn.Module):
         order, sizes = self._sorted(self.block[rows])
         projected = self._projected(table.rows(rows[order]), sizes)[order.argsort()]
         return Embeddings(at.to(ids.dtype), values, projected)
+
+    def _by_all_blocks(self, rows: Tensor, block: Tensor) -> Tensor:
+        """Rows (n, widths of all embeddings) of blocks (n,), projected, without sizes that depend on blocks: for programs."""
+        columns, weights, found = 0, iter(self.weights), []
+        for dimensions, width in zip(self.dimensions, self.common, strict=True):
+            projected = rows.new_zeros(rows.shape[0], width)
+            for number, d in enumerate(dimensions):
+                own = rows[:, columns : columns + d]
+                projected = torch.where(
+                    (block == number)[:, None], own @ next(weights) if d < width else own, projected
+                )
+            found.append(projected)
+            columns += max(dimensions)
+        return torch.cat(found, 1)
 
     def _sorted(self, block: Tensor) -> tuple[Tensor, list[int]]:
         """An order that sorts rows by block, and the number of rows of each block."""

@@ -51,6 +51,8 @@ class PrunedModel:
     """Per embedding of the model, the dimensions of the blocks, and the common dimension that they are projected to."""
     stored_weights: int | None = None
     """What is stored, where the embeddings are composed of fewer weights."""
+    quantiser: Mapping[str, Any] | None = None
+    """How they come of codes of few bits; see `Table.quantiser`."""
     offset: float = 0.0
     """Added to all predictions of the recommender that is measured and served."""
 
@@ -79,7 +81,16 @@ class PrunedModel:
         table = SelectedTable(block, selection, weight)
         embeddings = table.effective_weight().detach().numpy()
         widths, others = tuple(about["widths"]), non_embedding_state(tensors)
-        return cls(embeddings, others, settings, widths, field_sizes, about["projection"], about["stored_weights"])
+        return cls(
+            embeddings,
+            others,
+            settings,
+            widths,
+            field_sizes,
+            about["projection"],
+            about["stored_weights"],
+            about.get("quantiser"),
+        )
 
     def with_embeddings(self, embeddings: np.ndarray, others: Mapping[str, Tensor] | None = None) -> "PrunedModel":
         return replace(self, embeddings=embeddings, others=self.others if others is None else others)
@@ -141,6 +152,7 @@ class PrunedModel:
             "field_sizes": self.field_sizes,
             "projection": self.projection,
             "stored_weights": self.stored_weights,
+            "quantiser": self.quantiser,
             "offset": self.offset,
         }
 
@@ -174,8 +186,8 @@ class PrunedModel:
         if not isinstance(offset, float) or not math.isfinite(offset):
             raise bad_file(path, f"its offset is {shortened(str(offset))}")
         _check_about(about, shape, others, settings, path)
-        widths, stored = tuple(about["widths"]), about["stored_weights"]
-        model = cls(embeddings, others, settings, widths, tuple(sizes), about["projection"], stored, offset)
+        widths, stored, quantiser = tuple(about["widths"]), about["stored_weights"], about.get("quantiser")
+        model = cls(embeddings, others, settings, widths, tuple(sizes), about["projection"], stored, quantiser, offset)
         model.check(path, table)
         return model
 

@@ -15,9 +15,9 @@ from nisbench.params.training import Training
 Figure = Literal["figure2a", "figure2b", "figure3a", "figure3b", "figure3c", "pareto"]
 """Those of the paper, and quality against size."""
 
-TABLES = ("table1", "recovery", "area", "storage")
-"""Tables that belong to no task: the data sets, found against planted dimensions, one number per method over all sizes, and bytes in
-every layout and precision."""
+TABLES = ("table1", "recovery", "area", "sweep", "storage")
+"""Tables that belong to no task: the data sets, found against planted dimensions, one number per method over all sizes, what a swept
+setting changes, and bytes in every layout and precision."""
 
 
 def task_tables() -> dict[str, type[Task]]:

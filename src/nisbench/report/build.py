@@ -21,6 +21,7 @@ from nisbench.report import (
     runs,
     storage,
     style,
+    sweeps,
     tables,
     verdicts,
     web,
@@ -95,6 +96,8 @@ def _sheet(name: str, plan: StudyPlan, results: pd.DataFrame, every: StudyPlan) 
         return storage.sheet(complete(plan, results)[0])
     if name == "area":
         return area.sheet(*complete(plan, results), every)
+    if name == "sweep":
+        return sweeps.sheet(*complete(plan, results))
     if name == "recovery":
         return recovery.sheet(*complete(plan, results))
     return tables.comparison(plan, results, task_tables()[name])

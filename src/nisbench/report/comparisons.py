@@ -181,10 +181,16 @@ class Results:
 
 
 def same_terms(results: Results, a: Panel, b: Panel, training: bool = False) -> bool:
-    """Whether two panels have the same data and split, the same model and, if asked for, the same training settings."""
-    one, other = (results.plan.grids[panel.grid].params for panel in (a, b))
+    """Whether two panels have the same data and split, the same model and, if asked for, the same training settings.
+
+    Of two grids that both sweep something that tables show, only panels of equal values are compared.
+    """
+    grids = [results.plan.grids[panel.grid] for panel in (a, b)]
+    one, other = (grid.params for grid in grids)
+    values = {grid.swept[1] for grid in grids if grid.swept and grid.tabled}
     return (
-        (a.dataset, a.model) == (b.dataset, b.model)
+        len(values) <= 1
+        and (a.dataset, a.model) == (b.dataset, b.model)
         and one.datasets[a.dataset] == other.datasets[a.dataset]
         and one.models[a.model] == other.models[a.model]
         and (not training or one.training == other.training)

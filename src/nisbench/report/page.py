@@ -54,7 +54,8 @@ def text(
     sections = [f"# {literal(plan.study.title)}", _head(plan, results_of_all)]
     if plan.study.note:
         sections.append(plan.study.note.strip())
-    if lines := takeaways(findings, board, sheets["area"].data if "area" in sheets else None):
+    areas, swept = (sheets[name].data if name in sheets else None for name in ("area", "sweep"))
+    if lines := takeaways(findings, board, areas, swept):
         sections += ["## In short", "\n".join(f"* {line}" for line in lines), ABOUT_TAKEAWAYS]
     if findings:
         sections += ["## Claims, checked", verdicts.matrix(findings), about_claims(plan, findings)]

@@ -15,6 +15,8 @@ from nisbench.report.formatting import NONE, figure, label, literal, quantity
 MOST = 5
 QUOTED = 2
 """Panels that a sentence quotes."""
+MOST_MOVED = 3
+"""Methods whose change a sentence about a sweep quotes: the first."""
 ORDER = (
     "Unpruned, DNIS beats the best of *",
     "Not in the paper: unpruned, DNIS beats one dimension *",
@@ -30,12 +32,21 @@ ORDER = (
 HALF = 0.5
 
 
-def takeaways(found: list[Finding], board: pd.DataFrame, areas: pd.DataFrame | None = None) -> list[str]:
+def takeaways(
+    found: list[Finding],
+    board: pd.DataFrame,
+    areas: pd.DataFrame | None = None,
+    swept: pd.DataFrame | None = None,
+) -> list[str]:
     """The sentences, in Markdown: which result is best, what half the bytes cost, one number per method, and then claims, in the order above.
 
-    `areas` are the data of `area.sheet`, if the study has it.
+    `areas` are the data of `area.sheet`, and `swept` those of `sweeps.sheet`, if the study has them. What a sweep shows is told first: a
+    study that asks for that table is about it.
     """
-    sentences = [*_best(board), *_half(board), *(_areas(areas) if areas is not None else ())]
+    sentences = list(_sweeps(swept))[: MOST - 1] if swept is not None else []
+    for more in (*_best(board), *_half(board), *(_areas(areas) if areas is not None else ())):
+        if len(sentences) < MOST:
+            sentences.append(more)
     for claim, findings in _ordered(found):
         if len(sentences) < MOST:
             sentences.append(_of_claim(claim, findings))
@@ -86,6 +97,27 @@ def _half(board: pd.DataFrame) -> Iterator[str]:
             texts.append(f"{told}: {_lost(row)}")
     if texts:
         yield f"**In at most half of the full table's bytes:** {'; '.join(texts)}."
+
+
+def _sweeps(swept: pd.DataFrame) -> Iterator[str]:
+    """How far the first metric is at a sweep's last value from where it is at the first: one sentence for each key that is swept."""
+    first = swept["measured"].iloc[0]
+    told: set[str] = set()
+    for (_, key, where), rows in swept[swept["measured"] == first].groupby(["grid", "key", "where"], sort=False):
+        if key not in told:
+            told.add(key)
+            start, end = rows["value"].iloc[0], rows["value"].iloc[-1]
+            texts = [
+                f"{literal(row['name'])}: {_moved(first, row)}"
+                for _, row in rows[rows["value"] == end].head(MOST_MOVED).iterrows()
+            ]
+            yield f"**`{key}` from {literal(start)} to {literal(end)}** ({literal(where)}): {'; '.join(texts)}."
+
+
+def _moved(metric: str, row: pd.Series) -> str:
+    if row["low"] == row["high"]:
+        return f"{way(metric, row['change'])} at each of {row['n']} seeds"
+    return way(metric, row["change"]) + _ends_of_change(metric, row["change"], row["low"], row["high"], row["n"])
 
 
 def _areas(areas: pd.DataFrame) -> Iterator[str]:
@@ -156,22 +188,26 @@ def effect(finding: Finding) -> str:
     where = f"{literal(finding.where)}, {literal(finding.of)}"
     if not finding.metric:
         return f"{where}: {literal(finding.measured)} against {literal(finding.against)}, n = {finding.n}"
-    return f"{where}: {change(finding)}{_ends_of_change(finding)}"
+    ends = _ends_of_change(finding.metric, finding.difference, finding.low, finding.high, finding.n)
+    return f"{where}: {change(finding)}{ends}"
 
 
 def change(finding: Finding) -> str:
     """By how much what is claimed to be better is better or worse: ``MSE 0.0047 lower (better)``."""
-    if pd.isna(finding.difference):
+    return way(finding.metric, finding.difference)
+
+
+def way(metric: str, difference: float) -> str:
+    """A difference in words."""
+    if pd.isna(difference):
         return NONE
-    if finding.difference == 0:
-        return f"{label(finding.metric)} the same"
-    way = "higher" if finding.difference > 0 else "lower"
-    better = "better" if way == quantity(finding.metric).better else "worse"
-    return f"{label(finding.metric)} {figure(finding.metric, abs(finding.difference))} {way} ({better})"
+    if difference == 0:
+        return f"{label(metric)} the same"
+    side = "higher" if difference > 0 else "lower"
+    better = "better" if side == quantity(metric).better else "worse"
+    return f"{label(metric)} {figure(metric, abs(difference))} {side} ({better})"
 
 
-def _ends_of_change(finding: Finding) -> str:
+def _ends_of_change(metric: str, difference: float, low: float, high: float, n: int) -> str:
     """The interval, in the direction in which the change is told."""
-    sign = -1 if finding.difference < 0 else 1
-    low, high = sorted((sign * finding.low, sign * finding.high))
-    return _ends(finding.metric, low, high, finding.n)
+    return _ends(metric, -high, -low, n) if difference < 0 else _ends(metric, low, high, n)

@@ -66,6 +66,7 @@ class TrialStore:
             "projection": projection and [projection.dimensions, projection.common],
             "columns": recommender.columns,
             "stored_weights": table.stored_weights,
+            "quantiser": table.quantiser,
         }
         save_tensors(self.weights_file(index), state, about)
 

@@ -26,8 +26,8 @@ from nisbench.params.step_settings import PrepareSettings, SearchSettings
 from nisbench.params.tasks import Metric
 from nisbench.run_files import PruneRun, RunFile
 from nisbench.serving import parts
-from nisbench.serving.composed import ComposedEmbedding
 from nisbench.serving.compressed import CompressedEmbedding
+from nisbench.serving.table import StoredEmbedding
 from nisbench.steps import Step
 from nisbench.tensor_files import load_tensors, save_tensors
 
@@ -87,8 +87,9 @@ class Description(RunFile):
     fields: list[ServedField]
     metrics: dict[str, float]
     """On test, with the embeddings in the precision that they are stored in."""
-    layout: Layout | Literal["composed"]
-    values: Precision
+    layout: Layout | Literal["composed", "quantised"]
+    values: Precision | Literal["codes"]
+    """``codes``: of a quantised table, whose rows differ in their bits."""
     bytes: int
     """Of the embeddings as they are stored, and of their projections, if any."""
     network_bytes: int
@@ -104,7 +105,7 @@ def export(
     """Write the result of a pruning that is done into `folder`, over what an earlier export left there. Returns the folder.
 
     The table is stored in that layout and precision (`nisbench.embedding.storage`); ``auto`` is the layout of the fewest
-    bytes. A table that is composed of fewer weights is then stored as these, in float32.
+    bytes. A table that is composed of fewer weights is then stored as these, in float32, and a quantised one in its bits.
     """
     run = records.pruning_result(step)
     if run.failed:
@@ -112,7 +113,8 @@ def export(
     composed = load_tensors(step.path("model"))[1].get("stored_weights") is not None
     if composed and values != "float32":
         raise NisbenchError(
-            f"a table that is composed of fewer weights is exported in float32 only: nobody has measured its quality in {values}"
+            f"a table that is composed of fewer weights, or trained in few bits, is not rounded to {values}: nobody has measured its "
+            "quality then. Leave out --values"
         )
     if folder.exists() and not folder.is_dir():
         raise NisbenchError(f"{folder}: is a file; a model is exported into a folder")
@@ -125,14 +127,15 @@ def export(
     pruned = PrunedModel.load(step.path("scheme"), step.path("model"), model)
     test = split.path("test")
     described, vocabulary = fields_of(open_parquet(test).schema_arrow, test), read_table(prepare.path("vocabulary"))
-    table: CompressedEmbedding | ComposedEmbedding
+    table: StoredEmbedding
     if composed and layout == "auto":
-        execution.run_with_inputs(step.needs["search"].needs["block"])
         table, order = parts.of_run(step, pruned)
     else:
         table, order = CompressedEmbedding.from_dense(pruned.embeddings, layout, values), np.arange(len(vocabulary))
         if composed:
-            log.warning("as %s, the table takes %d bytes; its parts take %d", layout, table.nbytes, run.stored_bytes())
+            log.warning(
+                "as %s, the table takes %d bytes; in its own form it takes %d", layout, table.nbytes, run.stored_bytes()
+            )
     fields = [_served(field, vocabulary["token"], np.argsort(order)) for field in described]
     others = {name: tensor[order] if name == FIRST_ORDER else tensor for name, tensor in pruned.others.items()}
     projections = 4 * run.projection_weights
@@ -146,7 +149,7 @@ def export(
         fields=fields,
         metrics=run.metrics_at(values),
         layout=table.layout,
-        values=values,
+        values=getattr(table, "values", "codes"),
         bytes=table.nbytes + projections,
         network_bytes=sum(tensor.nbytes for tensor in others.values()) - projections,
     )

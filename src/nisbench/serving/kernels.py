@@ -213,3 +213,49 @@ def mask(
                 decoded[np.uint64(64 * j) + lowest_bit(left)] = weight_at(weights, place, scale)
                 place += ONE
                 left &= left - ONE
+
+
+@compiled  # type: ignore[untyped-decorator]
+def run_of(first: Any, row: Any) -> Any:
+    """The run of rows that a row is in: the last one whose first row is not beyond it."""
+    low, high = 0, len(first)
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if first[middle] <= row:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@compiled  # type: ignore[untyped-decorator]
+def quantised(
+    ids: Any, first: Any, place: Any, bits: Any, steps: Any, codes: Any, unrounded: Any, offset: Any, out: Any
+) -> None:
+    """`first`, `place`, `bits` and `steps` (R,) are of runs of rows; see `QuantisedEmbedding`."""
+    count, width = out.shape
+    for i in range(count):
+        if i + WEIGHTS_AHEAD < count:
+            ahead = np.int64(ids[i + WEIGHTS_AHEAD])
+            run = run_of(first, ahead)
+            taken = width * bits[run]
+            start = place[run] + ((ahead - first[run]) * taken >> 3)
+            for k in range(0, taken >> 3, LINE):
+                prefetch(codes, start + k)
+        run = run_of(first, ids[i])
+        number, width_of_code = np.uint64(ids[i] - first[run]), np.uint64(bits[run])
+        decoded = out[i]
+        if width_of_code == 0:
+            decoded[:] = np.float32(0)
+        elif width_of_code == 32:  # not rounded
+            decoded[:] = unrounded[np.uint64(place[run]) + number]
+        else:
+            half, ones = np.int32(1 << (bits[run] - 1)), np.uint32((1 << bits[run]) - 1)
+            step = steps[run]
+            at = (np.uint64(place[run]) << np.uint64(3)) + number * np.uint64(width) * width_of_code
+            for k in range(width):
+                byte = at >> np.uint64(3)
+                two = np.uint32(codes[byte]) | np.uint32(codes[byte + ONE]) << np.uint32(8)
+                code = (two >> np.uint32(at & np.uint64(7))) & ones
+                decoded[k] = np.float32(np.int32(code) - half) * step + offset[k]
+                at += width_of_code

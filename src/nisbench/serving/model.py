@@ -26,7 +26,8 @@ from nisbench.run_files import read_as
 from nisbench.serving.composed import ComposedEmbedding
 from nisbench.serving.compressed import CompressedEmbedding
 from nisbench.serving.folder import DESCRIPTION, FIELD_KINDS, NETWORK, TABLE, VOCABULARY, Description, ServedField
-from nisbench.serving.table import CompressedTable
+from nisbench.serving.quantised import QuantisedEmbedding
+from nisbench.serving.table import CompressedTable, StoredEmbedding
 from nisbench.tensor_files import load_tensors
 
 
@@ -41,7 +42,7 @@ class ServedModel:
     """A torch module: a table that decodes its rows as they are read, and a network."""
 
     @property
-    def table(self) -> CompressedEmbedding | ComposedEmbedding:
+    def table(self) -> StoredEmbedding:
         """The embeddings as they are stored: row numbers -> rows."""
         assert isinstance(self.recommender.embedding, CompressedTable)
         return self.recommender.embedding.compressed
@@ -233,12 +234,13 @@ def load_model(folder: str | Path) -> ServedModel:
     return ServedModel(description, tokens, pruned.served_from(served).eval())
 
 
-def _table(path: Path) -> CompressedEmbedding | ComposedEmbedding:
+def _table(path: Path) -> StoredEmbedding:
     tensors, extent = load_tensors(path)
-    kind = ComposedEmbedding if "composition" in extent else CompressedEmbedding
+    kinds_of_table = {"composition": ComposedEmbedding, "counts": QuantisedEmbedding}
+    kind = next((kind for argument, kind in kinds_of_table.items() if argument in extent), CompressedEmbedding)
     try:
         with torch.device("meta"):  # nothing is allocated for what a damaged file claims
-            table = kind(**extent)
+            table: StoredEmbedding = kind(**extent)
         table.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError, NisbenchError) as error:
         raise NisbenchError(f"{path}: not a compressed table: {shortened(str(error), 200)}") from None

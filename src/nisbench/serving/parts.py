@@ -1,7 +1,7 @@
-"""The parts of a run's composed embeddings.
+"""The parts of a run's composed embeddings, and the codes of quantised ones.
 
-A search and a pruning keep only the embeddings that come of the parts: by them, all methods are measured alike. How they are
-composed follows from the method's settings; so the parts can be found again.
+A search and a pruning keep only the embeddings that come of them: by these, all methods are measured alike. How they are
+composed follows from the method's settings, and how codes become weights is kept beside them; so both can be found again.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nisbench import records
+from nisbench import execution, records
 from nisbench.data.parquet import open_instances, read_features
 from nisbench.embedding.composed import HashedTable, LowRankTable, QuotientRemainderTable
 from nisbench.embedding.table import SelectedTable, Table
@@ -21,22 +21,29 @@ from nisbench.params.step_settings import SearchSettings
 from nisbench.search.trial_spec import FeatureStats, TrialSpec
 from nisbench.seeds import derived
 from nisbench.serving.composed import ComposedEmbedding, Composition
+from nisbench.serving.quantised import QuantisedEmbedding
 from nisbench.steps import Step
 
 TOLERANCE = 1e-6
 """How far composed embeddings may be from those that were measured, beside the largest weight."""
 
 
-def of_run(step: Step, pruned: PrunedModel) -> tuple[ComposedEmbedding, np.ndarray]:
-    """The table of a pruning whose embeddings are composed, and which feature each of its rows is: (N,).
+def of_run(step: Step, pruned: PrunedModel) -> tuple[ComposedEmbedding | QuantisedEmbedding, np.ndarray]:
+    """The table of a pruning whose embeddings are composed or quantised, and which feature each of its rows is: (N,).
 
-    Raises `NisbenchError` if it is composed in a way that is not known here.
+    Raises `NisbenchError` if it came about in a way that is not known here.
     """
-    kind = _table_of(step, pruned)
-    found = taken_apart(kind, pruned.embeddings, pruned.field_sizes) if kind is not None else None
+    found: tuple[ComposedEmbedding | QuantisedEmbedding, np.ndarray] | None
+    if pruned.quantiser:
+        room = _room(pruned.embeddings)
+        found = QuantisedEmbedding.from_dense(pruned.embeddings, pruned.field_sizes, **pruned.quantiser, room=room)
+    else:
+        execution.run_with_inputs(step.needs["search"].needs["block"])
+        kind = _table_of(step, pruned)
+        found = taken_apart(kind, pruned.embeddings, pruned.field_sizes) if kind is not None else None
     if found is None:
         raise NisbenchError(
-            "this table is composed of fewer weights in a way that cannot be stored; choose another layout, such as --layout "
+            "this table is made of fewer weights in a way that cannot be stored; choose another layout, such as --layout "
             f"dense, for all {pruned.embeddings.size:,} weights"
         )
     return found
@@ -136,9 +143,13 @@ def _factors(grid: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.concatenate([quotients, last[r, column][None]] if len(last) else [quotients]), remainders
 
 
+def _room(embeddings: np.ndarray) -> float:
+    return TOLERANCE * max(1.0, float(np.abs(embeddings).max()))
+
+
 def _alike(table: ComposedEmbedding, embeddings: np.ndarray) -> bool:
     """Whether the table gives these embeddings (N, K)."""
-    room = TOLERANCE * max(1.0, float(np.abs(embeddings).max()))
+    room = _room(embeddings)
     for start in range(0, len(embeddings), 1 << 16):
         part = embeddings[start : start + (1 << 16)]
         if np.abs(table(torch.arange(start, start + len(part))).numpy() - part).max() > room:

@@ -32,11 +32,6 @@ class Program(nn.Module):
 
     def __init__(self, served: ServedModel) -> None:
         super().__init__()
-        if served.recommender.projection is not None:
-            raise NisbenchError(
-                "embeddings that are projected block by block (mde_projected) cannot be exported as a program; "
-                "serve this model with nisbench.load_model"
-            )
         self.recommender = served.recommender
         self.probabilities = served.description.predicts_logits
         widths = tuple(field.most for field in served.description.fields)
