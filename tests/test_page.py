@@ -245,7 +245,7 @@ def test_a_page_is_made_again_from_what_is_in_git(report, tmp_path):
     (tmp_path / "results" / "old").mkdir()
     (tmp_path / "results" / "old" / "summary.csv").touch()  # of an older version
     written = index.publish(tmp_path / "results", tmp_path / "site")
-    assert [path.name for path in written] == ["page.html", "index.html"]
+    assert [path.name for path in written] == ["page.html", "index.html", "README.md"]
     assert (tmp_path / "site/sizes/page.html").read_bytes() == (folder / "page.html").read_bytes()
     assert (tmp_path / "site/index.html").read_bytes() == (folder.parent / "index.html").read_bytes()
     assert (tmp_path / "site/sizes/summary.csv").exists()
@@ -260,6 +260,40 @@ def test_the_index_has_every_study_its_first_lines_and_an_area_per_method(report
     assert "<td>Uniform at budget</td>" in html
     assert not re.search(r"<(script|img)|href=\"javascript", html)
     assert "script-src 'none'" in html
+
+
+def a_report(folder, title, verdicts_of):
+    """The files of a study's report that the index reads, with these verdicts (claim, model, verdict)."""
+    folder.mkdir()
+    about = {name: {} for name in ("datasets", "models", "methods", "searches", "prunings", "grids")}
+    (folder / "runs.json").write_text(json.dumps(about | {"study": {"title": title, "seeds": [1, 2]}}))
+    pd.DataFrame(verdicts_of, columns=["claim", "model", "verdict"]).to_csv(folder / "claims.csv", index=False)
+    (folder / "README.md").write_text(f"# {title}\n\n## In short\n\n* First of {title}.\n\n## More\n\n* Not this.\n")
+
+
+def test_the_overview_has_the_claims_that_several_studies_check(tmp_path):
+    a_report(tmp_path / "a", "A", [("Larger is better", "MF", "holds")] * 2 + [("Only here", "MF", "holds")])
+    a_report(tmp_path / "b", "B|b", [("Larger is better", "MF", "contradicted"), ("Larger is better", "FM", "undecided")])
+    found = index.reports(tmp_path)
+    table = index.claims_of_all(found)
+    assert table.index.tolist() == ["Larger is better"]
+    assert table.iloc[0].to_dict() == {
+        "MF: A": "✓ holds: 2 of 2",
+        "MF: B|b": "✗ contradicted: 1 of 1",
+        "FM: B|b": "○ undecided",
+    }
+    text = index.overview(found)
+    assert "[A](a/README.md)" in text
+    assert "* First of A." in text
+    assert "Not this" not in text
+    assert "B\\|b" in text  # a bar of a title does not end a cell
+
+
+def test_the_overview_in_git_is_that_of_the_reports_in_git():
+    committed = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    found = [one for one in index.reports(ROOT / "results") if f"({one.folder.name}/README.md)" in committed]
+    assert len(found) >= 5
+    assert index.overview(found) == committed, "Run: nisbench pages"
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex")

@@ -1,4 +1,4 @@
-"""``results/index.html``: all studies on one page, made from the files of their reports that are in git."""
+"""All studies on one page, ``results/index.html`` and ``results/README.md``, made from the files of their reports that are in git."""
 
 import shutil
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from markdown_it import MarkdownIt
 from nisbench.errors import NisbenchError
 from nisbench.files import read_json, write_text
 from nisbench.report import runs as run_list
-from nisbench.report import web
+from nisbench.report import verdicts, web
 from nisbench.report.comparisons import FAILS, HOLDS
-from nisbench.report.formatting import NONE, label
+from nisbench.report.formatting import NONE, Link, label, literal, markdown
 
 TITLE = "nisbench: results of all studies"
 COPIED = ("*.csv", "*.md", "*.tex", "*.svg", "*.png", "runs.json", "metrics.json")
@@ -67,40 +67,86 @@ def publish(results: Path, into: Path) -> list[Path]:
                 shutil.copyfile(path, folder / path.name)
     into.mkdir(parents=True, exist_ok=True)
     write_text(into / "index.html", web.document(TITLE, _body(reports(results))))
-    return [*written, into / "index.html"]
+    write_text(into / "README.md", overview(reports(results)))
+    return [*written, into / "index.html", into / "README.md"]
+
+
+def overview(found: list[Report]) -> str:
+    """The page as Markdown, for code hosts: the studies, and what becomes of the claims that several of them check."""
+    rows = [[Link(report.title, f"{report.folder.name}/README.md"), *_about(report)] for report in found]
+    claims = claims_of_all(found)
+    sections = [f"# {TITLE}", markdown(rows, ["Study", *ABOUT], align="left")]
+    if not claims.empty:
+        sections += [f"## {CLAIMS}", ABOUT_CLAIMS]
+        sections.append(markdown(claims.reset_index().to_numpy().tolist(), ["Claim", *claims], align="left"))
+    for report in found:
+        if lines := _in_short(report):
+            sections += [f"## {literal(report.title)}", "\n".join(lines)]
+    return "\n\n".join([*sections, "`nisbench pages` makes this page from the studies' files."]) + "\n"
+
+
+def claims_of_all(found: list[Report]) -> pd.DataFrame:
+    """The verdicts on each claim that several studies check, a column per study and model."""
+    columns: dict[str, dict[str, str]] = {}
+    studies: dict[str, set[str]] = {}
+    for report in found:
+        for (claim, model), of_model in pd.read_csv(report.folder / "claims.csv").groupby(
+            ["claim", "model"], sort=False
+        ):
+            columns.setdefault(f"{model}: {report.title}", {})[str(claim)] = verdicts.cell(list(of_model["verdict"]))
+            studies.setdefault(str(claim), set()).add(report.folder.name)
+    table = pd.DataFrame(columns).fillna("")
+    kept = table.loc[[claim for claim in table.index if len(studies[claim]) > 1]]
+    return kept.loc[:, (kept != "").any()].rename_axis("Claim")
+
+
+CLAIMS = "Claims that several studies check"
+ABOUT_CLAIMS = (
+    "A column is a model in a study. How a claim is judged, and by which comparisons, is on the study's own page. A study of one seed "
+    "decides nothing."
+)
 
 
 def _body(found: list[Report]) -> str:
     if not found:
         return f"<h1>{escape(TITLE)}</h1><p>No study has a report yet.</p>"
     rows = "".join(_row(report) for report in found)
-    heads = "".join(
-        f"<th>{head}</th>"
-        for head in (
-            "Study",
-            "Data sets",
-            "Models",
-            "Methods",
-            "Runs",
-            "Seeds",
-            "Claims: ✓ hold, ○ undecided, ✗ contradicted",
-        )
-    )
+    heads = "".join(f"<th>{head}</th>" for head in ("Study", *ABOUT))
     short = "".join(_takeaways(report) for report in found)
     return (
         f'<h1>{escape(TITLE)}</h1><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
-        f"{_areas(found)}<h2>In short</h2>{short}"
+        f"{_claims(found)}{_areas(found)}<h2>In short</h2>{short}"
     )
 
 
+def _claims(found: list[Report]) -> str:
+    claims = claims_of_all(found)
+    if claims.empty:
+        return ""
+    heads = "".join(f"<th>{escape(str(head))}</th>" for head in ("Claim", *claims))
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>"
+        for row in claims.reset_index().to_numpy()
+    )
+    return f'<h2>{CLAIMS}</h2><p>{ABOUT_CLAIMS}</p><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
+
+
+ABOUT = ("Data sets", "Models", "Methods", "Runs", "Seeds", "Claims: ✓ hold, ○ undecided, ✗ contradicted")
+
+
 def _row(report: Report) -> str:
+    link = f'<a href="{escape(report.folder.name)}/page.html">{escape(report.title)}</a>'
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in (link, *map(escape, _about(report))))}</tr>"
+
+
+def _about(report: Report) -> list[str]:
+    """What `ABOUT` names, of a study."""
     claims = pd.read_csv(report.folder / "claims.csv")
     holds, fails = ((claims["verdict"] == verdict).sum() for verdict in (HOLDS, FAILS))
     seeds = report.about["study"]["seeds"]
-    cells = [
-        f'<a href="{escape(report.folder.name)}/page.html">{escape(report.title)}</a>',
+    return [
         *(
-            escape(", ".join(report.entry(section, name) for name in report.about[section]))
+            ", ".join(report.entry(section, name) for name in report.about[section])
             for section in ("datasets", "models")
         ),
         str(len(report.about["methods"])),
@@ -108,13 +154,16 @@ def _row(report: Report) -> str:
         str(len(seeds)),
         f"✓ {holds}, ○ {len(claims) - holds - fails}, ✗ {fails}",
     ]
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _in_short(report: Report) -> list[str]:
+    """The first lines of a study's page."""
+    _, _, rest = (report.folder / "README.md").read_text(encoding="utf-8").partition("\n## In short\n")
+    return [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("* ")]
 
 
 def _takeaways(report: Report) -> str:
-    """The first lines of a study's page."""
-    _, _, rest = (report.folder / "README.md").read_text(encoding="utf-8").partition("\n## In short\n")
-    lines = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("* ")]
+    lines = _in_short(report)
     text = MarkdownIt("commonmark", {"html": False}).render("\n".join(lines))
     return f"<h3>{escape(report.title)}</h3>{text}" if lines else ""
 
