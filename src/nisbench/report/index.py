@@ -124,11 +124,12 @@ def _claims(found: list[Report]) -> str:
     if claims.empty:
         return ""
     heads = "".join(f"<th>{escape(str(head))}</th>" for head in ("Claim", *claims))
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>"
-        for row in claims.reset_index().to_numpy()
-    )
+    rows = "".join(f"<tr>{''.join(map(_verdict, row))}</tr>" for row in claims.reset_index().to_numpy())
     return f'<h2>{CLAIMS}</h2><p>{ABOUT_CLAIMS}</p><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
+
+
+def _verdict(cell: str) -> str:
+    return f'<td class="{web.MARKS.get(cell[:1], "")}">{escape(cell)}</td>'
 
 
 ABOUT = ("Data sets", "Models", "Methods", "Runs", "Seeds", "Claims: ✓ hold, ○ undecided, ✗ contradicted")
