@@ -273,7 +273,9 @@ def a_report(folder, title, verdicts_of):
 
 def test_the_overview_has_the_claims_that_several_studies_check(tmp_path):
     a_report(tmp_path / "a", "A", [("Larger is better", "MF", "holds")] * 2 + [("Only here", "MF", "holds")])
-    a_report(tmp_path / "b", "B|b", [("Larger is better", "MF", "contradicted"), ("Larger is better", "FM", "undecided")])
+    a_report(
+        tmp_path / "b", "B|b", [("Larger is better", "MF", "contradicted"), ("Larger is better", "FM", "undecided")]
+    )
     found = index.reports(tmp_path)
     table = index.claims_of_all(found)
     assert table.index.tolist() == ["Larger is better"]

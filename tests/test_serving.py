@@ -528,6 +528,19 @@ def test_torch_export_of_a_table_of_parts_or_codes_predicts_the_same(name):
     np.testing.assert_allclose(found, served.predict(raw(small)), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["several", "projected"])
+def test_torch_export_of_a_model_with_two_embeddings_per_feature_predicts_the_same(name):
+    from nisbench.serving import programs  # noqa: PLC0415
+
+    small = pruned(
+        "rating", model=nb.NeuMF(mlp_dimension=2, hidden=[8]), method=(QUANTISED | PROJECTED)[name](), rate=1
+    )
+    served = nb.load_model(small.export("small"))
+    program = programs.exported(served).module()
+    found = program(**programs.inputs_of(served, raw(small))).detach().numpy()
+    np.testing.assert_allclose(found, served.predict(raw(small)), atol=1e-6)
+
+
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")), reason="needs [onnx]"
 )
