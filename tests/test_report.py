@@ -849,6 +849,13 @@ def test_the_paper_s_own_figures_bear_out_its_claims(study):
     about = [one for one in told if "beats the best of" in one.claim and "Not in the paper" not in one.claim]
     assert len(about) == (3 + 2 * 3) + (3 + 2 * 2 * 3)
     assert {one.verdict for one in about} == {"for it (one seed)"}
+    models = [one for one in told if one.claim.startswith("Of the models, ")]
+    assert [(one.of, one.metric) for one in models] == [("MF", "mse"), ("DeepFM", "auc"), ("DeepFM", "logloss")]
+    assert {one.verdict for one in models} == {"for it (one seed)"}
+    mixed = [one for one in told if one.claim == "Random Search and MDE, with mixed dimensions, beat Grid Search"]
+    against = {(one.of, one.where.split(", ")[1]) for one in mixed if one.verdict == "against it (one seed)"}
+    assert len(mixed) == 2 * 3 + 2 * 2 * 3
+    assert against == {("MDE", "Criteo")}  # where the paper's table says otherwise than its text
 
 
 # --- all together ---------------------------------------------------------------------------------------------

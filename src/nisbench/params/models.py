@@ -41,6 +41,8 @@ class Model(Kind):
     """Whether it takes instances of exactly two fields."""
     has_mean: ClassVar[bool] = True
     """Whether it can start from the mean rating. If not, its first-order weights do."""
+    best_in_paper: ClassVar[bool] = False
+    """Whether the paper finds it the best of the models of its task."""
 
     @property
     def embedding_multiples(self) -> tuple[int, ...]:
@@ -61,6 +63,7 @@ class MF(Model):
 
     tasks: ClassVar[tuple[str, ...]] = ("rating", "topk")
     user_and_item: ClassVar[bool] = True
+    best_in_paper: ClassVar[bool] = True
 
 
 class MLP(Model):
@@ -128,6 +131,7 @@ class DeepFM(Model):
 
     tasks: ClassVar[tuple[str, ...]] = ("rating", "ctr")
     has_mean: ClassVar[bool] = False
+    best_in_paper: ClassVar[bool] = True
 
 
 class FirstOrder(Model):

@@ -30,6 +30,8 @@ def findings(plan: StudyPlan, frame: pd.DataFrame) -> list[Finding]:
     claims: list[Callable[[Results], Iterator[Finding]]] = [
         unpruned_beats_baselines,
         pruned_beats_baselines,
+        mixed_dimensions_beat_uniform,
+        best_model,
         multi_size_beats_single_size,
         dnis_beats_multi_size,
         base_dimension,
@@ -68,6 +70,33 @@ def _against_baselines(results: Results) -> Iterator[tuple[Panel, str, list[Entr
         dnis, baselines = results.dnis(panel), results.unpruned(panel, *BASELINES)
         if dnis and baselines and results.task(panel).pruned_rates:
             yield panel, dnis, baselines
+
+
+def mixed_dimensions_beat_uniform(results: Results) -> Iterator[Finding]:
+    claim = "Random Search and MDE, with mixed dimensions, beat Grid Search"
+    for panel in results.panels:
+        uniform = results.unpruned(panel, "Grid Search")
+        for mixed in results.unpruned(panel, "Random Search", "MDE") if uniform else []:
+            for metric in results.metrics(panel):
+                yield results.compare(claim, mixed, uniform[0], metric)
+
+
+def best_model(results: Results) -> Iterator[Finding]:
+    """MF for ratings and DeepFM for clicks, with DNIS as searched."""
+    searched: dict[tuple[str, str], list[Entry]] = {}
+    for panel in results.panels:
+        dnis = results.dnis(panel)
+        if dnis and 1 in results.panels[panel][dnis]:
+            searched.setdefault((panel.grid, panel.dataset), []).append((panel, dnis, 1))
+    for (grid, _), entries in searched.items():
+        params = results.plan.grids[grid].params
+        titles = {entry: params.models[entry[0].model].title for entry in entries}
+        best = [entry for entry in entries if params.models[entry[0].model].best_in_paper]
+        others = [entry for entry in entries if entry not in best]
+        for metric in results.metrics(best[0][0]) if best and others else []:
+            other = results.best(others, metric)
+            claim = f"Of the models, {titles[best[0]]} predicts best"
+            yield results.compare(claim, best[0], other, metric, of=titles[best[0]], against=titles[other])
 
 
 def multi_size_beats_single_size(results: Results) -> Iterator[Finding]:
