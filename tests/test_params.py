@@ -139,6 +139,7 @@ def test_the_project_s_own_parameters_are_the_paper_s(config):
         ("studies: {demo: {figures: [pareto, pareto]}}", "over.yaml:1: studies.demo.figures", "'pareto' is listed twice"),
         ("studies: {demo: {grids: {topk: {sweep: {training.l3: [1]}}}}}", "over.yaml:1: studies.demo.grids.topk.sweep.training.l3", "training has no 'l3' to sweep; did you mean 'l2'?"),
         ("studies: {demo: {grids: {topk: {sweep: {studies.demo.seeds: [1]}}}}}", "over.yaml:1: studies.demo.grids.topk.sweep.studies.demo.seeds", "params/ has no 'studies' to sweep; there is: datasets, methods, models, tasks, training"),
+        ("studies: {recovery: {tables: [sweep]}}", "over.yaml:1: studies.recovery.tables.0", "a grid that sweeps a key over several values"),
         ("studies: {demo: {grids: {topk: {sweep: {training.patience: [0]}}}}}", "over.yaml:1: training.patience", "greater than 0, not 0"),
         ("studies: {demo: {grids: {topk: {sweep: {training.patience: [1, 1]}}}}}", "over.yaml:1: studies.demo.grids.topk.sweep.training.patience", "1 is listed twice"),
         ("studies: {demo: {grids: {topk: {sweep: {training.patience: [1], training.l2: [0.0]}}}}}", "over.yaml:1: studies.demo.grids.topk.sweep", "at most 1 item"),

@@ -38,7 +38,7 @@ from nisbench.report import (
     takeaways,
 )
 from nisbench.report.formatting import TIMES
-from nisbench.report.results import metrics, summary
+from nisbench.report.results import complete, metrics, summary
 from nisbench.run_files import (
     FeatureCounts,
     Machine,
@@ -595,6 +595,70 @@ def test_a_sweep_shows_each_method_at_every_value_and_what_changes(study):
     compared = [one for one in claims.findings(found, summary(found)) if "tuned L2 penalty" in one.claim]
     swept = [one.where for one in compared if "patience" in one.where]
     assert len(swept) == 2  # at equal values only
+
+
+def failed_at(found, which):
+    """The same study, in which the prunings of those cells have failed."""
+    for cell in found.cells:
+        if which(cell):
+            run = read_pruning(cell.prune.path("run"))
+            write(cell.prune, run.model_copy(update={"metrics": {}, "failed": "the loss is not finite"}))
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_a_sweep_shows_what_failed(study, seeds):
+    found = study(SWEPT, name="x")
+    failed_at(
+        found,
+        lambda cell: cell.settings.training.base_dimension == 8 and cell.method == "full_table" and cell.seed in seeds,
+    )
+    sheet = sweeps.sheet(found, summary(found))
+    quality = sheet.tables[0]
+    assert quality.heads == ["Method", "64", "8", "Change"]
+    _, _, last, change = quality.rows[0]
+    assert last.endswith("(1 of 3 failed)") if seeds == (1,) else (last, change) == ("failed", "-")
+    board = leaderboard.leaderboard(*complete(found, summary(found)))
+    first, *_ = takeaways.takeaways([], board, swept=sheet.data)
+    assert ("Full table: failed" in first) == (len(seeds) == 3)
+    build.run(found)
+
+
+def test_a_partial_report_of_sweeps_shows_what_there_is(study):
+    found = study(SWEPT, name="x")
+    for cell in found.cells[1:]:
+        cell.prune.path("run").unlink(missing_ok=True)
+    build.run(found, partial=True)
+    text = (found.folder / "README.md").read_text()
+    assert "## What a setting changes" in text
+    assert takeaways.takeaways([], pd.DataFrame(), swept=pd.DataFrame()) == []
+
+
+def test_grids_that_sweep_are_compared_where_setting_and_value_agree(study):
+    grid = "{datasets: [movielens_20m], models: [mf], methods: {M: [1]}, sweep: {KEY: [3, 10]}}"
+
+    def compared(reference, key):
+        grids = [
+            grid.replace("M:", f"{reference}:").replace("KEY", key),
+            grid.replace("M:", "dnis:").replace("KEY", "methods.dnis.patience"),
+        ]
+        found = study(
+            f"studies: {{x: {{title: X, grids: {{a: {grids[0]}, b: {grids[1]}}}, seeds: [1, 2], tables: [table2]}}}}",
+            name="x",
+        )
+        told = claims.findings(found, summary(found))
+        kept = [one for one in told if "tuned L2 penalty" in one.claim or "of its size or smaller" in one.claim]
+        return {(one.where, one.against.partition(": ")[2]) for one in kept}
+
+    assert compared("uniform_tuned", "training.patience") == {
+        (f"MF, MovieLens-20M, patience = {value}", "Uniform, tuned") for value in (3, 10)
+    }
+    assert compared("uniform_tuned", "training.batch_size") == set()  # the same numbers, of another setting
+    plain = "{datasets: [movielens_20m], models: [mf], methods: {grid_search: [1]}}"
+    swept = grid.replace("M:", "dnis:").replace("KEY", "methods.dnis.patience")
+    for grids in (f"a: {plain}, b: {swept}", f"b: {swept}, a: {plain}"):
+        found = study(f"studies: {{x: {{title: X, grids: {{{grids}}}, seeds: [1, 2], tables: [table2]}}}}", name="x")
+        told = [one for one in claims.findings(found, summary(found)) if "of its size or smaller" in one.claim]
+        assert {one.where for one in told} == {f"MF, MovieLens-20M, patience = {value}" for value in (3, 10)}
 
 
 def test_two_grids_that_sweep_the_same_are_two_panels(study):

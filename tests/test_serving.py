@@ -457,6 +457,20 @@ def test_a_quantised_table_that_was_changed_or_damaged_is_refused():
         (tensors, extent | {"widths": [0, 2, 3, 9]}),
         (tensors, extent | {"counts": [[1, 2], [3]]}),
         (tensors, extent | {"counts": [[10**12, 0, 0, 0]]}),
+        (tensors, extent | {"counts": [[2**63, 0, 0, 0]]}),
+        (tensors, extent | {"counts": [[1.5, 0, 0, 0]]}),
+        (tensors, extent | {"counts": []}),
+        (tensors, extent | {"width": 2**70}),
+        (tensors, extent | {"widths": [0, 2.0, 3, 32]}),
+        (
+            {"codes": torch.zeros(5, dtype=torch.uint8), "unrounded": torch.zeros(0, 1)}
+            | {"steps": torch.ones(2), "offset": torch.zeros(1)},  # numbers whose sums wrap around to small ones
+            {
+                "width": 1,
+                "widths": [4, 8],
+                "counts": [[1, 6917529027641081856], [4611686018427387904, 2], [2, 0], [0, 6917529027641081856]],
+            },
+        ),
     ):
         save_tensors(folder / "table.safetensors", broken, of_extent)
         with pytest.raises(nb.NisbenchError, match=r"table\.safetensors: not a compressed table"):

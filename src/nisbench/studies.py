@@ -66,6 +66,11 @@ class GridPlan:
         return self.swept is not None and paper_symbol(self.swept[0]) == symbol
 
     @property
+    def swept_value(self) -> tuple[str, Swept] | None:
+        """The setting, without the entry that has it, and its value here, of a sweep that tables show."""
+        return (paper_symbol(self.swept[0]), self.swept[1]) if self.swept and self.tabled else None
+
+    @property
     def tabled(self) -> bool:
         """Whether tables show it: all but a sweep that Figure 2 draws."""
         return self.swept is None or not drawn(self.swept[0])

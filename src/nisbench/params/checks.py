@@ -102,8 +102,10 @@ def check_report(tree: Tree, name: str, study: Study, by_grid: Mapping[tuple[str
         if table == "area" and not has_area(compared):
             text = "area needs a grid with a method without embeddings and biases (such as global_mean) and, beside it, methods at two compression rates"
             _raise(tree, at, text)
-        if table == "sweep" and not any(grid.sweep for grid in study.grids.values()):
-            _raise(tree, at, "sweep needs a grid that sweeps a key, and this study has none")
+        if table == "sweep" and not any(
+            len(v) > 1 for grid in study.grids.values() for v in (grid.sweep or {}).values()
+        ):
+            _raise(tree, at, "sweep needs a grid that sweeps a key over several values, and this study has none")
         if table in tables and tables[table].kind_name() not in present:
             _raise(
                 tree, at, f"{table} is for the task {tables[table].kind_name()}, which no data set of this study has"

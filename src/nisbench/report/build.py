@@ -97,7 +97,7 @@ def _sheet(name: str, plan: StudyPlan, results: pd.DataFrame, every: StudyPlan) 
     if name == "area":
         return area.sheet(*complete(plan, results), every)
     if name == "sweep":
-        return sweeps.sheet(*complete(plan, results))
+        return sweeps.sheet(plan, results)
     if name == "recovery":
         return recovery.sheet(*complete(plan, results))
     return tables.comparison(plan, results, task_tables()[name])

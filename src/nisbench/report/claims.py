@@ -242,15 +242,11 @@ def tuned_uniform(results: Results) -> Iterator[Finding]:
 
 def same_size(results: Results) -> Iterator[Finding]:
     """DNIS at every compression rate against the best other method of no more weights, trained on the same terms."""
-    seen: set[Panel] = set()
-    for panel in results.panels:
-        alike = [
-            other for other in results.panels if other not in seen and same_terms(results, panel, other, training=True)
-        ]
-        seen.update(alike)
+    told: set[Entry] = set()
+    for alike in _on_equal_terms(results):
         entries = {
             (f"{other.grid} {method}", rate): (other, method, rate)
-            for other, method, rate in results.other_tables(panel)
+            for other, method, rate in results.other_tables(alike[0])
         }
         for other in alike:
             for method, rates in results.panels[other].items():
@@ -259,6 +255,9 @@ def same_size(results: Results) -> Iterator[Finding]:
         methods = {entry: results.method(entry[0], entry[1]) for entry in entries.values()}
         weights = {entry: results.mean(*entry, "nonzeros") for entry in methods}
         for dnis in [entry for entry, method in methods.items() if method.in_paper == "DNIS" and entry[0] in alike]:
+            if dnis in told:
+                continue
+            told.add(dnis)
             others = [
                 entry
                 for entry, method in methods.items()
@@ -266,6 +265,18 @@ def same_size(results: Results) -> Iterator[Finding]:
                 and method.shown_role != "control"
                 and weights[entry] <= SAME_SIZE * weights[dnis]
             ]
-            for metric in results.metrics(panel) if others else []:
+            for metric in results.metrics(dnis[0]) if others else []:
                 claim = "Not in the paper: DNIS beats the best other method of its size or smaller"
                 yield results.compare(claim, dnis, results.best(others, metric), metric, sizes=True)
+
+
+def _on_equal_terms(results: Results) -> Iterator[list[Panel]]:
+    """Groups of panels on the same terms. One of a grid that sweeps nothing is in the group of every swept value."""
+    done: set[Panel] = set()
+    for panel in results.panels:
+        if panel not in done:
+            alike = [other for other in results.panels if same_terms(results, panel, other, training=True)]
+            done.update(alike)
+            swept = {other: results.plan.grids[other.grid].swept_value for other in alike}
+            for value in dict.fromkeys(value for value in swept.values() if value) or [None]:
+                yield [other for other in alike if swept[other] in (None, value)]

@@ -183,11 +183,12 @@ class Results:
 def same_terms(results: Results, a: Panel, b: Panel, training: bool = False) -> bool:
     """Whether two panels have the same data and split, the same model and, if asked for, the same training settings.
 
-    Of two grids that both sweep something that tables show, only panels of equal values are compared.
+    Of two grids that both sweep something that tables show, only panels of equal values of equal settings are compared. So it is no
+    equivalence: a grid that sweeps nothing has the same terms as every value of one that does.
     """
     grids = [results.plan.grids[panel.grid] for panel in (a, b)]
     one, other = (grid.params for grid in grids)
-    values = {grid.swept[1] for grid in grids if grid.swept and grid.tabled}
+    values = {grid.swept_value for grid in grids} - {None}
     return (
         len(values) <= 1
         and (a.dataset, a.model) == (b.dataset, b.model)

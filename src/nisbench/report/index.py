@@ -67,15 +67,22 @@ def publish(results: Path, into: Path) -> list[Path]:
                 shutil.copyfile(path, folder / path.name)
     into.mkdir(parents=True, exist_ok=True)
     write_text(into / "index.html", web.document(TITLE, _body(reports(results))))
-    write_text(into / "README.md", overview(reports(results)))
+    write_text(into / "README.md", overview(results))
     return [*written, into / "index.html", into / "README.md"]
 
 
-def overview(found: list[Report]) -> str:
-    """The page as Markdown, for code hosts: the studies, and what becomes of the claims that several of them check."""
+def overview(results: Path) -> str:
+    """The page as Markdown, for code hosts: the studies, and what becomes of the claims that several of them check.
+
+    It is in git, so what is not (`NOT_IN_GIT`) is left out. Reports of older versions are named.
+    """
+    found = [report for report in reports(results) if report.folder.name not in NOT_IN_GIT]
     rows = [[Link(report.title, f"{report.folder.name}/README.md"), *_about(report)] for report in found]
     claims = claims_of_all(found)
     sections = [f"# {TITLE}", markdown(rows, ["Study", *ABOUT], align="left")]
+    if older := sorted(path.parent.name for path in results.glob("*/summary.csv") if not _runs_beside(path)):
+        links = ", ".join(f"[{name}]({name})" for name in older)
+        sections.append(f"Reports of an older version, which say less, are only listed: {links}.")
     if not claims.empty:
         sections += [f"## {CLAIMS}", ABOUT_CLAIMS]
         sections.append(markdown(claims.reset_index().to_numpy().tolist(), ["Claim", *claims], align="left"))
@@ -85,17 +92,29 @@ def overview(found: list[Report]) -> str:
     return "\n\n".join([*sections, "`nisbench pages` makes this page from the studies' files."]) + "\n"
 
 
+NOT_IN_GIT = {"demo"}
+
+
+def _runs_beside(path: Path) -> bool:
+    return path.with_name(run_list.NAME).exists()
+
+
 def claims_of_all(found: list[Report]) -> pd.DataFrame:
     """The verdicts on each claim that several studies check, a column per study and model."""
-    columns: dict[str, dict[str, str]] = {}
+    columns: dict[tuple[str, str], dict[str, str]] = {}
     studies: dict[str, set[str]] = {}
     for report in found:
-        for (claim, model), of_model in pd.read_csv(report.folder / "claims.csv").groupby(
-            ["claim", "model"], sort=False
-        ):
-            columns.setdefault(f"{model}: {report.title}", {})[str(claim)] = verdicts.cell(list(of_model["verdict"]))
-            studies.setdefault(str(claim), set()).add(report.folder.name)
-    table = pd.DataFrame(columns).fillna("")
+        every = pd.read_csv(report.folder / "claims.csv", keep_default_na=False)
+        for key, of_model in every.groupby(["claim", "model"], sort=False):
+            claim, model = map(str, key)
+            columns.setdefault((report.folder.name, model), {})[claim] = verdicts.cell(list(of_model["verdict"]))
+            studies.setdefault(claim, set()).add(report.folder.name)
+    titles = [report.title for report in found]
+    names = {
+        report.folder.name: f"{report.title} ({report.folder.name})" if titles.count(report.title) > 1 else report.title
+        for report in found
+    }
+    table = pd.DataFrame({f"{model}: {names[study]}": cells for (study, model), cells in columns.items()}).fillna("")
     kept = table.loc[[claim for claim in table.index if len(studies[claim]) > 1]]
     return kept.loc[:, (kept != "").any()].rename_axis("Claim")
 

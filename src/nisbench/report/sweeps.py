@@ -13,9 +13,9 @@ from nisbench.studies import StudyPlan
 
 TITLE = "What a setting changes"
 READING = (
-    "Each column is a value of the setting; all else stays the same. The first table of a sweep is of the test set. *Validation loss* and *best epoch* "
-    "are of the model before pruning, on what validation chose. ± is the standard deviation over seeds. *Change* is from the first value to the last, "
-    "paired by seed, with its 95 % interval where there are several seeds."
+    "Each column is a value of the setting; all else stays the same. Metrics are of the test set. *Validation loss* and *best epoch* are of "
+    "what validation chose, before pruning. ± is the standard deviation over seeds. *Change* is from the first value to the last, paired by "
+    "seed, with its 95 % interval where there are several seeds."
 )
 
 
@@ -45,10 +45,11 @@ def sheet(plan: StudyPlan, results: pd.DataFrame) -> Sheet:
             data.append(found.assign(measured=metric, where=where))
         unpruned = results[results["cr"] == 1]
         for column, name, shown in COLUMNS:
-            rows, found = _rows(plan, unpruned[unpruned["metric"] == metrics[0]], sweep, metrics[0], column, shown)
-            tables.append(SubTable(f"{where}: {name} by {sweep.key}", _heads(sweep), rows))
-            data.append(found.assign(measured=column, where=where))
-    return Sheet(TITLE, tables, READING, pd.concat(data, ignore_index=True), explained=True)
+            rows, found = _rows(plan, unpruned, sweep, metrics[0], column, shown)
+            if rows:
+                tables.append(SubTable(f"{where}: {name} by {sweep.key}", _heads(sweep), rows))
+                data.append(found.assign(measured=column, where=where))
+    return Sheet(TITLE, tables, READING, pd.concat(data, ignore_index=True) if data else pd.DataFrame(), explained=True)
 
 
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -58,7 +59,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def sweeps(plan: StudyPlan) -> Iterator[Sweep]:
-    """The sweeps of a study's grids, one for each of their data sets and models."""
+    """The sweeps of a study's grids over several values, one for each of their data sets and models."""
     found: dict[tuple[str, str, str], Sweep] = {}
     for cell in plan.cells:
         grid = plan.grids[cell.grid]
@@ -67,7 +68,7 @@ def sweeps(plan: StudyPlan) -> Iterator[Sweep]:
             sweep = Sweep(grid.name, key, cell.dataset, cell.model, {})
             of = found.setdefault((grid.name, cell.dataset, cell.model), sweep)
             of.panels.setdefault(f"{value:g}" if isinstance(value, float) else str(value), panel_of(cell))
-    yield from found.values()
+    yield from (sweep for sweep in found.values() if len(sweep.panels) > 1)
 
 
 def _heads(sweep: Sweep) -> list[str]:
@@ -113,7 +114,8 @@ def _mean(values: pd.Series, shown: Callable[[float], str], missing: str) -> str
     if values.isna().all():
         return missing
     spread = f" ± {shown(values.std(ddof=1))}" if values.count() > 1 else ""
-    return shown(values.mean()) + spread
+    lost = f" ({values.isna().sum()} of {len(values)} {missing})" if values.hasnans and missing == FAILED else ""
+    return shown(values.mean()) + spread + lost
 
 
 def _signed(change: float, low: float, high: float, shown: Callable[[float], str]) -> str:

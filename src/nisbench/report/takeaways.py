@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 import pandas as pd
 
 from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, Finding
-from nisbench.report.formatting import NONE, figure, label, literal, quantity
+from nisbench.report.formatting import FAILED, NONE, figure, label, literal, quantity
 
 MOST = 5
 QUOTED = 2
@@ -101,6 +101,8 @@ def _half(board: pd.DataFrame) -> Iterator[str]:
 
 def _sweeps(swept: pd.DataFrame) -> Iterator[str]:
     """How far the first metric is at a sweep's last value from where it is at the first: one sentence for each key that is swept."""
+    if swept.empty:
+        return
     first = swept["measured"].iloc[0]
     told: set[str] = set()
     for (_, key, where), rows in swept[swept["measured"] == first].groupby(["grid", "key", "where"], sort=False):
@@ -115,6 +117,8 @@ def _sweeps(swept: pd.DataFrame) -> Iterator[str]:
 
 
 def _moved(metric: str, row: pd.Series) -> str:
+    if pd.isna(row["change"]):
+        return FAILED
     if row["low"] == row["high"]:
         return f"{way(metric, row['change'])} at each of {row['n']} seeds"
     return way(metric, row["change"]) + _ends_of_change(metric, row["change"], row["low"], row["high"], row["n"])

@@ -116,15 +116,8 @@ class CompressedEmbedding(nn.Module):
             self.starts.copy_(torch.from_numpy(within.astype(np.uint16).view(np.int16)))
 
     def on_large_pages(self) -> "CompressedEmbedding":
-        """Move the buffers to memory for which NumPy asks the system for large pages. Returns itself.
-
-        Rows lie anywhere in a table. With pages of 4 KiB, the processor would have to look up where most of them are.
-        """
-        for name, tensor in self.named_buffers():
-            view = _view(tensor)
-            copy = np.empty(view.shape, view.dtype)
-            copy[...] = view
-            setattr(self, name, torch.from_numpy(copy).view(tensor.dtype))
+        """Move the buffers to large pages. Returns itself."""
+        to_large_pages(self)
         return self
 
     def _append(self, codes: np.ndarray, kept: np.ndarray, part: slice, start: int) -> None:
@@ -240,6 +233,18 @@ class CompressedEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.width}, layout={self.layout}, values={self.values}, nbytes={self.nbytes}"
+
+
+def to_large_pages(module: nn.Module) -> None:
+    """Move a module's buffers to memory for which NumPy asks the system for large pages.
+
+    Rows lie anywhere in a table. With pages of 4 KiB, the processor would have to look up where most of them are.
+    """
+    for name, tensor in module.named_buffers():
+        view = _view(tensor)
+        copy = np.empty(view.shape, view.dtype)
+        copy[...] = view
+        setattr(module, name, torch.from_numpy(copy).view(tensor.dtype))
 
 
 def _check_loaded(module: nn.Module, _keys: Any) -> None:

@@ -14,6 +14,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from nisbench.embedding.quantised import UNROUNDED
+
 compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
 an_intrinsic: Any = intrinsic  # whose types are those of the code that is called, not of the call
 
@@ -239,15 +241,19 @@ def quantised(
             ahead = np.int64(ids[i + WEIGHTS_AHEAD])
             run = run_of(first, ahead)
             taken = width * bits[run]
-            start = place[run] + ((ahead - first[run]) * taken >> 3)
-            for k in range(0, taken >> 3, LINE):
-                prefetch(codes, start + k)
+            if bits[run] == UNROUNDED:
+                for k in range(0, width, LINE >> 2):
+                    prefetch(unrounded, (place[run] + ahead - first[run]) * width + k)
+            else:
+                start = place[run] + ((ahead - first[run]) * taken >> 3)
+                for k in range(0, taken >> 3, LINE):
+                    prefetch(codes, start + k)
         run = run_of(first, ids[i])
         number, width_of_code = np.uint64(ids[i] - first[run]), np.uint64(bits[run])
         decoded = out[i]
         if width_of_code == 0:
             decoded[:] = np.float32(0)
-        elif width_of_code == 32:  # not rounded
+        elif width_of_code == UNROUNDED:
             decoded[:] = unrounded[np.uint64(place[run]) + number]
         else:
             half, ones = np.int32(1 << (bits[run] - 1)), np.uint32((1 << bits[run]) - 1)

@@ -242,7 +242,7 @@ def _table(path: Path) -> StoredEmbedding:
         with torch.device("meta"):  # nothing is allocated for what a damaged file claims
             table: StoredEmbedding = kind(**extent)
         table.load_state_dict(tensors, assign=True)
-    except (TypeError, ValueError, RuntimeError, NisbenchError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError, NisbenchError) as error:
         raise NisbenchError(f"{path}: not a compressed table: {shortened(str(error), 200)}") from None
     return table.on_large_pages()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from nisbench import execution, records
 from nisbench.data.parquet import open_instances, read_features
 from nisbench.embedding.composed import HashedTable, LowRankTable, QuotientRemainderTable
+from nisbench.embedding.quantised import QuantisedTable
 from nisbench.embedding.table import SelectedTable, Table
 from nisbench.errors import NisbenchError
 from nisbench.models.pruned import PrunedModel
@@ -40,6 +41,11 @@ def of_run(step: Step, pruned: PrunedModel) -> tuple[ComposedEmbedding | Quantis
     else:
         execution.run_with_inputs(step.needs["search"].needs["block"])
         kind = _table_of(step, pruned)
+        if isinstance(kind, QuantisedTable):
+            raise NisbenchError(
+                "this model was searched by an earlier version, which did not keep how codes become weights; run the search again, or "
+                "choose --layout dense"
+            )
         found = taken_apart(kind, pruned.embeddings, pruned.field_sizes) if kind is not None else None
     if found is None:
         raise NisbenchError(

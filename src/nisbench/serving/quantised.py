@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from nisbench.embedding.quantised import UNROUNDED
 from nisbench.errors import NisbenchError, shortened
 from nisbench.serving import kernels
+from nisbench.serving.compressed import to_large_pages
 
 LARGEST = 8
 """The most bits of a code: it lies in two bytes at most."""
+MOST, MOST_WEIGHTS = 1 << 31, 1 << 48
+"""Rows or columns, and weights, of a table. With fewer, places in bits fit into 64."""
 ROWS_AT_ONCE = 1 << 14
 """A multiple of 8, so that the codes of so many rows end with a byte."""
 
@@ -50,10 +53,14 @@ class QuantisedEmbedding(nn.Module):
     def __init__(self, width: int, widths: Sequence[int], counts: Sequence[Sequence[int]]) -> None:
         """Empty. `widths` (W,) are bits of a weight, and `counts` (fields, W) the rows that a field has of each."""
         super().__init__()
+        known = all(type(b) is int and (0 <= b <= LARGEST or b == UNROUNDED) for b in widths)
+        counted = all(len(row) == len(widths) and all(type(n) is int and 0 <= n < MOST for n in row) for row in counts)
+        if not known or not counted or not widths or not counts or type(width) is not int or not 0 < width < MOST:
+            about = f"{shortened(str(width))} columns, rows of {shortened(str(widths))} bits, and so many of each"
+            raise NisbenchError(f"no table has {about}: {shortened(str(counts))}")
         sizes = np.array(counts, dtype=np.int64)
-        known = all(0 <= bits <= LARGEST or bits == UNROUNDED for bits in widths)
-        if not known or sizes.ndim != 2 or sizes.shape[1] != len(widths) or sizes.min() < 0 or width < 1:
-            raise NisbenchError(f"no table has rows of {list(widths)} bits as often as {shortened(str(counts))}")
+        if int(sizes.sum()) * width >= MOST_WEIGHTS:
+            raise NisbenchError(f"no table has {int(sizes.sum()):,} rows of {width:,} columns")
         self.width, self.widths, self.counts = width, list(widths), sizes.tolist()
         self.rows = int(sizes.sum())
         there = sizes > 0
@@ -123,8 +130,11 @@ class QuantisedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """The rows of whole-number ids: (...) -> (..., K) float32. Raises `IndexError` for an id that is no row's."""
         flat = ids.reshape(-1)
-        compiled = not (flat.is_cuda or torch.compiler.is_compiling())
-        rows = self._decoded(flat) if compiled else self._gathered(flat.long())
+        if torch.compiler.is_compiling():  # a program does not check
+            return self._gathered(flat.long()).view(*ids.shape, self.width)
+        if flat.is_cuda and len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.rows:
+            raise IndexError(f"an id is out of range: the table has {self.rows:,} rows")
+        rows = self._gathered(flat.long()) if flat.is_cuda else self._decoded(flat)
         return rows.view(*ids.shape, self.width)
 
     def _decoded(self, ids: Tensor) -> Tensor:
@@ -162,7 +172,8 @@ class QuantisedEmbedding(nn.Module):
         return rows
 
     def on_large_pages(self) -> "QuantisedEmbedding":
-        """Itself: it is small."""
+        """Move the buffers to large pages, as those of `CompressedEmbedding`. Returns itself."""
+        to_large_pages(self)
         return self
 
     @property
