@@ -178,6 +178,7 @@ QUOTED = {
     ("README.md", "A first look at clicks"): "movielens_1m_ctr",
     ("README.md", "A first look at the methods of today"): "methods_mf",
     ("docs/explanation/fair-comparison.md", "How patient training must be"): "patience",
+    ("docs/explanation/fair-comparison.md", "Where DNIS stops"): "stopping",
     ("docs/explanation/fair-comparison.md", "Does a search find the right dimensions?"): "recovery",
     ("docs/explanation/fair-comparison.md", "What the controls say"): "controls",
 }

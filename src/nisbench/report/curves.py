@@ -30,7 +30,7 @@ def draw(plan: StudyPlan) -> None:
             margin = 0.05 * (max(seen) - min(seen))
             axis.set_ylim(min(seen) - margin, max(seen) + margin)
         panel = plan.title(first.grid, model=first.model, dataset=first.dataset)
-        axis.set_title(style.plain(f"{plan.title(first.grid, method=first.method)}: {panel}"))
+        style.entitle(axis, f"{plan.title(first.grid, method=first.method)}: {panel}")
         axis.set_xlabel("epoch")
         axis.set_ylabel("validation loss")
         if axis.get_legend_handles_labels()[0]:  # none if all searches failed

@@ -53,7 +53,7 @@ def figure3a(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         axis.set_ylim(-0.03, 1.03)
         for i, tick in enumerate(axis.get_xticklabels()):
             tick.set_visible(len(of_panel) <= 12 or i % 3 == 0)
-        axis.set_title(style.plain(panel.title(plan)))
+        style.entitle(axis, panel.title(plan))
         axis.set_xlabel("feature block (1: most frequent)")
         axis.set_ylabel("soft selection α")
         axis.set_axisbelow(True)
@@ -106,7 +106,7 @@ def figure3b(plan: StudyPlan, _results: pd.DataFrame) -> Drawn:
         axis.set_xscale("log")
         axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=3))
         axis.grid(visible=False)
-        axis.set_title(style.plain(f"{panel.title(plan)}, CR = {rate_name(cells[0].compression_rate)}"))
+        style.entitle(axis, f"{panel.title(plan)}, CR = {rate_name(cells[0].compression_rate)}")
         axis.set_xlabel("frequency in train")
         axis.set_ylabel(f"dimensions left, of {DimensionScheme.load(Path(cells[0].prune.path('scheme'))).k}")
         table = pd.DataFrame(

@@ -70,7 +70,7 @@ def _over_sweep(plan: StudyPlan, results: pd.DataFrame, letter: str, axis_label:
         _quality(axis, metric)
         name = _variant(plan, grid)
         title = plan.title(name, model=model) + ", " + plan.grids[name].params.datasets[dataset].title
-        axis.set_title(style.plain(", ".join(filter(None, [title, plan.study.grids[grid].title]))))
+        style.entitle(axis, ", ".join(filter(None, [title, plan.study.grids[grid].title])))
         if len(looks) > 1:
             axis.legend()
     picture.tight_layout()
@@ -99,7 +99,7 @@ def figure3c(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.set_xlabel("pruned share of the weights")
         _quality(axis, metric)
-        axis.set_title(style.plain(Panel(grid, dataset, model).title(plan)))
+        style.entitle(axis, Panel(grid, dataset, model).title(plan))
         axis.legend()
     picture.tight_layout()
     caption = (
@@ -146,7 +146,7 @@ def pareto(plan: StudyPlan, results: pd.DataFrame) -> Drawn:
         style.label_sizes(axis, 0.8 * inside["bytes"].min(), 1.25 * inside["bytes"].max())
         axis.set_xlabel("bytes of the embeddings, in their smallest layout")
         _quality(axis, metric)
-        axis.set_title(style.plain(f"{_entry(plan, 'models', model).title}, {_entry(plan, 'datasets', dataset).title}"))
+        style.entitle(axis, f"{_entry(plan, 'models', model).title}, {_entry(plan, 'datasets', dataset).title}")
         axis.legend(
             loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=axis.transAxes + below,
             ncols=2, fontsize=6.5, frameon=False,

@@ -1,6 +1,7 @@
 """How figures look, and how they become files: the same data, the same bytes."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -120,6 +122,16 @@ class NothingToShowError(Exception):
 def plain(text: str) -> str:
     """Text from elsewhere as matplotlib draws it character by character, without taking any of it for a formula."""
     return printable(text).replace("$", r"\$")
+
+
+def entitle(axis: Axes, text: str) -> None:
+    """Give a panel a title, in as many lines as its width asks for."""
+    figure = axis.figure
+    assert isinstance(figure, Figure)
+    width = axis.get_position().width * figure.get_figwidth() * 72  # in points
+    size = font_manager.FontProperties(size=plt.rcParams["axes.titlesize"]).get_size_in_points()
+    lines = textwrap.wrap(text, max(20, int(1.1 * width / (0.5 * size))))  # half of its height is a letter's mean width
+    axis.set_title("\n".join(map(plain, lines)))
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
