@@ -149,7 +149,7 @@ def export(
         fields=fields,
         metrics=run.metrics_at(values),
         layout=table.layout,
-        values=getattr(table, "values", "codes"),
+        values=table.values,
         bytes=table.nbytes + projections,
         network_bytes=sum(tensor.nbytes for tensor in others.values()) - projections,
     )

@@ -35,6 +35,7 @@ class QuantisedEmbedding(nn.Module):
     """
 
     layout: Literal["quantised"] = "quantised"
+    values: Literal["codes"] = "codes"
     codes: Tensor
     """(bytes,) uint8: one code after another, the first in the lowest bits."""
     unrounded: Tensor
