@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 
 from nisbench.params.loading import load
-from nisbench.report import build, index, leaderboard, runs, takeaways, verdicts
+from nisbench.report import build, index, leaderboard, paper_claims, runs, takeaways, verdicts
 from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, UNDECIDED, Finding
+from nisbench.report.formatting import Link
+from nisbench.report.reports import reports
 from nisbench.report.results import summary
 from nisbench.studies import plan_study
 from tests.helpers.fake_runs import pretend
@@ -280,7 +282,7 @@ def test_the_overview_has_the_claims_that_several_studies_check(tmp_path):
     a_report(tmp_path / "demo", "Demo", [("Larger is better", "NA", "holds")])
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "summary.csv").touch()
-    table = index.claims_of_all(index.reports(tmp_path))
+    table = index.claims_of_all(reports(tmp_path))
     assert table.index.tolist() == ["Larger is better"]
     assert table.iloc[0].to_dict() == {
         "NA: A (a)": "✓ holds: 2 of 2",
@@ -296,6 +298,48 @@ def test_the_overview_has_the_claims_that_several_studies_check(tmp_path):
     assert "B\\|b" in text  # a bar of a title does not end a cell
     assert "Demo" not in text  # it is not in git
     assert "only listed: [old](old)" in text
+
+
+MIXED = "Random Search and MDE, with mixed dimensions, beat Grid Search"
+
+
+def test_the_paper_s_claims_are_judged_by_the_study_of_real_data_with_the_most_seeds_and_comparisons(tmp_path):
+    def verdicts_of(*found, rate=2, model="MF"):
+        return [(f"Pruned at CR = {rate}, DNIS still beats the best of them", model, verdict) for verdict in found]
+
+    a_report(tmp_path / "small", "Small", verdicts_of("contradicted"))
+    a_report(tmp_path / "large", "Large", verdicts_of("holds") + verdicts_of("holds", rate=2.5))
+    a_report(tmp_path / "other", "Other", [("Of the models, DeepFM predicts best", "DeepFM", "contradicted")])
+    a_report(tmp_path / "one_seed", "One seed", [*verdicts_of(*["contradicted"] * 9), (MIXED, "MF", "holds")])
+    a_report(tmp_path / "planted", "Planted", verdicts_of(*["contradicted"] * 9) + verdicts_of("holds", model="NeuMF"))
+    for study, key, value in (
+        ("one_seed", "study", {"title": "One seed", "seeds": [1]}),
+        ("planted", "datasets", {"generated": {"format": "planted_ratings"}}),
+        ("large", "datasets", {"real": {"format": "movielens"}, "unknown": {"format": "of a plug-in"}}),
+    ):
+        about = json.loads((tmp_path / study / "runs.json").read_text())
+        (tmp_path / study / "runs.json").write_text(json.dumps(about | {key: value}))
+    table = paper_claims.table(reports(tmp_path))
+    assert table.columns.tolist() == ["In the paper", "MF", "DeepFM"]
+    pruned = table.loc["Pruned, DNIS still beats the best of them"]
+    assert pruned["MF"] == Link("✓ holds: 2 of 2", "large/README.md")
+    assert table.loc[MIXED].tolist() == ["Section 3.2", Link("✓ holds: 1 of 1", "one_seed/README.md"), ""]
+    (model,) = [claim for claim in table.index if claim.startswith("Of the models")]
+    assert table.loc[model, "DeepFM"].text == "✗ contradicted: 1 of 1"
+    assert "[✓ holds: 2 of 2](large/README.md)" in index.overview(tmp_path).replace("\N{NO-BREAK SPACE}", " ")
+    index.write_index(tmp_path)
+    assert (
+        '<td class="holds"><a href="large/page.html">✓ holds: 2 of 2</a></td>' in (tmp_path / "index.html").read_text()
+    )
+
+
+def test_the_paper_s_claims_are_all_that_are_not_said_to_be_somebody_else_s():
+    for report in reports(ROOT / "results"):
+        claims = pd.read_csv(report.folder / "claims.csv")["claim"].replace(paper_claims.NAMED_BY_STUDY, regex=True)
+        others = {claim for claim in claims if claim not in paper_claims.CLAIMS}
+        assert [
+            claim for claim in others if not re.match(r"Not in the paper: |At its size, |\w+ et al\. \d+: ", claim)
+        ] == []
 
 
 def test_the_overview_in_git_is_that_of_the_reports_in_git(tmp_path):

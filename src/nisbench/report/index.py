@@ -1,52 +1,21 @@
 """All studies on one page, ``results/index.html`` and ``results/README.md``, made from the files of their reports that are in git."""
 
 import shutil
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from markdown_it import MarkdownIt
 
-from nisbench.errors import NisbenchError
-from nisbench.files import read_json, write_text
+from nisbench.files import write_text
+from nisbench.report import paper_claims, verdicts, web
 from nisbench.report import runs as run_list
-from nisbench.report import verdicts, web
 from nisbench.report.comparisons import FAILS, HOLDS
 from nisbench.report.formatting import NONE, Link, label, literal, markdown
+from nisbench.report.reports import Report, reports
 
 TITLE = "nisbench: results of all studies"
 COPIED = ("*.csv", "*.md", "*.tex", "*.svg", "*.png", "runs.json", "metrics.json")
-
-
-@dataclass(frozen=True)
-class Report:
-    """A study's report, as its folder has it."""
-
-    folder: Path
-    about: dict[str, Any]
-
-    @property
-    def title(self) -> str:
-        return str(self.about["study"]["title"])
-
-    def entry(self, section: str, name: str) -> str:
-        """The title of an entry of ``params/``."""
-        return str(self.about[section].get(name, {}).get("title", name))
-
-
-def reports(results: Path) -> list[Report]:
-    """The studies below `results` whose reports have a ``runs.json``, by name. Older ones have none, and are left out."""
-    found = []
-    for path in sorted(results.glob(f"*/{run_list.NAME}")):
-        about = read_json(path)
-        if not isinstance(about, dict) or "study" not in about:
-            raise NisbenchError(
-                f"{path} is not the runs of a study. Make it again with: nisbench tables {path.parent.name}"
-            )
-        found.append(Report(path.parent, about))
-    return found
 
 
 def write_index(results: Path) -> None:
@@ -72,19 +41,18 @@ def publish(results: Path, into: Path) -> list[Path]:
 
 
 def overview(results: Path) -> str:
-    """The page as Markdown, for code hosts: the studies, and what becomes of the claims that several of them check.
+    """The page as Markdown, for code hosts: the studies, and what becomes of the paper's claims and of those that several check.
 
     It is in git, so what is not (`NOT_IN_GIT`) is left out. Reports of older versions are named.
     """
     found = [report for report in reports(results) if report.folder.name not in NOT_IN_GIT]
     rows = [[Link(report.title, f"{report.folder.name}/README.md"), *_about(report)] for report in found]
-    claims = claims_of_all(found)
     sections = [f"# {TITLE}", markdown(rows, ["Study", *ABOUT], align="left")]
     if older := sorted(path.parent.name for path in results.glob("*/summary.csv") if not _runs_beside(path)):
         links = ", ".join(f"[{name}]({name})" for name in older)
         sections.append(f"Reports of an older version, which say less, are only listed: {links}.")
-    if not claims.empty:
-        sections += [f"## {CLAIMS}", ABOUT_CLAIMS]
+    for title, about, claims in _claim_tables(found):
+        sections += [f"## {title}", about]
         sections.append(markdown(claims.reset_index().to_numpy().tolist(), ["Claim", *claims], align="left"))
     for report in found:
         if lines := _in_short(report):
@@ -138,16 +106,30 @@ def _body(found: list[Report]) -> str:
     )
 
 
+def _claim_tables(found: list[Report]) -> list[tuple[str, str, pd.DataFrame]]:
+    """Titles, what is to know, and tables, of those that have lines."""
+    tables = [
+        (paper_claims.TITLE, paper_claims.ABOUT, paper_claims.table(found)),
+        (CLAIMS, ABOUT_CLAIMS, claims_of_all(found)),
+    ]
+    return [table for table in tables if not table[2].empty]
+
+
 def _claims(found: list[Report]) -> str:
-    claims = claims_of_all(found)
-    if claims.empty:
-        return ""
-    heads = "".join(f"<th>{escape(str(head))}</th>" for head in ("Claim", *claims))
-    rows = "".join(f"<tr>{''.join(map(_verdict, row))}</tr>" for row in claims.reset_index().to_numpy())
-    return f'<h2>{CLAIMS}</h2><p>{ABOUT_CLAIMS}</p><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
+    parts = []
+    for title, about, claims in _claim_tables(found):
+        heads = "".join(f"<th>{escape(str(head))}</th>" for head in ("Claim", *claims))
+        rows = "".join(f"<tr>{''.join(map(_verdict, row))}</tr>" for row in claims.reset_index().to_numpy())
+        parts.append(
+            f'<h2>{escape(title)}</h2><p>{escape(about)}</p><div class="wide"><table><tr>{heads}</tr>{rows}</table></div>'
+        )
+    return "".join(parts)
 
 
-def _verdict(cell: str) -> str:
+def _verdict(cell: str | Link) -> str:
+    if isinstance(cell, Link):
+        page = cell.target.replace("README.md", "page.html")
+        return f'<td class="{web.MARKS.get(cell.text[:1], "")}"><a href="{escape(page)}">{escape(cell.text)}</a></td>'
     return f'<td class="{web.MARKS.get(cell[:1], "")}">{escape(cell)}</td>'
 
 
