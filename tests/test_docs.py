@@ -174,9 +174,9 @@ def test_the_site_has_every_page_once():
 
 
 QUOTED = {
-    ("README.md", "What we found"): "movielens_1m",
-    ("README.md", "A first look at clicks"): "movielens_1m_ctr",
-    ("README.md", "A first look at the methods of today"): "methods_mf",
+    ("docs/evidence/findings.md", "Ratings"): "movielens_1m",
+    ("docs/evidence/findings.md", "Clicks"): "movielens_1m_ctr",
+    ("docs/evidence/findings.md", "Methods of today"): "methods_mf",
     ("docs/explanation/fair-comparison.md", "How patient training must be"): "patience",
     ("docs/explanation/fair-comparison.md", "Where DNIS stops"): "stopping",
     ("docs/explanation/fair-comparison.md", "Does a search find the right dimensions?"): "recovery",
@@ -188,15 +188,37 @@ NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?:e-\d+)?(?![\w])")
 
 @pytest.mark.parametrize(("page", "section"), QUOTED, ids=lambda name: name)
 def test_figures_that_are_quoted_are_in_the_results(page, section):
-    study = ROOT / "results" / QUOTED[page, section]
-    known = np.array(
-        [float(number) for file in study.iterdir() if file.suffix in {".csv", ".md"} for number in numbers(file)]
-    )
-    quoted = text_of(ROOT / page).partition(f"## {section}\n")[2].partition("\n## ")[0]
-    figures = {text for text in NUMBER.findall(quoted) if "." in text or "," in text}
+    figures = figures_of(section_of(page, section))
     assert len(figures) > 5
-    wrong = [text for text in figures if not is_rounded(text.replace(",", ""), known)]
-    assert wrong == []
+    assert not_in_results(figures, QUOTED[page, section]) == []
+
+
+def test_each_finding_on_the_front_page_is_of_the_study_that_it_names():
+    findings = re.split(
+        r"^\* ", section_of("README.md", "What we found").partition("\n[Findings]")[0], flags=re.MULTILINE
+    )[1:]
+    assert len(findings) > 4
+    for finding in findings:
+        (study,) = re.findall(r"\]\(results/(\w+)/README.md\)", finding)
+        figures = figures_of(finding)
+        assert len(figures) > 1, finding
+        assert not_in_results(figures, study) == [], finding
+
+
+def section_of(page: str, section: str) -> str:
+    return text_of(ROOT / page).partition(f"## {section}\n")[2].partition("\n## ")[0]
+
+
+def figures_of(text: str) -> set[str]:
+    """The numbers in a text that are measured: those with a decimal or a thousands separator."""
+    return {found for found in NUMBER.findall(text) if "." in found or "," in found}
+
+
+def not_in_results(figures: set[str], study: str) -> list[str]:
+    """Those figures that no file of a study's report has, rounded alike."""
+    files = (ROOT / "results" / study).iterdir()
+    known = np.array([float(number) for file in files if file.suffix in {".csv", ".md"} for number in numbers(file)])
+    return [text for text in figures if not is_rounded(text.replace(",", ""), known)]
 
 
 def numbers(file: Path) -> list[str]:
