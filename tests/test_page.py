@@ -324,6 +324,7 @@ def test_the_paper_s_claims_are_judged_by_the_study_of_real_data_with_the_most_s
     pruned = table.loc["Pruned, DNIS still beats the best of them"]
     assert pruned["MF"] == Link("✓ holds: 2 of 2", "large/README.md")
     assert table.loc[MIXED].tolist() == ["Section 3.2", Link("✓ holds: 1 of 1", "one_seed/README.md"), ""]
+    assert table.index.tolist() == list(paper_claims.CLAIMS)  # those that nothing checks are not hidden
     (model,) = [claim for claim in table.index if claim.startswith("Of the models")]
     assert table.loc[model, "DeepFM"].text == "✗ contradicted: 1 of 1"
     assert "[✓ holds: 2 of 2](large/README.md)" in index.overview(tmp_path).replace("\N{NO-BREAK SPACE}", " ")

@@ -32,14 +32,14 @@ NAMED_BY_STUDY = {
 """What a study's claim has of its own, and what stands here instead."""
 
 ABOUT = (
-    "A cell is of the study of real data with the most seeds, and of these the one with the most comparisons; its link leads there. Two claims "
-    "have no line. DNIS's search is said to take less time by a factor of 2 to more than 10: see the tables' cost, on which no verdict is given. "
+    "A cell is of the study of real data with the most seeds, and of these the one with the most comparisons; its link leads there. An empty "
+    "cell: no committed study checks that. Two claims have no line. DNIS's search is said to take less time by a factor of 2 to more than 10: see the tables' cost, on which no verdict is given. "
     "Clicks are said to stand higher compression rates than ratings: no study compares the two."
 )
 
 
 def table(found: list[Report]) -> pd.DataFrame:
-    """A row per claim that any report decides: where the paper makes it, and a column per model. Generated data are left out."""
+    """A row per claim: where the paper makes it, and a column per model. Generated data are left out. Empty if nothing is judged."""
     cells: dict[tuple[str, str], tuple[tuple[int, int], Link]] = {}
     for report in found:
         if _generated(report):
@@ -55,8 +55,7 @@ def table(found: list[Report]) -> pd.DataFrame:
     models = list(dict.fromkeys(model for _, model in cells))
     rows = {
         claim: {"In the paper": where, **{model: cells[claim, model][1] for model in models if (claim, model) in cells}}
-        for claim, where in CLAIMS.items()
-        if any((claim, model) in cells for model in models)
+        for claim, where in (CLAIMS if cells else {}).items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("Claim")
 
