@@ -127,10 +127,11 @@ def _claims(found: list[Report]) -> str:
 
 
 def _verdict(cell: str | Link) -> str:
+    text = cell.text if isinstance(cell, Link) else cell
+    inner = escape(text)
     if isinstance(cell, Link):
-        page = cell.target.replace("README.md", "page.html")
-        return f'<td class="{web.MARKS.get(cell.text[:1], "")}"><a href="{escape(page)}">{escape(cell.text)}</a></td>'
-    return f'<td class="{web.MARKS.get(cell[:1], "")}">{escape(cell)}</td>'
+        inner = f'<a href="{escape(cell.target.replace("README.md", "page.html"))}">{inner}</a>'
+    return f'<td class="{web.MARKS.get(text[:1], "")}">{inner}</td>'
 
 
 ABOUT = ("Data sets", "Models", "Methods", "Runs", "Seeds", "Claims: ✓ hold, ○ undecided, ✗ contradicted")
