@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from nisbench.errors import NisbenchError
@@ -72,10 +71,13 @@ def test_areas_are_those_of_lines_between_scaled_results(study):
 
 def test_the_page_s_first_lines_have_the_areas_of_the_reference_of_the_best_other_and_of_dnis(study):
     data = area.sheet(study, summary(study), study).data
-    (line,) = takeaways.takeaways([], pd.DataFrame(), data)
-    assert line.endswith("Uniform at budget 60.0 ± 0.0, n = 2, DNIS 55.0 ± 0.0, n = 2 (MF, Planted ratings).")
-    (line,) = takeaways.takeaways([], pd.DataFrame(), data.assign(area=[0.6, 0.5, 0.55]))
-    assert "Random Search 55.0 ± 0.0, n = 2, DNIS 50.0" in line
+    (line,) = takeaways.takeaways([], areas=data)
+    assert line.endswith(
+        " MF, Planted ratings: best reference: *Uniform at budget* 60.0 ± 0.0, n = 2, "
+        "best of the others: *DNIS* 55.0 ± 0.0, n = 2."
+    )
+    (line,) = takeaways.takeaways([], areas=data.assign(area=[0.6, 0.5, 0.55]))
+    assert "best of the others: *Random Search* 55.0 ± 0.0, n = 2, DNIS: *DNIS* 50.0" in line
 
 
 def scale(smallest, largest):

@@ -347,6 +347,16 @@ def test_ranks_are_the_largest_whose_weights_fit():
     ]  # too small for two matrices to be smaller
 
 
+def test_low_rank_serves_fields_of_several_values():
+    """Such a field has several columns of ids, and a padded one repeats a feature."""
+    table = LowRankTable(drawn(50, 8), [30, 4, 16], [3, 8, 2], torch.Generator().manual_seed(1))
+    ids = torch.tensor([[3, 31, 30, 30], [29, 33, 49, 34]])
+    torch.testing.assert_close(table.of_batch(ids), table.whole()[ids.flatten()])
+    torch.testing.assert_close(
+        table.of_batch(ids[:, [0, 1, 2]] * 0 + torch.tensor([3, 31, 40])), table.whole()[[3, 31, 40] * 2]
+    )
+
+
 def test_low_rank_is_a_product_for_each_field():
     generator = torch.Generator().manual_seed(1)
     table = LowRankTable(drawn(50, 8), [30, 4, 16], [3, 8, 2], generator)

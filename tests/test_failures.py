@@ -146,6 +146,17 @@ def test_a_chosen_trial_that_was_cut_off_is_told_with_its_best_epoch(settings, d
     ]
 
 
+def test_training_further_counts_the_warm_start_alone_and_keeps_the_best_epoch_of_the_search(
+    settings, data, tmp_path, monkeypatch
+):
+    given_losses(monkeypatch, *[5.0, 4.8], *[4.0, 4.5, 4.6], *[4.7, 4.8])
+    terms = {"max_epochs": 9, "patience": 2}
+    own = {"warm_start_epochs": 2, "train_further": True, "patience": 2}
+    best = run_search(settings("dnis_released", terms, **own), data, tmp_path).best
+    assert (best.warm_start_epochs, best.best_epoch, best.epochs, best.stopped) == (2, 3, 7, "patience")
+    assert best.validation_loss == 4.0
+
+
 def test_a_search_that_stopped_by_itself_warns_of_nothing(settings, data, tmp_path, monkeypatch, caplog):
     given_losses(monkeypatch, 5.0, 4.0)
     found = run_search(settings("grid_search", {"max_epochs": 9, "patience": 1}, dimensions=[2, 4]), data, tmp_path)

@@ -38,6 +38,7 @@ from nisbench.params import loading
 from nisbench.params.datasets import Member
 from nisbench.params.studies import task_tables
 from nisbench.report import claims, dnis_figures, leaderboard, page, recovery, runs, tables
+from nisbench.report.comparisons import Results
 from nisbench.report.results import complete, provenance, summary
 from nisbench.report.results import metrics as metrics_of
 from nisbench.run_files import read_pruning, read_search
@@ -669,7 +670,8 @@ def read_by_reports(found):
         dnis_figures.frequency_and_size(cell)
         dnis_figures.selection_of(cell)
         PrunedModel.load(cell.prune.path("scheme"), cell.prune.path("model"), cell.settings.model)
-    page.text(found, results, claims.findings(*compared), sheets, {}, leaderboard.leaderboard(*compared), found)
+    page.text(found, results, claims.findings(*compared), sheets, {}, Results(*compared), found)
+    leaderboard.leaderboard(*compared)
     runs.write(found)
     metrics_of(results)
     provenance(found)

@@ -15,7 +15,7 @@ import pytest
 
 from nisbench.params.loading import load
 from nisbench.report import build, index, leaderboard, paper_claims, runs, takeaways, verdicts
-from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, UNDECIDED, Finding
+from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, UNDECIDED, Finding, Results
 from nisbench.report.formatting import Link
 from nisbench.report.reports import reports
 from nisbench.report.results import summary
@@ -89,11 +89,11 @@ def test_a_takeaway_counts_all_comparisons_and_quotes_the_first_with_effect_inte
     undecided = finding(verdict=UNDECIDED, difference=0.002, low=-0.01, high=0.014)
     against = finding(verdict=FAILS, difference=0.2, low=0.1, high=0.3)
     found = [undecided, finding(), finding(difference=-9.0), against]
-    (line,) = takeaways.takeaways(found, pd.DataFrame())
+    (line,) = takeaways.takeaways(found)
     assert line.startswith("**A claim:** of 4 comparisons, 2 for it, 1 against it, 1 undecided. ")
     assert "MSE 0.1000 lower (better), 95 % interval 0.0500 to 0.1500, n = 3; " in line
     assert line.endswith("MSE 0.2000 higher (worse), 95 % interval 0.1000 to 0.3000, n = 3.")
-    (line,) = takeaways.takeaways([undecided], pd.DataFrame())
+    (line,) = takeaways.takeaways([undecided])
     assert line.endswith("MSE 0.0020 higher (worse), 95 % interval -0.0100 to 0.0140, n = 3.")
 
 
@@ -107,13 +107,13 @@ def test_takeaways_are_at_most_five_in_an_order_that_knows_no_result():
         "B",
     ]
     for verdict in (HOLDS, FAILS):
-        lines = takeaways.takeaways([finding(claim=name, verdict=verdict) for name in names], pd.DataFrame())
+        lines = takeaways.takeaways([finding(claim=name, verdict=verdict) for name in names])
         assert [line.split(":**")[0].strip("*") for line in lines] == [names[3], names[2], names[1], "Z", "A"]
 
 
 def test_one_seed_is_said_to_point_one_way():
     alone = finding(verdict=ONE_SEED[HOLDS], low=np.nan, high=np.nan, n=1)
-    (line,) = takeaways.takeaways([alone], pd.DataFrame())
+    (line,) = takeaways.takeaways([alone])
     assert "of 1 comparison, 1 for it with one seed." in line
     assert line.endswith("MSE 0.1000 lower (better), one seed.")
 
@@ -155,7 +155,7 @@ def test_the_leaderboard_holds_each_result_against_the_best_and_the_uniform_dime
     assert rows["share"].to_dict()[("uniform", 4)] == 0.25
     assert list(rows["n"].unique()) == [3]
     assert all(len(of_row.split()) == 3 for of_row in rows["runs"])
-    best, half = takeaways.takeaways([], board)
+    best, half = takeaways.takeaways([], Results(found, summary(found)))
     assert best.startswith(
         "**Best quality, of any size:** Full table (MF, Planted ratings): MSE 0.7000, 95 % interval 0.4516 to 0.9484, n = 3; "
     )

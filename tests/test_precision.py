@@ -348,6 +348,26 @@ def test_quantised_dimensions_are_as_many_as_fit(budget, bits):
         quantised.dimension(9746, 64, bits, 0.99 * bits / 64 / 32)
 
 
+@pytest.mark.parametrize(
+    ("overlay", "error"),
+    [
+        (
+            "studies: {demo: {grids: {rating: {methods: {METHOD: [2]}, quantise: [null, int8]}}}}",
+            r"rating\.quantise: the method METHOD stores .*put it into a grid without `quantise`",
+        ),
+        (
+            "{methods: {METHOD: {quantise: int8}}, studies: {demo: {grids: {rating: {methods: {METHOD: [2]}}}}}}",
+            r"methods\.METHOD\.quantise: .*stores .*leave this out",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["quantised", "mpe", "hashing", "quotient_remainder", "low_rank"])
+def test_what_is_stored_in_a_form_of_its_own_is_not_rounded(method, overlay, error, tmp_path):
+    (tmp_path / "over.yaml").write_text(overlay.replace("METHOD", method))
+    with pytest.raises(NisbenchError, match=error.replace("METHOD", method)):
+        load(ROOT, [tmp_path / "over.yaml"])
+
+
 def test_a_rate_that_leaves_no_dimension_is_found_before_anything_runs(tmp_path):
     overlay = tmp_path / "over.yaml"
     overlay.write_text("studies: {demo: {grids: {rating: {methods: {quantised: [2, 1000]}}}}}")

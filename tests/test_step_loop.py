@@ -97,6 +97,30 @@ def test_no_step_asks_the_device_for_a_value(model, method, kind, monkeypatch):
     assert loop.step_losses().shape == (6,)
 
 
+def test_the_losses_of_all_steps_are_kept_after_the_learning_rate_has_dropped(monkeypatch):
+    settings = search_settings("rating", "mf", "network_pruning")
+    search = search_in(shapes.of_ratings(300, 100, 1000), settings, CPU, steps=12)
+
+    def losses():
+        recommender = search.recommender(search.specs()[0])
+        loop = StepLoop(
+            recommender, DenseStep(recommender, search.data.task, settings.training), None, settings.training.batch_size
+        )
+        data, found = search.data.training, []
+        for rate in (0.1, 0.1, 0.01, 0.01):
+            loop.begin(data, torch.arange(len(data)), None, None, rate)
+            loop.run()
+            found.append(loop.step_losses())
+        return torch.stack(found)
+
+    plain = losses()
+    with captured_on_cpu(monkeypatch) as captures:
+        captured = losses()
+    assert len(captures) == 2  # one for each rate
+    assert (plain > 0).all()
+    assert torch.equal(captured, plain)
+
+
 def test_a_step_that_cannot_be_captured_is_done_all_the_same(data_of, tmp_path, monkeypatch, caplog):
     settings = search_settings("rating", "mf", "dnis")
     plain = found(settings, data_of["rating"], tmp_path / "plain")

@@ -52,13 +52,28 @@ def device(
             return
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-        torch.use_deterministic_algorithms(deterministic)
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         by_name = {str(torch.cuda.get_device_properties(index).uuid): index for index in wanted}
-        with nullcontext(next(iter(by_name))) if held else _one_of(list(by_name)) as name:
+        with (
+            torch_modes(deterministic, precision),
+            nullcontext(next(iter(by_name))) if held else _one_of(list(by_name)) as name,
+        ):
             index = by_name[name]
             torch.cuda.set_device(index)
             yield torch.device("cuda", index)
+
+
+@contextmanager
+def torch_modes(deterministic: bool, precision: Precision) -> Iterator[None]:
+    """Set how torch sums and multiplies matrices; then what the process had before, for whoever called us."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    products = torch.get_float32_matmul_precision()
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_float32_matmul_precision(products)
 
 
 def keep_freed_memory() -> None:

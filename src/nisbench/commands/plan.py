@@ -25,7 +25,7 @@ def run(study: StudyPlan, threads: int | None, cores: int, json: bool) -> None:
         from nisbench.commands import estimate  # noqa: PLC0415
 
         training = study.params.training
-        with machine.device(training.device, threads, precision=training.precision) as device:
+        with machine.device(training.device, threads, training.deterministic, training.precision) as device:
             found = estimate.measure(study, device)
             if json:
                 known["cost"] = estimate.as_json(found, device)

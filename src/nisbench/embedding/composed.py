@@ -146,6 +146,8 @@ class LowRankTable(ComposedTable):
         return torch.cat([self._product(field, left) for field, left in enumerate(self.left)])
 
     def of_batch(self, ids: Tensor) -> Tensor:
+        if ids.shape[1] != len(self.left):  # a field of several values has several columns, and they are not told apart
+            return self.rows(ids.flatten())
         fields = enumerate(zip(self.left, ids.unbind(1), strict=True))
         products = [self._product(f, rows_of(left, own - self.first[f])) for f, (left, own) in fields]
         return torch.stack(products, 1).flatten(0, 1)

@@ -91,7 +91,7 @@ class QuantisedTable(Table):
     @property
     def stored_weights(self) -> int:  # type: ignore[override]  # it follows from the widths
         """As in `Table`: the bytes that are stored, divided by the 4 of a float32 weight."""
-        return self.storage.weights(self.width * int(self.bits @ self.sizes))
+        return self.storage.weights(self.width * int((self.bits * self.sizes).sum()))  # CUDA has no integer dot product
 
     @property
     def quantiser(self) -> Mapping[str, Any]:  # type: ignore[override]  # it is learned

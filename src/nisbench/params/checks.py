@@ -194,7 +194,7 @@ def _in_grid(params: Params, study: str, name: str, grid: Grid) -> Iterator[Prob
     if unknown:
         return
     yield from _repeated(at, {("datasets",): grid.datasets, ("models",): grid.models, ("quantise",): grid.quantise})
-    yield from _rounded_twice(params, grid, at)
+    yield from _in_quantise(params, grid, at)
     yield from _in_tune(params, grid, at)
     yield from _repeated(at, {("sweep", key): values for key, values in (grid.sweep or {}).items()})
     yield from _repeated(at, {("methods", method): rates for method, rates in grid.methods.items()})
@@ -235,7 +235,16 @@ def _in_tune(params: Params, grid: Grid, at: KeyPath) -> Iterator[Problem]:
             yield (*at, *path), text
 
 
-def _rounded_twice(params: Params, grid: Grid, at: KeyPath) -> Iterator[Problem]:
+def _in_quantise(params: Params, grid: Grid, at: KeyPath) -> Iterator[Problem]:
+    """What cannot be rounded, or is to be rounded twice."""
+    for entry in [entry for entry in grid.methods if params.methods[entry].stores_own_form]:
+        if any(grid.quantise) or params.methods[entry].quantise:
+            where = (*at, "quantise") if any(grid.quantise) else ("methods", entry, "quantise")
+            text = f"the method {entry} stores its result in a form of its own, which is not rounded"
+            yield (
+                where,
+                f"{text}: {'put it into a grid without `quantise`' if any(grid.quantise) else 'leave this out'}",
+            )
     for entry, precision in product(grid.methods, filter(None, grid.quantise)):
         if rounded_entry(entry, precision) in params.methods:
             yield (

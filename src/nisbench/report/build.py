@@ -26,6 +26,7 @@ from nisbench.report import (
     verdicts,
     web,
 )
+from nisbench.report.comparisons import Results
 from nisbench.report.formatting import Sheet, how_to_read
 from nisbench.report.outputs import item_files, manifest, outputs
 from nisbench.report.results import chosen, complete, made, metrics, provenance, summary
@@ -71,12 +72,11 @@ def run(plan: StudyPlan, partial: bool = False) -> None:
     write_text(folder / "claims.csv", verdicts.table(findings).to_csv(index=False))
     write_text(folder / "summary.csv", results.to_csv(index=False))
     write_json(folder / "metrics.json", metrics(results))
-    board = leaderboard.leaderboard(*compared)
-    write_text(folder / "leaderboard.csv", board.to_csv(index=False))
+    write_text(folder / "leaderboard.csv", leaderboard.leaderboard(*compared).to_csv(index=False))
     log.info("%s", folder / "README.md")
     write_text(
         folder / "README.md",
-        page.text(shown, results, findings, sheets, captions, board, made(every) if partial else every),
+        page.text(shown, results, findings, sheets, captions, Results(*compared), made(every) if partial else every),
     )
     log.info("%s", folder / "page.html")
     web.write_page(folder)

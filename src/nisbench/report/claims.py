@@ -25,7 +25,7 @@ RANK = 0.3
 
 
 def findings(plan: StudyPlan, frame: pd.DataFrame) -> list[Finding]:
-    """All comparisons that the study's grids allow."""
+    """All comparisons that the study's grids allow. Of those with the same numbers, because a setting changed nothing, the first."""
     results = Results(plan, frame)
     claims: list[Callable[[Results], Iterator[Finding]]] = [
         unpruned_beats_baselines,
@@ -43,7 +43,17 @@ def findings(plan: StudyPlan, frame: pd.DataFrame) -> list[Finding]:
         same_size,
         *later_claims.claims(),
     ]
-    return [finding for claim in claims for finding in claim(results)]
+    distinct: dict[tuple[str, ...], Finding] = {}
+    for finding in (finding for claim in claims for finding in claim(results)):
+        distinct.setdefault(_numbers(finding), finding)
+    return list(distinct.values())
+
+
+def _numbers(finding: Finding) -> tuple[str, ...]:
+    """What two findings share if the same trainings, or trainings that ended the same, are behind both."""
+    of = "" if finding.metric else finding.of
+    measured = finding.measured, finding.against.partition(":")[0]
+    return (finding.claim, finding.model, finding.metric, of, *measured, repr(finding.difference), repr(finding.low))
 
 
 # --- the paper's Tables 2 to 4 --------------------------------------------------------------------------------
@@ -53,7 +63,7 @@ def unpruned_beats_baselines(results: Results) -> Iterator[Finding]:
     claim = "Unpruned, DNIS beats the best of Grid Search, Random Search and MDE"
     for panel, dnis, baselines in _against_baselines(results):
         for metric in results.metrics(panel) if 1 in results.panels[panel][dnis] else []:
-            yield results.compare(claim, (panel, dnis, 1), results.best(baselines, metric), metric)
+            yield results.compare_with_best(claim, (panel, dnis, 1), baselines, metric)
 
 
 def pruned_beats_baselines(results: Results) -> Iterator[Finding]:
@@ -61,7 +71,7 @@ def pruned_beats_baselines(results: Results) -> Iterator[Finding]:
         for rate in [rate for rate in results.task(panel).pruned_rates or () if rate in results.panels[panel][dnis]]:
             for metric in results.metrics(panel):
                 claim = f"Pruned at CR = {rate_name(rate)}, DNIS still beats the best of them"
-                yield results.compare(claim, (panel, dnis, rate), results.best(baselines, metric), metric)
+                yield results.compare_with_best(claim, (panel, dnis, rate), baselines, metric)
 
 
 def _against_baselines(results: Results) -> Iterator[tuple[Panel, str, list[Entry]]]:
@@ -94,9 +104,9 @@ def best_model(results: Results) -> Iterator[Finding]:
         best = [entry for entry in entries if params.models[entry[0].model].best_in_paper]
         others = [entry for entry in entries if entry not in best]
         for metric in results.metrics(best[0][0]) if best and others else []:
-            other = results.best(others, metric)
             claim = f"Of the models, {titles[best[0]]} predicts best"
-            yield results.compare(claim, best[0], other, metric, of=titles[best[0]], against=titles[other])
+            of, against = titles[best[0]], titles[results.best(others, metric)]
+            yield results.compare_with_best(claim, best[0], others, metric, of, against)
 
 
 def multi_size_beats_single_size(results: Results) -> Iterator[Finding]:
@@ -154,18 +164,20 @@ def _more_is_better(results: Results, letter: str, claim: str) -> Iterator[Findi
         *others, last = sorted(grids)
         at_value = {value: (Panel(grid, dataset, model), method, rate) for value, grid in grids.items()}
         for metric in results.metrics(at_value[last][0]) if others else []:
-            best = results.best([at_value[value] for value in others], metric)
-            for other in dict.fromkeys([others[0], next(value for value in others if at_value[value] == best)]):
-                name = f"{letter} = {other:g}" + (", the best of the others" if at_value[other] == best else "")
-                yield results.compare(
-                    claim, at_value[last], at_value[other], metric, of=f"{letter} = {last:g}", against=name
-                )
+            rivals = {at_value[value]: f"{letter} = {value:g}" for value in others}
+            best, of = results.best(list(rivals), metric), f"{letter} = {last:g}"
+            if best != at_value[others[0]]:
+                least = at_value[others[0]]
+                yield results.compare(claim, at_value[last], least, metric, of, rivals[least])
+            yield results.compare_with_best(claim, at_value[last], list(rivals), metric, of, rivals[best])
 
 
 def rarer_blocks_get_less(results: Results) -> Iterator[Finding]:
-    searches: dict[Panel, dict[str, pd.Series]] = {}
+    searches: dict[Panel, dict[int, pd.Series]] = {}  # by seed; where rates have searches of their own, the first
     for cell in dnis_cells(results.plan):
-        searches.setdefault(panel_of(cell), {})[cell.search.id] = pd.Series(selection_of(cell).mean(axis=1))
+        of_seeds = searches.setdefault(panel_of(cell), {})
+        if cell.seed not in of_seeds:
+            of_seeds[cell.seed] = pd.Series(selection_of(cell).mean(axis=1))
     for panel, of_seeds in searches.items():
         means = pd.concat(list(of_seeds.values()), axis=1)
         ranks = [-_rank(column.index.to_series(), column) for column in (each.dropna() for _, each in means.items())]
@@ -267,7 +279,7 @@ def same_size(results: Results) -> Iterator[Finding]:
             ]
             for metric in results.metrics(dnis[0]) if others else []:
                 claim = "Not in the paper: DNIS beats the best other method of its size or smaller"
-                yield results.compare(claim, dnis, results.best(others, metric), metric, sizes=True)
+                yield results.compare_with_best(claim, dnis, others, metric, sizes=True)
 
 
 def _on_equal_terms(results: Results) -> Iterator[list[Panel]]:

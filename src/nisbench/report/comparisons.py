@@ -1,6 +1,6 @@
 """What claims are made of: a study's values by cell, and the comparison of two of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -110,7 +110,7 @@ class Results:
         return next(iter(self.methods(panel, "DNIS")), None)
 
     def best(self, among: list[Entry], metric: str) -> Entry:
-        """The one with the best mean on test: a claim has to hold against the choice that is hardest for it."""
+        """The one with the best mean on test."""
         means = {entry: self.mean(*entry, metric) for entry in among}
         return (max if quantity(metric).better == "higher" else min)(means, key=lambda entry: means[entry])
 
@@ -125,6 +125,33 @@ class Results:
                 found[panel_of(cell), cell.method, cell.compression_rate] = None
         return list(found)
 
+    def pools(self) -> list[list[Entry]]:
+        """Groups of results that compete for the best: controls aside, all of one data set, split, model and swept value.
+
+        A group has the grids of every training and, where a study sweeps K, the tables of every width.
+        """
+        groups: list[list[Panel]] = []
+        for panel in self.panels:
+            value = self.plan.grids[panel.grid].swept_value
+            for group in groups:
+                if same_terms(self, group[0], panel) and self.plan.grids[group[0].grid].swept_value == value:
+                    group.append(panel)
+                    break
+            else:
+                groups.append([panel])
+        pools = []
+        for group in groups:
+            shown = [
+                (panel, method, rate)
+                for panel in group
+                for method in self.panels[panel]
+                for rate in self.panels[panel][method]
+            ]
+            widths = [entry for panel in group for entry in self.other_tables(panel)]
+            kept = [entry for entry in dict.fromkeys(shown + widths) if self.method(*entry[:2]).shown_role != "control"]
+            pools += [kept] if kept else []
+        return pools
+
     def name(self, panel: Panel, method: str, rate: float) -> str:
         title = self.plan.title(panel.grid, method=method)
         grid = self.plan.grids[panel.grid]
@@ -137,6 +164,29 @@ class Results:
         """The finding that `a` is better than `b` in a metric, by a paired test over the seeds."""
         weights = f", {self.mean(*b, 'nonzeros'):,.0f} weights" if sizes else ""
         return self.judged(claim, a, self.of(*b, metric), metric, against or self.name(*b), of, sizes, weights)
+
+    def compare_with_best(
+        self,
+        claim: str,
+        a: Entry,
+        rivals: list[Entry],
+        metric: str,
+        of: str = "",
+        against: str = "",
+        sizes: bool = False,
+    ) -> Finding:
+        """The finding that `a` is better than each of its rivals: a comparison with the one of the best mean on test.
+
+        To hold against that one is hardest. To lose to it is easiest, because test has chosen it. So to contradict the claim, p
+        must be below the level when multiplied by the number of rivals (Bonferroni).
+        """
+        best = self.best(rivals, metric)
+        against = against or self.name(*best)
+        if len(rivals) > 1:
+            against += f", best of {len(rivals)}"
+        found = self.compare(claim, a, best, metric, of, against, sizes)
+        chance = found.verdict == FAILS and found.p * len(rivals) >= LEVEL
+        return replace(found, verdict=UNDECIDED) if chance else found
 
     def judged(
         self,

@@ -134,7 +134,7 @@ def _verdict(cell: str | Link) -> str:
     return f'<td class="{web.MARKS.get(text[:1], "")}">{inner}</td>'
 
 
-ABOUT = ("Data sets", "Models", "Methods", "Runs", "Seeds", "Claims: ✓ hold, ○ undecided, ✗ contradicted")
+ABOUT = ("Data sets", "Models", "Methods", "Runs in the tables", "Seeds", "Claims: ✓ hold, ○ undecided, ✗ contradicted")
 
 
 def _row(report: Report) -> str:

@@ -27,8 +27,8 @@ COLUMNS = [
 def leaderboard(plan: StudyPlan, frame: pd.DataFrame) -> pd.DataFrame:
     """A row per panel, metric, method and compression rate; each at all seeds, which `frame` must have.
 
-    `from_best` and `from_uniform` are mean differences over seeds, with their 95 % intervals, from the best mean of the panel and
-    from the uniform dimension at the same bytes. They are positive where the row is better. `share` is of the full table's bytes,
+    `from_best` and `from_uniform` are mean differences over seeds, with their 95 % intervals, from the panel's best mean, controls aside,
+    and from the uniform dimension at the same bytes. They are positive where the row is better. `share` is of the full table's bytes,
     `weights_kept` of the full table's weights, `front` marks what nothing beats in both quality and bytes.
     """
     results, rows = Results(plan, frame), []
@@ -51,7 +51,8 @@ def _of_metric(
     sign = 1 if quantity(metric).better == "higher" else -1
     values = {key: results.of(panel, *key, metric) for key in keys}
     sizes = {key: results.of(panel, *key, "bytes") for key in keys}
-    best = max(keys, key=lambda key: sign * values[key].mean())
+    ranked = [key for key in keys if results.method(panel, key[0]).shown_role != "control"] or keys
+    best = max(ranked, key=lambda key: sign * values[key].mean())
     uniform = next(iter(uniform_of(results, panel)), None)
     front = _front({key: (sizes[key].mean(), -sign * values[key].mean()) for key in keys})
     rows = []

@@ -9,9 +9,9 @@ from nisbench import records
 from nisbench.logs import duration
 from nisbench.params.studies import Figure
 from nisbench.records import pruning_result, search_result
-from nisbench.report import claims, verdicts
+from nisbench.report import claims, ranges, verdicts
 from nisbench.report import runs as run_list
-from nisbench.report.comparisons import Finding
+from nisbench.report.comparisons import Finding, Results
 from nisbench.report.figures import TITLES
 from nisbench.report.formatting import (
     CUT_OFF,
@@ -40,7 +40,7 @@ def text(
     findings: list[Finding],
     sheets: dict[Any, Sheet],
     captions: dict[Figure, str],
-    board: pd.DataFrame,
+    compared: Results,
     every: StudyPlan,
 ) -> str:
     """The page, in Markdown. Rows of tables lead to the lines of their runs in ``runs.json``, if that is there.
@@ -54,8 +54,8 @@ def text(
     sections = [f"# {literal(plan.study.title)}", _head(plan, results_of_all)]
     if plan.study.note:
         sections.append(plan.study.note.strip())
-    areas, swept = (sheets[name].data if name in sheets else None for name in ("area", "sweep"))
-    if lines := takeaways(findings, board, areas, swept):
+    data = (sheets[name].data if name in sheets else None for name in ("area", "sweep", "storage"))
+    if lines := takeaways(findings, compared, *data):
         sections += ["## In short", "\n".join(f"* {line}" for line in lines), ABOUT_TAKEAWAYS]
     if findings:
         sections += ["## Claims, checked", verdicts.matrix(findings), about_claims(plan, findings)]
@@ -64,6 +64,8 @@ def text(
         sections.append(failures)
     if cut_off := _cut_off(plan, searches, runs):
         sections.append(cut_off)
+    if at_an_end := ranges.text(plan, runs):
+        sections.append(at_an_end)
     if sheets:
         sections += [
             "## How to read the tables",
@@ -82,7 +84,7 @@ def text(
         "## Settings",
         _settings(plan),
         "## Runs",
-        _runs(plan, searches, runs),
+        _runs(plan, searches, runs, len(results_of_all)),
         "## How to repeat it",
         _repeat(plan),
     ]
@@ -91,7 +93,8 @@ def text(
 
 ABOUT_TAKEAWAYS = (
     "Rules that were fixed beforehand wrote these lines (`nisbench.report.takeaways`): they count every comparison of a claim, and quote the "
-    "first of the study for it and the first against it. Differences are means over seeds. Controls are left out of the rankings."
+    "first of the study for it and the first against it. Differences are means over seeds. Controls are left out of the rankings. The best is of all "
+    "that has the same data set, model and split, whatever its training and its K."
 )
 
 
@@ -108,7 +111,8 @@ def about_claims(plan: StudyPlan, findings: list[Finding]) -> str:
         "A claim holds for a model where more than half of its comparisons support it and none contradicts it; likewise it is contradicted. "
         "A paired t-test over the "
         f"seeds decides a comparison of two methods (two-sided, {100 * LEVEL:.0f} %). {made} Where a claim names the best of several, it is "
-        "the best on test: the choice that is hardest for the claim. A claim "
+        "the best on test, which is hardest to beat. To lose to it is easiest, so a claim is contradicted only if p is below "
+        f"{LEVEL} when multiplied by the number of rivals (*best of* in the lists). A claim "
         f"about ranks holds if the rank correlation is at least {claims.RANK} at every seed. One seed decides nothing: it points "
         f"one way or the other. The tests cover {cover}. No claim about time is judged: see *Cost* in the tables. "
         "[claims.csv](claims.csv) has every comparison."
@@ -216,8 +220,8 @@ def _settings(plan: StudyPlan) -> str:
     return "\n\n".join(lines)
 
 
-def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]) -> str:
-    """A row per search."""
+def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun], every: int) -> str:
+    """A row per search that validation chose."""
     cells = {cell.search.id: cell for cell in reversed(plan.cells)}
     several = len({machine_of(run) for run in runs.values()}) > 1
     rows = []
@@ -266,7 +270,8 @@ def _runs(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchRun]
         "its core (*development*: its golden values were not confirmed). `nisbench show ID` prints a run's settings. "
         "[runs.json](runs.json) has the rest of every run: settings that differ, machine, versions, trials and learning curve."
     )
-    return f"{folded(f'All {len(rows)} searches', table)}\n\n{notes}"
+    behind = f"The {len(rows)} searches behind the tables" if len(rows) < every else f"All {len(rows)} searches"
+    return f"{folded(behind, table)}\n\n{notes}"
 
 
 def machine_of(run: SearchRun) -> str:

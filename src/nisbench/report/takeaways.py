@@ -9,12 +9,17 @@ from fnmatch import fnmatch
 
 import pandas as pd
 
-from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, Finding
+from nisbench.embedding.storage import LAYOUTS
+from nisbench.report.comparisons import FAILS, HOLDS, ONE_SEED, Entry, Finding, Results
 from nisbench.report.formatting import FAILED, NONE, figure, label, literal, quantity
+from nisbench.report.panels import Panel
+from nisbench.report.runs import full_bytes
+from nisbench.report.significance import interval
+from nisbench.steps import rate_name
 
 MOST = 5
 QUOTED = 2
-"""Panels that a sentence quotes."""
+"""Panels, or pools of them, that a sentence quotes."""
 MOST_MOVED = 3
 """Methods whose change a sentence about a sweep quotes: the first."""
 ORDER = (
@@ -34,17 +39,22 @@ HALF = 0.5
 
 def takeaways(
     found: list[Finding],
-    board: pd.DataFrame,
+    results: Results | None = None,
     areas: pd.DataFrame | None = None,
     swept: pd.DataFrame | None = None,
+    stored: pd.DataFrame | None = None,
 ) -> list[str]:
     """The sentences, in Markdown: which result is best, what half the bytes cost, one number per method, and then claims, in the order above.
 
-    `areas` are the data of `area.sheet`, and `swept` those of `sweeps.sheet`, if the study has them. What a sweep shows is told first: a
-    study that asks for that table is about it.
+    `areas` are the data of `area.sheet`, `swept` those of `sweeps.sheet`, and `stored` those of `storage.sheet`, if the study has them. What a
+    sweep or another precision changes is told first: a study that asks for that table is about it. Where `stored` says what rounding
+    costs, no other way to half the bytes is named.
     """
     sentences = list(_sweeps(swept))[: MOST - 1] if swept is not None else []
-    for more in (*_best(board), *_half(board), *(_areas(areas) if areas is not None else ())):
+    sentences += _rounding(results, stored) if results and stored is not None else []
+    pools = [_Pool(results, entries) for entries in results.pools()] if results else []
+    half = _half(pools) if stored is None else ()
+    for more in (*_best(pools), *half, *(_areas(areas) if areas is not None else ())):
         if len(sentences) < MOST:
             sentences.append(more)
     for claim, findings in _ordered(found):
@@ -65,38 +75,95 @@ def _ordered(found: list[Finding]) -> Iterator[tuple[str, list[Finding]]]:
                 yield claim, findings
 
 
-def _panels(board: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each panel, of its first metric, without controls."""
-    if board.empty:
-        return []
-    kept = board[board["role"] != "control"]
-    keys = ["grid", "dataset", "model"]
-    first = kept.groupby(keys, sort=False)["metric"].transform("first")
-    return [rows for _, rows in kept[kept["metric"] == first].groupby(keys, sort=False)]
+class _Pool:
+    """Results that compete for the best of a panel's first metric."""
+
+    def __init__(self, results: Results, entries: list[Entry]) -> None:
+        self.results, self.entries = results, entries
+        panels = list(dict.fromkeys(entry[0] for entry in entries))
+        self.metric = results.metrics(panels[0])[0]
+        self.sign = 1 if quantity(self.metric).better == "higher" else -1
+        shown = [panel for panel in panels if panel in results.panels]
+        self.full = max((full_bytes(results.plan, panel) or 0.0 for panel in shown), default=0.0)
+
+    def best(self, share: float | None = None) -> Entry | None:
+        """The best mean, or the best in at most that share of the full table's bytes."""
+        within = [entry for entry in self.entries if share is None or self.share(entry) <= share]
+        return self.results.best(within, self.metric) if within else None
+
+    def share(self, entry: Entry) -> float:
+        """Of the full table's bytes; of the largest where there are several."""
+        return self.results.mean(*entry, "bytes") / self.full if self.full else 0.0
+
+    def values(self, entry: Entry) -> pd.Series:
+        return self.results.of(*entry, self.metric)
+
+    def name(self, entry: Entry) -> str:
+        panel, method, rate = entry
+        title = self.results.plan.title(panel.grid, method=method) + (f" (CR = {rate_name(rate)})" if rate != 1 else "")
+        return f"{literal(title)} ({literal(panel.title(self.results.plan))})"
 
 
-def _best(board: pd.DataFrame) -> Iterator[str]:
-    """The best result of the first panels."""
-    texts: list[str] = []
-    for rows in _panels(board)[:QUOTED]:
-        best = _best_of(rows)
-        texts.append(f"{literal(best['name'])} ({_where(best)}): {_value(best)}")
-    more = len(_panels(board)) - len(texts)
+def _best(pools: list[_Pool]) -> Iterator[str]:
+    """The best result of the first pools."""
+    texts = []
+    for pool in pools[:QUOTED]:
+        if best := pool.best():
+            mean, low, high = interval(pool.values(best), 0 * pool.values(best))
+            ends = _ends(pool.metric, low, high, len(pool.values(best)))
+            texts.append(f"{pool.name(best)}: {label(pool.metric)} {figure(pool.metric, mean)}{ends}")
+    more = len(pools) - len(texts)
     if texts:
         yield f"**Best quality, of any size:** {'; '.join(texts)}{f'; {more} more in the tables' if more else ''}."
 
 
-def _half(board: pd.DataFrame) -> Iterator[str]:
-    """What the best result in at most half of the full table's bytes lacks to the best of any size, in the first panels."""
+def _half(pools: list[_Pool]) -> Iterator[str]:
+    """What the best result in at most half of the full table's bytes lacks to the best of any size, in the first pools."""
     texts: list[str] = []
-    for rows in _panels(board):
-        small = rows[rows["share"] <= HALF]
-        if len(texts) < QUOTED and not small.empty:
-            row = _best_of(small)
-            told = f"{literal(row['name'])} ({_where(row)}), {100 * row['share']:.0f} % of the bytes"
-            texts.append(f"{told}: {_lost(row)}")
+    for pool in pools:
+        best, small = pool.best(), pool.best(HALF)
+        if best and small and len(texts) < QUOTED:
+            told = f"{pool.name(small)}, {100 * pool.share(small):.0f} % of the bytes"
+            texts.append(f"{told}: {_lost(pool, small, best)}")
     if texts:
         yield f"**In at most half of the full table's bytes:** {'; '.join(texts)}."
+
+
+def _lost(pool: _Pool, small: Entry, best: Entry) -> str:
+    if small == best:
+        return "the best of any size"
+    gap, low, high = interval(pool.sign * pool.values(best), pool.sign * pool.values(small))
+    worse = f"{label(pool.metric)} {figure(pool.metric, gap)} worse than the best of any size"
+    return worse + _ends(pool.metric, low, high, len(pool.values(best)))
+
+
+def _rounding(results: Results, stored: pd.DataFrame) -> Iterator[str]:
+    """What rounding the first result of the first panels costs in quality, and what it then takes."""
+    texts: list[str] = []
+    for place, of_panel in stored.groupby(["grid", "dataset", "model"], sort=False):
+        if len(texts) < QUOTED:
+            of_panel = of_panel.groupby(["method", "cr"], sort=False).filter(_in_every_precision)  # noqa: PLW2901
+            if of_panel.empty:
+                continue
+            entry: Entry = (Panel(*map(str, place)), of_panel["method"].iloc[0], of_panel["cr"].iloc[0])
+            rows = of_panel[(of_panel["method"] == entry[1]) & (of_panel["cr"] == entry[2])]
+            metric = results.metrics(entry[0])[0]
+            sizes = rows[rows["measure"].isin(LAYOUTS)].groupby("precision", sort=False)["value"].min()
+            quality_at = rows[rows["measure"] == metric].set_index("precision")["value"].to_dict()
+            (exact, full), *rounded = sizes.to_dict().items()
+            told = [
+                f"{precision} {way(metric, quality_at[precision] - quality_at[exact])} in {100 * size / full:.0f} % of the bytes"
+                for precision, size in rounded
+            ]
+            texts.append(f"{_Pool(results, [entry]).name(entry)}: {', '.join(told)}")
+    n = len(results.plan.study.seeds)
+    if texts:
+        yield f"**Rounded after training** ({'one seed' if n == 1 else f'means of {n} seeds'}): {'; '.join(texts)}."
+
+
+def _in_every_precision(rows: pd.DataFrame) -> bool:
+    """Whether a result was rounded to all of them: not one that is stored in a form of its own."""
+    return not rows[rows["measure"].isin(LAYOUTS)].groupby("precision")["value"].min().isna().any()
 
 
 def _sweeps(swept: pd.DataFrame) -> Iterator[str]:
@@ -127,42 +194,31 @@ def _moved(metric: str, row: pd.Series) -> str:
 def _areas(areas: pd.DataFrame) -> Iterator[str]:
     """The largest area of the references, of all that is neither reference nor control, and of DNIS, in the first panels."""
     texts: list[str] = []
-    for rows in _panels(areas)[:QUOTED]:
-        groups = rows["role"] == "reference", rows["role"] != "reference", rows["dnis"]
-        ordered = (rows[group].dropna(subset="area").nlargest(1, "area") for group in groups)
-        told = dict.fromkeys(_area(row) for first in ordered for _, row in first.iterrows())
+    kept = areas[areas["role"] != "control"] if len(areas) else areas
+    keys = ["grid", "dataset", "model"]
+    for _, rows in list(kept.groupby(keys, sort=False) if len(kept) else ())[:QUOTED]:
+        rows = rows[rows["metric"] == rows["metric"].iloc[0]].dropna(subset="area")  # noqa: PLW2901
+        groups = {
+            "best reference": rows["role"] == "reference",
+            "best of the others": rows["role"] != "reference",
+            "DNIS": rows["dnis"],
+        }
+        first = {of: rows[group].nlargest(1, "area") for of, group in groups.items()}
+        shown: dict[str, str] = {}  # DNIS may be the best of the others
+        for of, largest in first.items():
+            for _, row in largest.iterrows():
+                shown.setdefault(_area(row), of)
+        told = [f"{of}: {text}" for text, of in shown.items()]
         if told:
-            texts.append(f"{', '.join(told)} ({_where(rows.iloc[0])})")
+            texts.append(f"{literal(rows['where'].iloc[0])}: {', '.join(told)}")
     if texts:
         about = "area under quality against bytes, 100 = the best result at every size"
-        yield f"**One number per method ({about}), of references, of all others, and of DNIS:** {'; '.join(texts)}."
+        yield f"**One number per method ({about}).** {'; '.join(texts)}."
 
 
 def _area(row: pd.Series) -> str:
     width = f" ± {100 * row['width']:.1f}, n = {row['n']}" if row["n"] > 1 else " (one seed)"
-    return f"{literal(row['name'])} {100 * row['area']:.1f}{width}"
-
-
-def _lost(row: pd.Series) -> str:
-    if row["from_best"] == 0:
-        return "the best of any size"
-    gap, ends = -row["from_best"], _ends(row["metric"], -row["from_best_high"], -row["from_best_low"], row["n"])
-    return f"{label(row['metric'])} {figure(row['metric'], gap)} worse than the best of any size{ends}"
-
-
-def _best_of(rows: pd.DataFrame) -> pd.Series:
-    means = rows["mean"].to_numpy()
-    higher = quantity(str(rows["metric"].iloc[0])).better == "higher"
-    best: pd.Series = rows.iloc[int(means.argmax() if higher else means.argmin())]
-    return best
-
-
-def _where(row: pd.Series) -> str:
-    return literal(str(row["where"]))
-
-
-def _value(row: pd.Series) -> str:
-    return f"{label(row['metric'])} {figure(row['metric'], row['mean'])}{_ends(row['metric'], row['low'], row['high'], row['n'])}"
+    return f"*{literal(row['name'])}* {100 * row['area']:.1f}{width}"
 
 
 def _ends(metric: str, low: float, high: float, n: int) -> str:

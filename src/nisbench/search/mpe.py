@@ -82,5 +82,6 @@ class Settled(SelectionOptimizer):
 def report(recommender: Recommender, _data: Data) -> None:
     """Log how many features have which width."""
     table = table_of(recommender)
-    counts = torch.bincount(table.bits, weights=table.sizes.double()).long().tolist()
+    bits, sizes = table.bits.cpu(), table.sizes.cpu()  # no GPU sums these in one order only
+    counts = torch.bincount(bits, weights=sizes.double()).long().tolist()
     log.info("features by bits: %s", ", ".join(f"{bits}: {count}" for bits, count in enumerate(counts) if count))

@@ -184,6 +184,7 @@ def _train_in_phases(
     if spec.warm_start_epochs and not is_readable(main) and not resumed_further:
         few = settings.model_copy(update={"max_epochs": spec.warm_start_epochs})
         before = train(recommender, data, few, seed, checkpoint=warm, goes_on=True, title=f"{spec.name}, warm start")
+        before.warm_start_epochs = before.epoch
     optimizer = spec.selection_optimizer(recommender, data.task) if spec.selection_optimizer else None
     if not resumed_further:
         before = train(
@@ -240,7 +241,7 @@ def _trial(
         validation_loss=None if failed else progress.best_loss,
         best_epoch=progress.best_epoch,
         epochs=progress.epoch,
-        warm_start_epochs=progress.first_epoch,
+        warm_start_epochs=progress.warm_start_epochs,
         stopped="diverged" if failed or stopped is None else stopped,
         learning_rate=progress.learning_rate,
         weights=context.weights_of(spec, recommender),

@@ -139,7 +139,11 @@ class CompressedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """The rows of whole-number ids: (...) -> (..., K) float32. Raises `IndexError` for an id that is no row's."""
         flat = ids.reshape(-1)
-        if flat.is_cuda or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # a program does not check
+            rows = self._gathered(flat.long())
+        elif flat.is_cuda:
+            if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.rows:
+                raise IndexError(f"an id is out of range: the table has {self.rows:,} rows")
             rows = self._gathered(flat.long())
         elif self.layout == "dense" and self.values == "float32":
             rows = nn.functional.embedding(flat, self.weights)

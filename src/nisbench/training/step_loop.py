@@ -70,7 +70,10 @@ class StepLoop:
         assert validation_order is None or isinstance(validation_order, Tensor)
         if self.buffers is None or not self.buffers.fit(training, validation, order, validation_order, learning_rate):
             self.buffers = Buffers(training, order, validation, validation_order, learning_rate, full, self.batch_size)
-            self.replay = None
+            self.replay, self.warm = (
+                None,
+                0,
+            )  # the first steps make what the others write to, which must not be captured
         else:
             self.buffers.refill(training, order, validation, validation_order)
         self.buffers.begin(start)

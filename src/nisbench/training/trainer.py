@@ -2,7 +2,8 @@
 
 Each epoch goes once through the training instances in a random order that depends on nothing but the seed and the
 epoch's number, so a trial that is killed and resumed is trained on the same batches. The host does not wait for the
-device within an epoch, except where a method must (second-order DNIS, projections of large tables).
+device within an epoch, except where a method must (second-order DNIS, projections of large tables, AutoDim's mixture and
+OptEmbed's draws).
 """
 
 import math
@@ -61,7 +62,9 @@ class Progress:
     epoch: int = 0
     """Epochs done."""
     first_epoch: int = 0
-    """Epochs done in an earlier phase."""
+    """Epochs done in earlier phases."""
+    warm_start_epochs: int = 0
+    """Those of them before the selection was searched."""
     best_epoch: int = 0
     best_loss: float = float("inf")
     seconds: float = 0.0
@@ -72,7 +75,7 @@ class Progress:
 
     def stopped(self, settings: Training) -> Literal["patience", "max_epochs"] | None:
         """Which of the two has run out; None while the trial needs another epoch."""
-        if self.epoch - self.best_epoch >= settings.patience:
+        if self.epoch - max(self.best_epoch, self.first_epoch) >= settings.patience:
             return "patience"
         return "max_epochs" if self.epoch >= self.first_epoch + settings.max_epochs else None
 
@@ -111,7 +114,7 @@ def train(
     """Train until the validation loss has not fallen for ``patience`` epochs, and keep the best epoch's weights.
 
     `before` is the progress of an earlier phase that this one continues: its epochs count, its losses do not.
-    `best_loss` is the validation loss of the initial weights, which are the result if no epoch lowers it. With
+    `best_loss` is the validation loss of the initial weights, which are the result if no epoch lowers it: of `before`, its best epoch. With
     `keep_last`, validation only watches: the last of ``max_epochs`` epochs is the result. With a
     `checkpoint` path, the state is saved there from time to time and loaded from there if it exists: the result is the
     same as without the interruption. The end is saved only if the trial `goes_on` with another phase. Raises
@@ -120,7 +123,9 @@ def train(
     stepper = train_step.build(recommender, data.task, settings, fields=data.training.id_columns)
     progress = Progress(settings.learning_rate, best_loss=best_loss)
     if before:
-        progress.epoch = progress.first_epoch = progress.best_epoch = before.epoch
+        progress.epoch = progress.first_epoch = before.epoch
+        progress.best_epoch = before.best_epoch if math.isfinite(best_loss) else before.epoch
+        progress.warm_start_epochs = before.warm_start_epochs
         progress.seconds, progress.losses = before.seconds, list(before.losses)
     loop = StepLoop(recommender, stepper, selection_optimizer, settings.batch_size)
     trial = RunningTrial(loop, progress, snapshot(recommender), title)

@@ -71,6 +71,8 @@ class Method(Kind):
     """Whether the search trains its selection on validation instances, so that its validation loss is lower than its test loss."""
     needs_planted: ClassVar[bool] = False
     """Whether it must be told the planted dimensions of generated data."""
+    stores_own_form: ClassVar[bool] = False
+    """Whether its result is stored in a form of its own, which no `quantise` rounds: rows that features share, factors or codes."""
     colour: ClassVar[int | str | None] = None
     """In figures: a place in the colour-blind palette, or a colour's name. None = a free one."""
     marker: ClassVar[str | None] = None

@@ -97,6 +97,8 @@ class Hashing(TunedAtBudget):
     order: Order
     """random: features share a row by chance; frequency: a row has one feature of each frequency level."""
 
+    stores_own_form: ClassVar[bool] = True
+
 
 class QuotientRemainder(TunedAtBudget):
     """An embedding is made of a row that the features of a small group share and of another that tells these apart."""
@@ -107,11 +109,15 @@ class QuotientRemainder(TunedAtBudget):
     combine: Literal["product", "sum"]
     """What is done with the two rows, element by element."""
 
+    stores_own_form: ClassVar[bool] = True
+
 
 class LowRank(TunedAtBudget):
     """Each field's table is the product of two narrow matrices."""
 
     kind: Literal["low_rank"]
+
+    stores_own_form: ClassVar[bool] = True
 
     def problems(self, base_dimension: int) -> Iterator[Problem]:
         yield from super().problems(base_dimension)

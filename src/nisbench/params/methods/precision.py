@@ -1,7 +1,7 @@
 """Methods that train weights in the few bits that they are stored in. Their budgets are shares of the full table's bytes."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -32,6 +32,8 @@ class MPE(Budgeted):
     search_epochs: PositiveInt
     """Of learning widths, at most. Validation chooses the epoch, under the widths that it would end with."""
 
+    stores_own_form: ClassVar[bool] = True
+
     def tried(self) -> dict[KeyPath, Sequence[Any]]:
         return {("widths",): self.widths}
 
@@ -48,6 +50,8 @@ class Quantised(TunedAtBudget):
     """Of a weight. 32 = it is not rounded."""
     step_learning_rate: PositiveFloat
     """Of Adam, for the logarithm of the quantiser's step."""
+
+    stores_own_form: ClassVar[bool] = True
 
     def problems(self, base_dimension: int) -> Iterator[Problem]:
         yield from super().problems(base_dimension)
