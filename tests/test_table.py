@@ -9,6 +9,7 @@ import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -201,6 +202,40 @@ def test_every_layout_gives_the_same(prepare, tmp_path, monkeypatch, layout, sma
     assert found.frame["time"].tolist() == FRAME["when"].tolist()
     assert [field.name for field in found.fields] == ["a", "b", "genres", "x"]
     assert found.known("a") == [UNKNOWN, "10", "u1", "u2"]
+
+
+def test_nan_means_that_there_is_none(prepare, tmp_path):
+    """As Parquet files and Python's JSON lines have it."""
+    frame = pd.DataFrame({"y": [1.0, 2, 3], "a": [1.5, np.nan, 1.5], "x": [np.nan, 4.0, 6.0]})
+    frame.to_parquet(tmp_path / "own.parquet")  # pandas writes null
+    as_nan = pa.table({name: pa.array(frame[name].to_numpy(), from_pandas=False) for name in frame})
+    pq.write_table(as_nan, tmp_path / "nan.parquet")
+    lines = "".join(json.dumps(row) + "\n" for row in frame.to_dict("records")).replace("1.5", '["p", null]')
+    assert "NaN" in lines
+    (tmp_path / "own.jsonl").write_text(lines)
+    terms = {"tokens": ["a"], "scalars": {"x": {"scale": "none"}}}
+    for file in ("own.parquet", "nan.parquet", "own.jsonl"):
+        listed = {"tokens": [], "multi": {"a": {"separator": None, "at_most": 2}}} if file.endswith("jsonl") else {}
+        layout = {"read": {"layout": file.partition(".")[2]}}
+        found = prepare((tmp_path / file).read_bytes(), **(terms | listed | layout))
+        token = ["p"] if listed else "1.5"
+        assert found.tokens("a") == [token, [UNKNOWN] if listed else UNKNOWN, token]
+        assert found.frame["x"].tolist() == [5, 4, 6]
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {"tokens": ["s"]},
+        {"multi": {"s": {"separator": None, "at_most": 2}}, "tokens": ["a"]},
+        {"scalars": {"s": {"scale": "none"}}},
+    ],
+)
+@pytest.mark.parametrize("values", [[{"x": 1}, {"x": 2}], [b"\xff", b"\xfe"], [[{"x": 1}], [{"x": 2}]]])
+def test_columns_that_hold_no_text_are_named(prepare, tmp_path, values, roles):
+    pq.write_table(pa.table({"y": [1.0, 2.0], "a": ["p", "q"], "s": values}), tmp_path / "t.parquet")
+    with pytest.raises(NisbenchError, match=r"own\.csv: row 1: s: "):
+        prepare((tmp_path / "t.parquet").read_bytes(), read={"layout": "parquet"}, **({"tokens": ["a"]} | roles))
 
 
 def test_lists_need_no_separator(prepare, tmp_path):
@@ -415,6 +450,26 @@ def test_a_key_that_is_there_twice_is_named(prepare, tmp_path):
         prepare(archive, files=["r.csv"], join=[{"file": "s.csv", "read": {"layout": "csv"}, "key": "a"}], tokens=["c"])
 
 
+def test_a_join_or_a_pattern_that_gives_no_row_anything_is_an_error(prepare, tmp_path):
+    archive = zipped(tmp_path / "o.zip", {"r.csv": "y,a,b\n1,10,q\n2,11,q\n", "s.csv": "a,c\n0.0,x\n10.0,z\n"})
+    join = [{"file": "s.csv", "read": {"layout": "csv"}, "key": "a"}]
+    with pytest.raises(NisbenchError, match=r"s\.csv: a: no row of .*r\.csv has a key in it: '10' there, '0\.0' here"):
+        prepare(archive, files=["r.csv"], join=join, tokens=["c"])
+    derived = {"c": {"column": "b", "pattern": r"\d+"}}
+    with pytest.raises(NisbenchError, match=r"derive\.c\.pattern matches nothing in any row of b"):
+        prepare("y,a,b\n1,p,q\n2,p,r\n", derive=derived, tokens=["c"])
+
+
+def test_rows_without_a_row_in_a_joined_file_are_counted(prepare, tmp_path, caplog):
+    caplog.set_level("INFO", logger="nisbench")
+    archive = zipped(tmp_path / "o.zip", {"r.csv": "y,a,b\n1,p,q\n2,z,q\n3,p,q\n", "s.csv": "a,c\np,1\n"})
+    found = prepare(
+        archive, files=["r.csv"], join=[{"file": "s.csv", "read": {"layout": "csv"}, "key": "a"}], tokens=["c"]
+    )
+    assert found.tokens("c") == ["1", UNKNOWN, "1"]
+    assert "1 of 3 rows have no row here: c missing" in caplog.text
+
+
 def test_a_column_of_two_files_is_refused(prepare, tmp_path):
     archive = zipped(tmp_path / "o.zip", {"r.csv": "y,a,b\n1,p,q\n", "s.csv": "a,b\np,1\n"})
     with pytest.raises(NisbenchError, match=r"'b' is a column of several files \(.*r\.csv, .*s\.csv\)"):
@@ -439,12 +494,15 @@ def test_by_time_the_latest_are_for_test():
         (["3", "1", "2"], [3, 1, 2]),
         (["0.5", "-1", "2e3"], [500_000, -1_000_000, 2_000_000_000]),
         (["2026-01-02", "2026-01-01 12:00:00", "2025-12-31T23:59:59"], None),
+        (["2026-01-02T00:00:00Z", "2026-01-01T12:00:00.5+02:00", "2025-12-31 23:59:59-0530"], None),
+        (["2026-01-02T00:00:00.123456789", "2026-01-01T12:00:00", "2026-01-01"], None),
     ],
 )
 def test_times(prepare, times, expected):
     found = prepare("y,a,b,t\n" + "".join(f"1,p,q,{time}\n" for time in times), time="t").frame["time"].tolist()
     if expected is None:
-        assert found == pd.to_datetime(times, format="ISO8601").astype("datetime64[us]").astype(int).tolist()
+        read = pd.to_datetime(times, format="ISO8601", utc=True).tz_localize(None)
+        assert found == read.astype("datetime64[us]").astype(int).tolist()
     else:
         assert found == expected
 
@@ -559,6 +617,7 @@ def test_a_table_that_cannot_be_is_explained(prepare, text, changes, says):
 
 
 PAIR = {"user": "a", "item": "b", "tokens": []}
+PART_IN_TWO = {"part": {"column": "w", "train": ["0", "1"], "validation": ["2"], "test": ["1"]}, "split": "published"}
 
 
 @pytest.mark.parametrize(
@@ -573,6 +632,9 @@ PAIR = {"user": "a", "item": "b", "tokens": []}
         ({"files": {"train": ["a"], "validation": ["b"], "test": ["c"]}}, "split: must be published"),
         ({"tokens": ["a", "a"]}, "the column 'a' has two roles"),
         ({"tokens": ["a", "label"]}, "a field cannot be called 'label'"),
+        ({"label": {"column": "b"}}, "label.column: 'b' is a field, too: a model would be told what it is to predict"),
+        (PART_IN_TWO, "part.test: '1' is listed under train, too"),
+        (PART_IN_TWO | {"tokens": ["a", "w"]}, "part.column: 'w' is a field, too: a model would be told the split"),
         ({"tokens": []}, "tokens: there are no fields"),
         ({"label": None}, "label: this key is missing"),
         ({"label": {"column": "y", "drop_equal": True}}, "label.positive_above: this key is missing"),
@@ -581,7 +643,7 @@ PAIR = {"user": "a", "item": "b", "tokens": []}
         ({"derive": {"c": {"column": "a", "pattern": "(a)(b)"}}}, "pattern: must have one group in parentheses, or none"),
         ({"join": [{"file": "u.csv", "read": {"layout": "csv"}, "key": "a"}]}, "join: needs an archive that holds all files"),
     ],
-    ids=range(16),
+    ids=range(19),
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_explained(tmp_path, changes, says):
     overlay = tmp_path / "over.yaml"
@@ -835,6 +897,63 @@ def test_whole_numbers_that_are_written_as_floats_are_known_to_a_served_model(tm
     np.testing.assert_array_equal(
         served.lookup("user", [int(float(texts["user"][1]))]), served.lookup("user", texts["user"][1:2])
     )
+
+
+@pytest.fixture
+def ads(tmp_path, monkeypatch):
+    """A model of columns that files spell in their own ways, and those columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NISBENCH_HOME", str(tmp_path / "home"))
+    generator, n = np.random.default_rng(1), 900
+    frame = pd.DataFrame({"member": generator.random(n) < 0.5, "price": generator.normal(0, 1, n).round(3)})
+    frame["day"] = pd.Timestamp("2026-01-01") + pd.to_timedelta(generator.integers(0, 5, n), unit="D")
+    frame.loc[::7, "price"] = np.nan
+    frame["click"] = (generator.random(n) < np.where(frame["member"], 0.9, 0.1)).astype(int)
+    frame.to_csv("ads.csv", index=False)
+    roles = {"tokens": ["member", "day"], "scalars": {"price": {"scale": "standard"}}}
+    data = shop_data(url="ads.csv", task="ctr", label={"column": "click", "binary": True}, multi={}, **roles)
+    training = nb.Training(base_dimension=4, max_epochs=2, batch_size=128, learning_rate=0.05)
+    found = nb.search(nb.FullTable(), nb.FM(), data, training).prune(1)
+    return nb.load_model(found.export(tmp_path / "small")), frame
+
+
+def test_a_served_model_knows_values_in_each_way_that_a_file_may_have_them(ads, caplog):
+    served, frame = ads
+    texts = pd.read_csv("ads.csv", dtype=str, keep_default_na=False)
+    expected = served.predict(texts)
+    assert len(np.unique(served.predict(texts.assign(price="", day=texts["day"][0])).round(5))) == 2
+    dates = frame["day"].dt.to_pydatetime() if hasattr(frame["day"].dt, "to_pydatetime") else frame["day"]
+    rows = {"member": frame["member"].tolist(), "day": list(dates), "price": frame["price"].tolist()}
+    for same in (frame, pa.Table.from_pandas(frame), frame.astype({"day": "datetime64[s]"}), rows):
+        np.testing.assert_array_equal(served.predict(same), expected)
+    assert "none of" not in caplog.text
+    served.predict(frame.assign(member="perhaps"))
+    assert "column 'member': none of 900 values is in the vocabulary, such as 'perhaps'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("price", ["1", "x3"], "column 'price', row 1: expected a number, found 'x3'"),
+        ("price", [1.0, 1e30], "column 'price', row 1: 1e\\+30 is .* as scaled, more than 10000 either way"),
+        ("price", [[1.0], [2.0]], "column 'price', row 0: expected a number"),
+        ("member", [["a"], ["b"]], "column 'member': expected tokens, not a column of list"),
+        ("member", [{"a": 1}, {"a": 1}], "column 'member': expected tokens, not a column of struct"),
+        ("member", [2**70, 1], "column 'member': not a column of one type"),
+        ("member", ["\ud800", "b"], "column 'member': not a column of one type"),
+    ],
+    ids=range(7),
+)
+def test_what_a_served_model_cannot_take_is_one_clear_error(ads, column, values, says):
+    served, _ = ads
+    with pytest.raises(NisbenchError, match=says):
+        served.predict({"member": [True, False], "day": ["x", "y"], "price": [0.0, 1.0]} | {column: values})
+
+
+def test_a_column_that_is_there_twice_is_refused(ads):
+    served, frame = ads
+    with pytest.raises(NisbenchError, match="there are several columns 'day'"):
+        served.predict(pd.concat([frame, frame[["day"]]], axis=1))
 
 
 def test_a_label_that_is_always_the_same_is_refused(made):

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from nisbench.data.table_files import Source, missing_column
 from nisbench.data.table_values import as_text
 from nisbench.errors import NisbenchError
+from nisbench.logs import log
 from nisbench.params.columns import Join
 from nisbench.params.datasets import DataTable
 
@@ -25,6 +26,8 @@ class Columns:
         own = source.columns()
         self.own = [join.key for join in settings.join if join.key in own]
         self.of_side: dict[str, Side] = {}
+        self.derived: dict[str, bool] = {}
+        """Of the columns that are derived, whether any row has a value so far."""
         for name in dict.fromkeys(wanted):
             sides = [side for side in self.joined if name in side.names]
             if len(sides) + (name in own) > 1 and not (name in own and name in [join.key for join in settings.join]):
@@ -58,7 +61,15 @@ class Columns:
             for name, made in settings.derive.items():
                 if made.column in columns:
                     columns[name] = _derived(columns[made.column], re.compile(made.pattern))
+                    self.derived[name] = self.derived.get(name, False) or columns[name].null_count < len(columns[name])
             yield pa.table(columns)
+        for side in self.joined:
+            side.check()
+        for name in [name for name, of in self.derived.items() if not of]:
+            made = settings.derive[name]
+            raise NisbenchError(
+                f"{self.source}: derive.{name}.pattern matches nothing in any row of {made.column}: {made.pattern}"
+            )
 
 
 def _role_columns(settings: DataTable) -> list[str]:
@@ -81,6 +92,9 @@ class Side:
         if self.key not in known:
             raise missing_column(self.source, self.key, known)
         self.names = [name for name in known if name != self.key]
+        self.main, self.asked, self.found = main, 0, 0
+        self.example: str | None = None
+        """A key that no row here has."""
 
     def load(self, columns: list[str]) -> None:
         batches = list(self.source.batches([self.key, *columns]))
@@ -102,8 +116,28 @@ class Side:
         if isinstance(joined, pa.ChunkedArray):
             joined = pa.concat_arrays(joined.chunks)
         if pa.types.is_dictionary(joined.type):
-            return pc.index_in(as_text(joined.dictionary), value_set=self.keys).take(joined.indices)
-        return pc.index_in(as_text(joined), value_set=self.keys)
+            rows = pc.index_in(as_text(joined.dictionary), value_set=self.keys).take(joined.indices)
+        else:
+            rows = pc.index_in(as_text(joined), value_set=self.keys)
+        self.asked, self.found = self.asked + len(rows), self.found + len(rows) - rows.null_count
+        if self.example is None and rows.null_count:
+            self.example = str(joined[pc.index(rows.is_null(), value=True).as_py()].as_py())
+        return rows
+
+    def check(self) -> None:
+        """Say how many rows have no row here, once all have asked; an error if none has, as keys are then spelled in two ways."""
+        if self.asked and not self.found:
+            text = f"no row of {self.main} has a key in it: {self.example!r} there, {self.keys[0].as_py()!r} here"
+            raise NisbenchError(f"{self.source}: {self.key}: {text}. See join.*.key and join.*.key_there.")
+        if self.found < self.asked:
+            missing, columns = self.asked - self.found, ", ".join(self.columns)
+            log.info(
+                "%s: %s of %s rows have no row here: %s missing",
+                self.source,
+                f"{missing:,}",
+                f"{self.asked:,}",
+                columns,
+            )
 
 
 def _short(column: pa.Array) -> pa.Array:

@@ -263,12 +263,18 @@ def _objects(source: Source, stream: io.BufferedReader) -> Iterator[tuple[int, d
         if not text.strip():
             continue
         try:
-            row = json.loads(text.decode(source.read.encoding), parse_float=str, parse_int=str)
+            decoded = text.decode(source.read.encoding)
+            row = json.loads(decoded, parse_float=str, parse_int=str, parse_constant=_constant)
         except (ValueError, RecursionError) as error:
             raise NisbenchError(f"{source}:{number}: not JSON: {error}: {shown_bytes(line.strip())}") from None
         if not isinstance(row, dict):
             raise NisbenchError(f"{source}:{number}: expected a JSON object, found {shown_bytes(line.strip())}")
         yield number, row
+
+
+def _constant(name: str) -> str | None:
+    """NaN, which is no JSON, is how Python's json module writes that there is none; Infinity stays as it is written."""
+    return None if name == "NaN" else name
 
 
 def _json_batches(source: Source, columns: list[str], _tokens: frozenset[str]) -> Iterator[pa.Table]:
@@ -294,8 +300,8 @@ def _json_batches(source: Source, columns: list[str], _tokens: frozenset[str]) -
 def _json_value(source: Source, number: int, name: str, value: Any, missing: frozenset[str]) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
+    if isinstance(value, list) and all(item is None or isinstance(item, str) for item in value):
+        return [item for item in value if item is not None]
     if value is not None and not isinstance(value, str):
         raise NisbenchError(
             f"{source}:{number}: {name}: expected a text, a number or a list of them, not {value!r:.60}"
@@ -341,6 +347,8 @@ def _parquet_batches(source: Source, columns: list[str], _tokens: frozenset[str]
         for name in columns:
             if name not in names:
                 raise missing_column(source, name, names, "the column's name")
+            if names.count(name) > 1:
+                raise NisbenchError(f"{source}: two columns are called {name!r}; write the file with one of each name")
         missing = pa.array(source.read.missing, pa.string())
         try:
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):

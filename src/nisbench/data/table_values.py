@@ -1,6 +1,6 @@
 """Values of a table's columns as labels, numbers, tokens and times: what preparing and serving have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -38,27 +38,35 @@ class Rows:
             "If it means that there is none, add it to read.missing; if the column holds tokens, list it under `tokens`"
         )
         try:
-            if pa.types.is_boolean(values.type):
-                values = values.cast(pa.int8())
-            elif pa.types.is_decimal(values.type):
-                values = values.cast(pa.float64())
-            elif pa.types.is_dictionary(values.type):
-                values = values.dictionary_decode()
-            numbers = values.cast(pa.float64())
+            numbers = as_numbers(values)
         except pa.ArrowException:
-            text = as_text(values)
-            lowered = pc.utf8_lower(pc.utf8_trim_whitespace(text))
-            lowered = pc.if_else(pc.equal(lowered, "true"), "1", pc.if_else(pc.equal(lowered, "false"), "0", lowered))
-            try:
-                numbers = lowered.cast(pa.float64())
-            except pa.ArrowException:
-                wrong = np.array([not is_number(value) for value in lowered.to_pylist()])
-                raise self.error(wrong, column, f"expected a number, found {{}}. {hint}.") from None
+            raise self.error(no_numbers(values), column, f"expected a number, found {{}}. {hint}.") from None
         found = np.asarray(pc.fill_null(numbers, 0.0))
         sound = np.abs(found) <= LARGEST  # NaN is not
         if not sound.all():
             raise self.error(~sound, column, f"expected a finite number, found {{}}. {hint}.")
         return numbers
+
+
+def as_numbers(column: pa.Array) -> pa.Array:
+    """Float64; true and false are 1 and 0, and NaN of a column of numbers is missing. Raises `pa.ArrowException` for what is no number."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+        text = pc.if_else(pc.equal(text, "true"), "1", pc.if_else(pc.equal(text, "false"), "0", text))
+        return text.cast(pa.float64())
+    return _without_nan(column.cast(pa.float64()))
+
+
+def no_numbers(column: pa.Array) -> np.ndarray:
+    """(n,) bool: the values that are neither numbers nor missing."""
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        return np.asarray(column.is_valid())
+    texts = column.cast(pa.string()).to_pylist()
+    return np.array([not is_number(text) and str(text).strip().lower() not in ("true", "false") for text in texts])
 
 
 def is_number(text: str | None) -> bool:
@@ -70,14 +78,44 @@ def is_number(text: str | None) -> bool:
         return False
 
 
+def _without_nan(column: pa.Array) -> pa.Array:
+    """NaN is how columns of floats say that there is none."""
+    return pc.if_else(pc.is_nan(column), None, column)
+
+
 def as_text(column: pa.Array) -> pa.Array:
-    """Values as tokens. Whole numbers may be floats: some writers have them so where others are missing."""
+    """Values as tokens. Whole numbers may be floats: some writers have them so where others are missing.
+
+    Raises `pa.ArrowException` for what has no text, such as a list.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_floating(column.type):
+        column = _without_nan(column)
         with suppress(pa.ArrowInvalid):  # fractions are left as they are
             column = column.cast(pa.int64())
     return column.cast(pa.string())
+
+
+def spellings(column: pa.Array) -> Iterator[pa.Array]:
+    """Values as tokens in each way that a file may have them, the likeliest first. Raises `pa.ArrowException` as `as_text` does."""
+    text, kind = as_text(column), column.type
+    yield text
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        yield pc.binary_join_element_wise(text, "", ".0")  # as text files have whole numbers beside missing ones
+        if kind == pa.float64():
+            yield as_text(column.cast(pa.float32()))  # a file of that type, read by Python
+    elif pa.types.is_boolean(kind):
+        for pair in (["True", "False"], ["TRUE", "FALSE"], ["1", "0"]):
+            yield pc.if_else(column, *pair)
+    elif pa.types.is_timestamp(kind):
+        for unit in ("s", "ms", "us", "ns"):
+            with suppress(pa.ArrowInvalid):  # it has more digits
+                exact = column.cast(pa.timestamp(unit, kind.tz)).cast(pa.string())
+                yield exact
+                yield pc.replace_substring(exact, " ", "T")
+        with suppress(pa.ArrowInvalid):
+            yield column.cast(pa.date32()).cast(pa.string())
 
 
 def token_lists(column: pa.Array, separator: str | None) -> tuple[pa.Array, np.ndarray] | None:
@@ -150,7 +188,7 @@ class Clock:
         text = (
             f"the others are {expected}, but there is"
             if expected
-            else "expected a number, or a date such as 2026-01-31, found"
+            else "expected a number, or a date such as 2026-01-31 or 2026-01-31T23:59:00Z, found"
         )
         raise rows.error(wrong, column, f"{text} {{}}")
 
@@ -158,8 +196,16 @@ class Clock:
 CLOCKS: dict[str, Callable[[pa.Array], pa.Array]] = {
     "whole numbers": lambda values: values.cast(pa.int64()),
     "numbers": lambda values: pc.round(pc.multiply(values.cast(pa.float64()), 1e6)).cast(pa.int64()),
-    "dates": lambda values: values.cast(pa.timestamp("us")).cast(pa.int64()),
+    "dates": lambda values: _dates(values, None),
+    "dates with a time zone": lambda values: _dates(values, "UTC"),
 }
+
+
+def _dates(values: pa.Array, zone: str | None) -> pa.Array:
+    try:
+        return values.cast(pa.timestamp("us", zone)).cast(pa.int64())
+    except pa.ArrowInvalid:  # there may be more digits
+        return values.cast(pa.timestamp("ns", zone)).cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
 
 
 def _is_parsed(parse: Callable[[pa.Array], pa.Array], one: pa.Array) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -335,28 +336,41 @@ class DataTable(Archive):
 
     def problems(self, task: Task) -> Iterator[Problem]:
         yield from super().problems(task)
-        columns = self.field_names()
-        for name in sorted({name for name in columns if columns.count(name) > 1}):
-            yield (), f"the column {name!r} has two roles; each column is one of user, item, tokens, multi, scalars"
-        for name in sorted({"label", "time", "split"} & set(columns)):
-            yield (), f"a field cannot be called {name!r}; give it another name with `derive` or `read.names`"
-        if not columns:
-            yield ("tokens",), "there are no fields; name some columns under user, item, tokens, multi or scalars"
+        yield from self._field_problems()
         yield from self._label_problems(task)
-        if self.time is None and (self.split == "leave_one_out" or isinstance(self.split, TimeSplit)):
-            yield ("split",), "needs the column that orders instances; name it under `time`"
-        divided = isinstance(self.files, Parts) or self.part is not None
-        if divided != (self.split == "published"):
-            needed = "must be published, since the files, or `part`, divide the instances"
-            yield ("split",), needed if divided else "published needs `part`, or files for each split"
-        if isinstance(self.files, Parts) and self.part is not None:
-            yield ("part",), "the files divide the instances already"
+        yield from self._split_problems()
         if self.join and self.files is None:
             yield ("join",), "needs an archive that holds all files, or a list of files in `url`; see `files`"
         yield from self._file_problems()
         for at, read in (("read",), self.read), *((("join", i, "read"), join.read) for i, join in enumerate(self.join)):
             if read.layout == "csv" and not read.header and read.names is None:
                 yield (*at, "names"), "without a header, the columns must be named here"
+
+    def _field_problems(self) -> Iterator[Problem]:
+        columns = self.field_names()
+        for name in sorted({name for name in columns if columns.count(name) > 1}):
+            yield (), f"the column {name!r} has two roles; each column is one of user, item, tokens, multi, scalars"
+        for name in sorted({"label", "time", "split"} & set(columns)):
+            yield (), f"a field cannot be called {name!r}; give it another name with `derive` or `read.names`"
+        for role, named, told in (("label", self.label, "what it is to predict"), ("part", self.part, "the split")):
+            if named and named.column in columns:
+                yield (role, "column"), f"{named.column!r} is a field, too: a model would be told {told}"
+        if not columns:
+            yield ("tokens",), "there are no fields; name some columns under user, item, tokens, multi or scalars"
+
+    def _split_problems(self) -> Iterator[Problem]:
+        if self.time is None and (self.split == "leave_one_out" or isinstance(self.split, TimeSplit)):
+            yield ("split",), "needs the column that orders instances; name it under `time`"
+        divided = isinstance(self.files, Parts) or self.part is not None
+        if divided != (self.split == "published"):
+            needed = "must be published, since the files, or `part`, divide the instances"
+            yield ("split",), needed if divided else "published needs `part`, or files for each split"
+        if self.part and isinstance(self.files, Parts):
+            yield ("part",), "the files divide the instances already"
+        parts = {name: getattr(self.part, name) for name in ("train", "validation", "test")} if self.part else {}
+        for one, other in combinations(parts, 2):
+            for value in sorted({*parts[one]} & {*parts[other]}):
+                yield ("part", other), f"{value!r} is listed under {one}, too"
 
     def _file_problems(self) -> Iterator[Problem]:
         """What is wrong with several files in place of an archive."""

@@ -14,9 +14,18 @@ from pydantic import TypeAdapter, ValidationError
 
 import nisbench
 from nisbench.data.instances import Instances, several
-from nisbench.data.parquet import read_table
-from nisbench.data.table_values import as_text, buckets, first_of_each, scaled, token_lists
+from nisbench.data.parquet import WILDEST, read_table
+from nisbench.data.table_values import (
+    as_numbers,
+    buckets,
+    first_of_each,
+    no_numbers,
+    scaled,
+    spellings,
+    token_lists,
+)
 from nisbench.errors import NisbenchError, shortened
+from nisbench.logs import log
 from nisbench.models.pruned import PrunedModel
 from nisbench.models.recommender import Recommender
 from nisbench.params.kinds import VARIABLE, kinds
@@ -29,6 +38,9 @@ from nisbench.serving.folder import DESCRIPTION, FIELD_KINDS, NETWORK, TABLE, VO
 from nisbench.serving.quantised import QuantisedEmbedding
 from nisbench.serving.table import CompressedTable, StoredEmbedding
 from nisbench.tensor_files import load_tensors
+
+MANY = 100
+"""Values of which none is known are taken for a mistake from this many on."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,6 +160,9 @@ class ServedModel:
         for name in self.fields:
             if name not in present:
                 raise NisbenchError(f"the column {name!r} is missing{nearest(name, present)}")
+        for name in self.fields:
+            if list(present).count(name) > 1:
+                raise NisbenchError(f"there are several columns {name!r}")
         columns = {name: _arrow(name, frame[name]) for name in self.fields}
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
@@ -167,13 +182,21 @@ class ServedModel:
 
     def _rows(self, field: ServedField, column: pa.Array, tokens: pa.Array | None = None) -> np.ndarray:
         """The rows of the table for a column, or for the tokens that were made of it: (n,) int32."""
-        texts, known = as_text(column) if tokens is None else tokens, self.tokens[field.name]
-        found = pc.index_in(texts, value_set=known)
-        if found.null_count and (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-            floats = pc.binary_join_element_wise(
-                texts, "", ".0"
-            )  # as text files have whole numbers beside missing ones
-            found = pc.coalesce(found, pc.index_in(floats, value_set=known))
+        known = self.tokens[field.name]
+        found = pa.nulls(len(column), pa.int32())
+        try:
+            for texts in spellings(column) if tokens is None else [tokens]:
+                found = pc.coalesce(found, pc.index_in(texts, value_set=known))
+                if not found.null_count:
+                    break
+        except pa.ArrowException:
+            raise NisbenchError(f"column {field.name!r}: expected tokens, not a column of {column.type}") from None
+        if found.null_count == len(found) >= MANY and not field.scaling:
+            shown = shortened(repr(column[0].as_py()))
+            log.warning(
+                "column %r: none of %s values is in the vocabulary, such as %s; are they written as in training (%s)?",
+                field.name, f"{len(found):,}", shown, ", ".join(map(repr, known[-2:].to_pylist())),
+            )  # fmt: skip
         if found.null_count:
             if field.unknown is None:
                 row = pc.index(found.is_null(), value=True).as_py()
@@ -254,7 +277,7 @@ def _arrow(name: str, column: Any) -> pa.Array:
         raise NisbenchError(f"column {name!r}: expected an array or a list, not {shortened(repr(column))}")
     try:
         return pa.array(column, from_pandas=True)
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise NisbenchError(f"column {name!r}: not a column of one type: {shortened(str(error), 200)}") from None
 
 
@@ -269,15 +292,27 @@ def _numbers(field: ServedField, column: pa.Array) -> np.ndarray:
         raise NisbenchError(
             f"column {field.name!r}, row {row}: there is no number, and nothing stands in for missing ones"
         )
-    return scaled(numbers, scaling)
+    found = scaled(numbers, scaling)
+    wild = np.flatnonzero(np.abs(found) > WILDEST)
+    if len(wild):
+        row, value = int(wild[0]), float(found[wild[0]])
+        raise NisbenchError(
+            f"column {field.name!r}, row {row}: {column[row].as_py()!r} is {value:g} as scaled, more than {WILDEST} either way; no "
+            "such number was trained on"
+        )
+    return found
 
 
 def _finite(field: ServedField, column: pa.Array) -> pa.Array:
-    """Float64 that float32 can hold, or missing."""
+    """Float64 that float32 can hold, or missing, as an empty text is."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
     try:
-        numbers = column.cast(pa.float64())
-    except (pa.ArrowException, TypeError) as error:
-        raise NisbenchError(f"column {field.name!r}: expected numbers: {shortened(str(error), 200)}") from None
+        numbers = as_numbers(column)
+    except (pa.ArrowException, TypeError):
+        row = int(np.flatnonzero(no_numbers(column))[0])
+        value = shortened(repr(column[row].as_py()))
+        raise NisbenchError(f"column {field.name!r}, row {row}: expected a number, found {value}") from None
     found = np.asarray(pc.fill_null(numbers, 0.0))
     with np.errstate(over="ignore"):
         sound = np.isfinite(found.astype(np.float32))
