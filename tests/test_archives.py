@@ -13,7 +13,7 @@ import pytest
 
 from nisbench import progress
 from nisbench.data import archives
-from nisbench.data.archives import fetched_from, numbered_blocks, open_member
+from nisbench.data.archives import fetched_from, numbered_lines, open_member
 from nisbench.errors import NisbenchError
 
 MIB = 1 << 20
@@ -180,7 +180,7 @@ def test_a_name_that_no_file_can_hold_is_shown_all_the_same(read):
 def test_a_line_without_an_end_is_refused():
     stream = io.BufferedReader(io.BytesIO(b"ab\n" + bytes(2 * MIB)))
     with pytest.raises(NisbenchError, match=r"x\.csv:2: a line of more than 1048576 bytes"):
-        list(numbered_blocks(stream, "x.csv"))
+        list(numbered_lines(stream, "x.csv"))
 
 
 # --- what it is, its first bytes tell -------------------------------------------------------------------------

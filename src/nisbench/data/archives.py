@@ -373,6 +373,12 @@ def numbered_blocks(stream: io.BufferedReader, file: str) -> Iterator[tuple[int,
         yield number, rest.removeprefix(codecs.BOM_UTF8) if number == 1 else rest
 
 
+def numbered_lines(stream: io.BufferedReader, file: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not empty, without their ends or a byte order mark, and their numbers from 1. For plug-ins."""
+    for first, block in numbered_blocks(stream, file):
+        yield from lines_of(first, block)
+
+
 def lines_of(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
     """The lines of a block that are not empty, and their numbers."""
     for number, line in enumerate(block.split(b"\n"), first):

@@ -297,7 +297,7 @@ class DataTable(Archive):
     scalars: dict[Column, Scalar] = Field(default_factory=dict)
     """Columns that hold numbers."""
     time: Column | None = None
-    """The column that orders instances: numbers, or dates as ISO 8601 writes them."""
+    """The column that orders instances: numbers, or dates as ISO 8601 writes them, with a time zone in all rows or in none."""
     part: PartColumn | None = None
     """The column that says which split an instance is in, where the publisher divided them in one file."""
     min_count: PositiveInt
