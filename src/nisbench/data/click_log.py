@@ -28,7 +28,7 @@ from nisbench.data.archives import (
     open_member,
     shown_bytes,
 )
-from nisbench.data.parquet import WILDEST, FieldKind, Scaling
+from nisbench.data.parquet import FieldKind, Scaling
 from nisbench.errors import NisbenchError
 from nisbench.files import atomic_write
 from nisbench.logs import log
@@ -37,6 +37,8 @@ SCALARS = [f"I{i}" for i in range(1, 14)]
 TOKENS = [f"C{i}" for i in range(1, 27)]
 COLUMNS = ["label", *SCALARS, *TOKENS]
 UNKNOWN = "<unknown>"
+WILDEST = 10_000
+"""The largest number, either way, that is trained on. Those of Criteo, as scaled, go up to some 900."""
 LARGEST = float(np.finfo(np.float32).max)
 ENCODED_AT_ONCE = 1 << 20  # lines: the table of a field's tokens is built anew for each such batch
 BLOCK_BYTES = 1 << 23  # larger ones wait for each other: decompression, parsing and counting run side by side

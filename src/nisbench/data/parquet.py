@@ -30,10 +30,6 @@ COMPRESSION = "zstd"
 FieldKind = Literal["categorical", "scalar"]
 
 
-WILDEST = 10_000
-"""The largest scaled number, either way, that is trained on. Those of Criteo go up to some 900."""
-
-
 @dataclass(frozen=True)
 class Scaling:
     """How a scalar field's number x becomes the value that is stored: (x - offset) / span."""

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from nisbench.data import parquet, split
 from nisbench.data.click_log import UNKNOWN
-from nisbench.data.parquet import WILDEST, Field, Scaling
+from nisbench.data.parquet import Field, Scaling
 from nisbench.data.table_columns import Columns
 from nisbench.data.table_files import Source
 from nisbench.data.table_values import Clock, Rows, as_text, buckets, first_of_each, scaled, token_lists
@@ -32,6 +32,8 @@ from nisbench.logs import log
 from nisbench.params.columns import Parts
 from nisbench.params.datasets import DataTable
 
+WILDEST = 10_000
+"""The largest number, either way, that is trained on."""
 MISSING = -1
 """The number of a missing token."""
 
@@ -206,21 +208,13 @@ def _tokens(rows: Rows, name: str) -> pa.DictionaryArray:
         raise rows.error(np.asarray(column.is_valid()), name, "holds lists; name it under `multi` instead of `tokens`")
     if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
         return column
-    try:
-        return as_text(column).dictionary_encode()
-    except pa.ArrowException:
-        raise rows.error(
-            np.asarray(column.is_valid()), name, f"is {column.type}, which is no text; found {{}}"
-        ) from None
+    return as_text(column).dictionary_encode()
 
 
 def _lists(settings: DataTable, name: str, rows: Rows, numbering: Numbering) -> pa.Array:
     """Lists of tokens' numbers. A row without a token has a list of one that is missing."""
     column, multi = rows.table[name].combine_chunks(), settings.multi[name]
-    try:
-        lists = token_lists(column, multi.separator)
-    except pa.ArrowException:  # lists of what has no text
-        lists = None
+    lists = token_lists(column, multi.separator)
     if lists is None:
         text = (
             "expected a list, found {}; set multi.*.separator" if multi.separator is None else "expected text, found {}"

@@ -50,6 +50,7 @@ class Columns:
         settings = self.settings
         numbers = {settings.time, *settings.scalars, *settings.multi, settings.label.column if settings.label else None}
         tokens = {name for name in self.own if name not in numbers}
+        first = 0
         for batch in self.source.batches(self.own, tokens=tokens):
             columns = {name: batch[name] for name in batch.column_names}
             places = {}
@@ -62,6 +63,12 @@ class Columns:
                 if made.column in columns:
                     columns[name] = _derived(columns[made.column], re.compile(made.pattern))
                     self.derived[name] = self.derived.get(name, False) or columns[name].null_count < len(columns[name])
+            for name in [name for name in settings.field_names() if name not in settings.scalars]:
+                if not _has_text(columns[name]):
+                    row = int(np.flatnonzero(np.asarray(columns[name].is_valid()))[0])
+                    text = f"is {columns[name].type}, which is no text; leave it out, or write it as text or a list of texts"
+                    raise self.source.error(first + row, name, text)
+            first += len(batch)
             yield pa.table(columns)
         for side in self.joined:
             side.check()
@@ -138,6 +145,22 @@ class Side:
                 f"{self.asked:,}",
                 columns,
             )
+
+
+def _has_text(column: pa.ChunkedArray) -> bool:
+    """Whether all values are texts, have one, or are lists of such."""
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_nested(kind):
+        return bool(column.null_count == len(column))
+    if not pa.types.is_binary(kind):
+        return True
+    try:
+        pc.list_flatten(column).cast(pa.string()) if kind != column.type else column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _short(column: pa.Array) -> pa.Array:

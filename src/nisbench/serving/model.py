@@ -13,8 +13,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 import nisbench
+from nisbench.data.click_log import WILDEST
 from nisbench.data.instances import Instances, several
-from nisbench.data.parquet import WILDEST, read_table
+from nisbench.data.parquet import read_table
 from nisbench.data.table_values import (
     as_numbers,
     buckets,
