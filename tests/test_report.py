@@ -31,6 +31,7 @@ from nisbench.report import (
     figures,
     outputs,
     page,
+    ranges,
     significance,
     style,
     sweeps,
@@ -959,6 +960,37 @@ def test_the_best_is_of_all_trainings_and_widths_and_the_half_is_measured_from_i
     best, half, *_ = takeaways.takeaways([], Results(found, results))
     assert best.startswith("**Best quality, of any size:** DNIS (MF, MovieLens-20M, with L2): MSE 0.5")
     assert "Network pruning, one shot (MF, MovieLens-20M, K = 32), 1 % of the bytes: MSE 0.1" in half
+
+
+def test_a_value_at_an_end_of_its_range_is_listed_if_there_may_be_a_better_one_beyond_it(study):
+    grid = "{datasets: [movielens_20m], models: [mf], methods: {uniform_tuned: [1], dnis: [2], autodim: [1]}, tune: {dnis: {training.l2: [0.0, 1.0e-5, 2.0e-5]}}}"
+    overrides = "{methods: {uniform_tuned: {dimensions: [16, 32, 64], l2: [0.0, 1.0e-5, 4.0e-5]}}}"
+    found = study(
+        f"studies: {{x: {{title: X, grids: {{g: {grid}}}, overrides: {overrides}, seeds: [1, 2], tables: [table2]}}}}",
+        name="x",
+    )
+    chosen = replace(found, cells=tuple(cell for cell in found.cells if dict(cell.tuned) != {"training.l2": 0.0}))
+
+    def told(best, l2):
+        cells = [cell for cell in chosen.cells if not cell.tuned or cell.tuned[0][1] == l2]
+        trials = {"uniform_tuned": 9, "dnis": 1, "autodim": 2}
+        of_runs = {
+            cell.search.id: made_up_search([made_up_trial() for _ in range(trials[cell.method])]).model_copy(
+                update={"best_trial": best if cell.method == "uniform_tuned" else 0}
+            )
+            for cell in cells
+        }
+        return ranges.text(replace(found, cells=tuple(cells)), found, of_runs)
+
+    assert told(7, 1e-5) == ""  # 64 dimensions, of 64, and the second of three penalties
+    assert told(6, 1e-5) == ""  # no penalty
+    ends = told(2, 2e-5)
+    lines = [line for line in ends.splitlines() if line.startswith("* ")]
+    assert [line.partition(", MovieLens-20M")[2] for line in lines] == [
+        ": `dimensions` = 16, the smallest of 16, 32, 64, at seeds 1, 2",
+        ": `l2` = 4e-05, the largest of 0, 1e-05, 4e-05, at seeds 1, 2",
+        " (CR = 2): `training.l2` = 2e-05, the largest of 0, 1e-05, 2e-05, at seeds 1, 2",
+    ]
 
 
 def test_one_seed_only_points_somewhere(study):

@@ -64,7 +64,7 @@ def text(
         sections.append(failures)
     if cut_off := _cut_off(plan, searches, runs):
         sections.append(cut_off)
-    if at_an_end := ranges.text(plan, runs):
+    if at_an_end := ranges.text(plan, every, runs):
         sections.append(at_an_end)
     if sheets:
         sections += [

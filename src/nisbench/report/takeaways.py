@@ -265,7 +265,10 @@ def way(metric: str, difference: float) -> str:
         return f"{label(metric)} the same"
     side = "higher" if difference > 0 else "lower"
     better = "better" if side == quantity(metric).better else "worse"
-    return f"{label(metric)} {figure(metric, abs(difference))} {side} ({better})"
+    size = figure(metric, abs(difference))
+    if not float(size):
+        size = f"less than {size[:-1]}1"
+    return f"{label(metric)} {size} {side} ({better})"
 
 
 def _ends_of_change(metric: str, difference: float, low: float, high: float, n: int) -> str:
