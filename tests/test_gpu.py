@@ -75,6 +75,15 @@ def test_other_runs_are_within_the_tolerance(task, model, method, data_of, tmp_p
     assert PARAMS.training.deterministic is False
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("method", ["quantised_8", "mpe", "low_rank"])
+def test_tables_in_a_form_of_their_own_are_trained_and_stored(method, deterministic, data_of, tmp_path):
+    settings = search_settings("rating", "mf", method)
+    losses, metrics, _ = run(settings, data_of["rating"], tmp_path, "cuda", deterministic)
+    assert np.isfinite(losses).all()
+    assert np.isfinite(list(metrics.values())).all()
+
+
 # --- steps that are captured ----------------------------------------------------------------------------------
 
 

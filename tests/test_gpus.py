@@ -85,3 +85,13 @@ def test_the_chosen_instance_is_forgotten_afterwards(pretended, monkeypatch):
         assert gpus.visible() == ["MIG-1"]
     assert gpus.visible() == ["MIG-1", "MIG-2"]
     assert pretended("MIG-1,MIG-2") == "MIG-1"
+
+
+def test_how_torch_sums_is_afterwards_as_it_was_before():
+    """Whoever calls `nisbench.search` has a process of their own."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    with pytest.raises(KeyError), machine.torch_modes(deterministic=True, precision="tf32"):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.get_float32_matmul_precision() == "high"
+        raise KeyError
+    assert (torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()) == before
