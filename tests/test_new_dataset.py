@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nisbench.commands import new_dataset
@@ -215,3 +218,138 @@ def test_times_by_type_decimal_commas_and_a_label_that_is_always_the_same(guess,
     dataset, _, text = guess(file)
     assert "price" not in {*dataset.scalars, *dataset.multi, *dataset.tokens}
     assert "# not used: price: numbers must have a decimal point, not a comma" in text
+
+
+def table_of(n=300):
+    generator = np.random.default_rng(2)
+    colors, sizes = (generator.choice(values, n) for values in (["red", "green", "blue"], ["S", "M", "L"]))
+    return pd.DataFrame({"color": colors, "size": sizes, "click": generator.integers(0, 2, n)})
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [table_of(), table_of().sample(frac=1, random_state=0), table_of().set_index(pd.date_range("2024", periods=300))],
+    ids=["running", "shuffled", "dates"],
+)
+def test_the_index_that_pandas_writes_is_left_out(guess, tmp_path, capsys, frame):
+    frame.to_csv(tmp_path / "i.csv")
+    dataset, _, text = guess(tmp_path / "i.csv")
+    assert dataset.tokens == ["color", "size"]
+    assert dataset.label.column == "click"
+    assert '# not used: "": has no name in the header, like an index that pandas writes' in text
+    assert "One column is not used: it has no name" in capsys.readouterr().out
+    table.prepare(dataset, tmp_path / "i.csv", tmp_path / "i", tmp_path / "v")
+
+
+def test_a_first_line_without_its_first_value_is_data(guess, tmp_path, capsys):
+    (tmp_path / "d.csv").write_text(",red,S\n5,blue,M\n7,red,S\n")
+    with pytest.raises(NisbenchError, match="--label: column1, column2, column3"):
+        guess(tmp_path / "d.csv")
+    assert "The first line is taken as data. If it names the columns, add --header." in capsys.readouterr().out
+
+
+def test_whether_there_is_a_header_can_be_said(guess, tmp_path, capsys):
+    file, rows = tmp_path / "y.csv", "ann,x,1\nbob,y,0\nann,x,0\nbob,x,1\n" * 5
+    file.write_text(f"user,2024,click\n{rows}")
+    with pytest.raises(NisbenchError, match="no column looks like what is to be predicted"):
+        guess(file)
+    assert "add --header" in capsys.readouterr().out
+    dataset, _, _ = guess(file, header=True)
+    assert (dataset.tokens, dataset.label.column) == (["user", "2024"], "click")
+    file.write_text(f"eve,z,?\n{rows}")
+    assert guess(file, names="user,kind,click")[0].read.header
+    assert not guess(file, names="user,kind,click", header=False)[0].read.header
+    assert "The first line" not in capsys.readouterr().out
+
+
+def test_a_name_that_two_columns_have_is_named(guess, tmp_path):
+    file = tmp_path / "d.csv"
+    file.write_text("user,item,user,rating\n" + "".join(f"{i % 7},{i % 5},{i},{i % 4}\n" for i in range(50)))
+    with pytest.raises(
+        NisbenchError,
+        match=r"d\.csv:1: two columns are called 'user'; name them in read\.names, here by --names; or, if",
+    ):
+        guess(file)
+    dataset, _, _ = guess(file, names="user,item,again,rating")
+    assert dataset.read.header
+    table.prepare(dataset, file, tmp_path / "i", tmp_path / "v")
+    twice = pa.Table.from_arrays([pa.array([1, 0]), pa.array([1, 2]), pa.array([3, 4])], ["click", "item", "item"])
+    pq.write_table(twice, tmp_path / "d.parquet")
+    with pytest.raises(
+        NisbenchError, match=r"d\.parquet: two columns are called 'item'; write the file anew, with one"
+    ):
+        guess(tmp_path / "d.parquet")
+
+
+def test_lines_of_old_macs_and_quotes_that_are_never_closed(guess, tmp_path):
+    text = table_of().to_csv(index=False)
+    whole, other = tmp_path / "m.csv", write(table_of(), tmp_path / "o.csv", "csv")
+    whole.write_bytes(text.replace("\n", "\r").encode())
+    for files in ([whole], [other, whole]):
+        with pytest.raises(
+            NisbenchError, match=r"m\.csv:1: the line ends in a carriage return .* tr '\\r' '\\n' < OLD"
+        ):
+            guess(*files)
+    rows = "".join(f"{i % 9},{'=' * 400},{i % 2}\n" for i in range(600))
+    other.write_text(f'color,text,click\n1,"{"=" * 400},1\n{rows}')
+    dataset, _, _ = guess(other)
+    assert (dataset.read.quote, dataset.label.column) == (None, "click")
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_is_to_be_converted(guess, tmp_path, monkeypatch, indent):
+    file = tmp_path / "a.json"
+    table_of().assign(zip="01").to_json(file, orient="records", indent=indent)
+    with pytest.raises(NisbenchError, match=r"a\.json: is one JSON array; it must be JSON lines") as raised:
+        guess(file)
+    monkeypatch.chdir(tmp_path)
+    exec(str(raised.value).split("\n")[1], {"pd": pd})  # noqa: S102
+    assert json.loads((tmp_path / "a.jsonl").read_text().split("\n")[0])["zip"] == "01"
+    assert guess(tmp_path / "a.jsonl")[0].tokens == ["color", "size"]
+
+
+def test_objects_among_json_lines_are_not_used(guess, tmp_path):
+    file = tmp_path / "o.jsonl"
+    rows = [
+        row | {"meta": {"ip": i}, "seen": [{"at": i}], "tags": [i % 3, None, 7]}
+        for i, row in enumerate(table_of().to_dict("records"))
+    ]
+    rows[0]["meta"] = None
+    file.write_text("\n".join(map(json.dumps, rows)))
+    dataset, _, text = guess(file)
+    assert (dataset.tokens, list(dataset.multi)) == (["color", "size"], ["tags"])
+    assert "# not used: meta: holds objects\n" in text
+    assert "# not used: seen: holds lists of other things than texts and numbers\n" in text
+    table.prepare(dataset, file, tmp_path / "i", tmp_path / "v")
+    with pytest.raises(NisbenchError, match="--label: 'meta' holds objects; there is: color, size, click, tags"):
+        guess(file, label="meta")
+    file.write_text('{"data": {"click": 1}}\n')
+    with pytest.raises(NisbenchError, match=r"o\.jsonl: no column can be used: data holds objects"):
+        guess(file)
+
+
+def test_what_parquet_holds_beside_tokens_is_not_used(guess, tmp_path):
+    n, record = 300, pa.struct([("a", pa.int64())])
+    odd = {
+        "bytes": (pa.array([b"\xff%d" % (i % 9) for i in range(n)]), "bytes"),
+        "struct": (pa.array([{"a": i % 4} for i in range(n)], record), "objects"),
+        "map": (pa.array([[("k", i % 3)] for i in range(n)], pa.map_(pa.string(), pa.int64())), "objects"),
+        "lists": (pa.array([[[i % 3, 1]] for i in range(n)]), "lists of lists"),
+        "structs": (pa.array([[{"a": i % 3}] for i in range(n)], pa.list_(record)), "lists of objects"),
+        "fixed": (
+            pa.array([[{"a": 1}, {"a": i % 2}] for i in range(n)], pa.list_(record, 2)),
+            "lists of a fixed length",
+        ),
+        "encoded": (pa.array([b"\xff", b"\xfe"] * (n // 2)).dictionary_encode(), "bytes"),
+    }
+    plain = {
+        "tags": pa.array([[i % 3, 7] for i in range(n)]),
+        "kind": pa.array(["a", "b"] * (n // 2)).dictionary_encode(),
+    }
+    good = pa.Table.from_pandas(table_of(n)).to_pydict() | plain
+    pq.write_table(pa.table(good | {name: values for name, (values, _) in odd.items()}), tmp_path / "o.parquet")
+    dataset, _, text = guess(tmp_path / "o.parquet")
+    assert (dataset.tokens, list(dataset.multi), dataset.scalars) == (["color", "size", "kind"], ["tags"], {})
+    for name, (_, held) in odd.items():
+        assert re.search(f"# not used: {name}: holds {held}\n", text)
+    table.prepare(dataset, tmp_path / "o.parquet", tmp_path / "i", tmp_path / "v")

@@ -408,7 +408,13 @@ def new_dataset(
         list[Path] | None, typer.Option(help="The file for test, likewise. FILE is then for training.")
     ] = None,
     member: Annotated[str | None, typer.Option(help="The file in the archive.")] = None,
-    names: Annotated[str | None, typer.Option(help="Its columns' names, separated by commas, if it has none.")] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Its columns' names, separated by commas, if it has none or repeats one.")
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="Whether its first line names them; else that is guessed."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The data set's name; else it is called like the file.")] = None,
     label: Annotated[str | None, typer.Option(help="The column to predict; else it is guessed.")] = None,
     output: Annotated[Path | None, typer.Option(help="The overlay to write; else NAME.yaml.")] = None,
@@ -424,7 +430,7 @@ def new_dataset(
 
     command.run(
         files, validation=validation or (), test=test or (),
-        member=member, names=names, name=name, label=label, output=output,
+        member=member, names=names, header=header, name=name, label=label, output=output,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nisbench import checkout
 from nisbench.commands.new_dataset.overlay import lines
-from nisbench.commands.new_dataset.reading import head_read
+from nisbench.commands.new_dataset.reading import columns_of, head_read
 from nisbench.commands.new_dataset.roles import Looked, Roles
 from nisbench.data.table_files import Source
 from nisbench.errors import NisbenchError
@@ -28,6 +28,7 @@ def run(
     test: Sequence[Path] = (),
     member: str | None = None,
     names: str | None = None,
+    header: bool | None = None,
     name: str | None = None,
     label: str | None = None,
     output: Path | None = None,
@@ -43,10 +44,14 @@ def run(
     output = output or Path(f"{name}.yaml")
     if output.exists():
         raise NisbenchError(f"{output}: there is such a file. Name another with --output, or delete it.")
-    source, table = head_read(files[0], member, names.split(",") if names else None)
+    source, table, unfit = head_read(files[0], member, names.split(",") if names else None, header)
     for other in listed[1:]:
-        _check_columns(source, Source(other, None, source.read))
-    roles = Roles.of([Looked.at(column, table[column]) for column in table.column_names], label)
+        _check_columns(source, table.column_names, Source(other, None, source.read))
+    if source.read.layout == "csv" and not source.read.header and header is None:
+        print("The first line is taken as data. If it names the columns, add --header.")
+    if "" in unfit:
+        print(f"One column is not used: it {unfit['']}.")
+    roles = Roles.of([Looked.at(column, table[column]) for column in table.column_names], label, unfit)
     urls = [os.path.relpath(file.resolve(), output.resolve().parent) for file in listed]
     divided = [[file.name for file in part] for part in (files, validation, test)]
     parts = Parts(train=divided[0], validation=divided[1], test=divided[2]) if test else None
@@ -89,10 +94,11 @@ def _check_files(listed: Sequence[Path], validation: Sequence[Path], test: Seque
         raise NisbenchError("--member is for one archive; of several files, each is read whole")
 
 
-def _check_columns(first: Source, other: Source) -> None:
+def _check_columns(first: Source, columns: Sequence[str], other: Source) -> None:
     """Raise `NisbenchError` if a file lacks columns of the first. Of JSON lines, the first object need not have all keys."""
     if first.read.layout != "jsonl":
-        missing = [column for column in first.columns() if column not in other.columns()]
+        there = columns_of(other)
+        missing = [column for column in columns if column not in there]
         if missing:
             raise NisbenchError(
                 f"{other}: has no column {missing[0]!r}, which {first} has: it is no part of the same table"

@@ -60,8 +60,8 @@ def _fields(roles: Roles) -> Iterator[str]:
         yield "    scalars: # none, minmax, standard or log2_buckets; missing: a number, mean or refuse"
         for column, scale in roles.scalars:
             yield f"      {_plain(column.name)}: {{scale: {scale}, missing: mean}} # {column.said()}"
-    for column, why in roles.unused:
-        yield f"    # not used: {_plain(column.name)}: {why}; {column.said()}"
+    unused = {column.name: f"{why}; {column.said()}" for column, why in roles.unused}
+    yield from (f"    # not used: {_plain(name)}: {why}" for name, why in {**unused, **roles.unfit}.items())
     if roles.time:
         yield f"    time: {_plain(roles.time.name)} # {roles.time.said()}"
 

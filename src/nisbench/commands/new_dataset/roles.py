@@ -1,7 +1,7 @@
 """Which column of a table is what, guessed from names and values."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -130,13 +130,15 @@ class Roles:
     """With how to scale them."""
     unused: list[tuple[Looked, str]] = field(default_factory=list)
     """With the reason."""
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    """Names of further columns that are not used: those that no model takes. With the reason."""
     task: str = "rating"
 
     @classmethod
-    def of(cls, columns: list[Looked], label: str | None) -> "Roles":
+    def of(cls, columns: list[Looked], label: str | None, unfit: Mapping[str, str]) -> "Roles":
         """Raises `NisbenchError` if nothing can be predicted."""
         by_key = {column.key: column for column in reversed(columns)}
-        found = cls()
+        found = cls(unfit=unfit)
         taken: set[str] = set()
 
         def first(names: Sequence[str]) -> Looked | None:
@@ -147,7 +149,8 @@ class Roles:
 
         known = {column.name: column for column in columns}
         if label is not None and label not in known:
-            raise NisbenchError(f"--label: there is no column {label!r}; there is: {', '.join(known)}")
+            wrong = f"{label!r} {unfit[label]}" if label in unfit else f"there is no column {label!r}"
+            raise NisbenchError(f"--label: {wrong}; there is: {', '.join(known)}")
         found.label = known[label] if label else first([key for key in LABELS if key in by_key and by_key[key].numbers])
         taken |= {label} if label else set()
         found.user, found.item = first(USERS), first(ITEMS)
