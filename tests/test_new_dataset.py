@@ -353,3 +353,39 @@ def test_what_parquet_holds_beside_tokens_is_not_used(guess, tmp_path):
     for name, (_, held) in odd.items():
         assert re.search(f"# not used: {name}: holds {held}\n", text)
     table.prepare(dataset, tmp_path / "o.parquet", tmp_path / "i", tmp_path / "v")
+
+
+@pytest.mark.parametrize("columns", [["size", "click"], ["color", "size", "click"]])
+def test_there_are_no_more_blocks_than_features(guess, tmp_path, columns):
+    file = write(table_of(40)[columns], tmp_path / "f.csv", "csv")
+    dataset, _, _ = guess(file)
+    table.prepare(dataset, file, tmp_path / "i", tmp_path / "v")
+    features = pq.read_table(tmp_path / "v").num_rows
+    assert len(columns) - 1 <= dataset.blocks.count <= features < 10
+
+
+def test_many_features_have_ten_blocks(guess, tmp_path):
+    assert guess(write(ratings(), tmp_path / "r.csv", "csv"))[0].blocks.count == 10
+    rare = pd.DataFrame({"word": [f"w{i // 2}" for i in range(60)], "click": [0, 1] * 30})
+    assert guess(write(rare, tmp_path / "w.csv", "csv"))[0].blocks.count == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "above"), [([1, 2], 1), ([-1, 1], -1), ([1, 2, 3], 2), ([1, 2, 3, 4], 3), ([1, 2, 3, 4, 5], 3)]
+)
+def test_the_threshold_of_a_label_leaves_positives(guess, tmp_path, values, above):
+    frame = table_of().assign(click=np.resize(values, 300))
+    dataset, _, text = guess(write(frame, tmp_path / "l.csv", "csv"))
+    assert dataset.task == "rating"
+    assert f"as clicks: task: ctr, and label: {{column: click, positive_above: {above}, drop_equal: false}}\n" in text
+
+
+@pytest.mark.parametrize("layout", ["csv", "jsonl", "parquet"])
+def test_true_and_false_are_clicks(guess, tmp_path, layout):
+    frame = table_of().assign(click=lambda frame: frame["click"] == 1)
+    file = write(frame, tmp_path / f"t.{layout}", layout)
+    dataset, _, text = guess(file)
+    assert (dataset.task, dataset.label.column, dataset.label.binary) == ("ctr", "click", True)
+    assert f"# {frame['click'].mean():.1%} are 1" in text
+    table.prepare(dataset, file, tmp_path / "i", tmp_path / "v")
+    assert pq.read_table(tmp_path / "i")["label"].to_pylist() == frame["click"].astype(float).to_list()

@@ -75,8 +75,9 @@ def _label(roles: Roles) -> Iterator[str]:
     elif roles.task == "ctr":
         yield f"    label: {{column: {_plain(label.name)}, binary: true}} # {sum(label.numbers) / len(label.numbers):.1%} are 1"
     else:
-        middle = sorted(set(label.numbers))[len(set(label.numbers)) // 2]
-        yield f"    label: {{column: {_plain(label.name)}}} # from {min(label.numbers):g} to {max(label.numbers):g}"
+        values = sorted(set(label.numbers))
+        middle = values[min(len(values) // 2, len(values) - 2)]  # above the largest, nothing would be positive
+        yield f"    label: {{column: {_plain(label.name)}}} # from {values[0]:g} to {values[-1]:g}"
         yield f"    # as clicks: task: ctr, and label: {{column: {_plain(label.name)}, positive_above: {middle:g}, drop_equal: false}}"
 
 
@@ -102,7 +103,8 @@ def _how(roles: Roles, table: pa.Table, *, divided: bool) -> Iterator[str]:
         yield f"    split: published # as the {'files' if divided else 'column'} say{'' if divided else 's'}"
     else:
         yield f"    split: {{proportions: [8, 1, 1], seed: 1}}{by_time}"
-    yield "    blocks: {by: count, count: 10} # features of similar frequency share their dimensions"
+    count = min(10, roles.features or 1)  # there cannot be more blocks than features
+    yield f"    blocks: {{by: count, count: {count}}} # features of similar frequency share their dimensions"
 
 
 def _study(name: str, roles: Roles) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Which column of a table is what, guessed from names and values."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ PART_VALUES = {
     "validation": ("validation", "valid", "val", "va", "dev"),
     "test": ("test", "testing", "te"),
 }
+TRUTHS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Looked:
     """What seems to stand between several tokens in a value."""
     most: int
     """The largest number of tokens in a value."""
+    recurring: int
+    """How many tokens occur more than once."""
     numbers: list[float]
-    """Its values, if all are numbers; else nothing."""
+    """Its values, if all are numbers, or all true or false; else nothing."""
     whole: bool
     """Whether these are whole numbers."""
     words: float
@@ -59,9 +63,10 @@ class Looked:
         values = [value for value in column.to_pylist() if value is not None]
         lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
         texts = [_text(value) for value in values]
-        numeric = bool(values) and not lists and all(map(is_number, texts))
-        separator, most = (None, max(map(len, values), default=0)) if lists else _separator(texts, numeric)
-        numbers = [float(text) for text in texts] if numeric else []
+        numbers = [] if lists else _numbers(texts)
+        separator, most = (None, max(map(len, values), default=0)) if lists else _separator(texts, bool(numbers))
+        parts = values if lists else ([text] if separator is None else text.split(separator) for text in texts)
+        counts = Counter(token for part in parts for token in part)
         return cls(
             name=name,
             rows=len(column),
@@ -71,6 +76,7 @@ class Looked:
             dates=pa.types.is_timestamp(column.type) or pa.types.is_date(column.type),
             separator=separator,
             most=most,
+            recurring=sum(count > 1 for count in counts.values()),
             numbers=numbers,
             whole=all(number.is_integer() for number in numbers),
             words=sum(len(text.split()) for text in texts) / max(1, len(texts)),
@@ -102,6 +108,14 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(int(value))
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _numbers(texts: list[str]) -> list[float]:
+    """The values of texts, if all are numbers, or all true or false; else nothing."""
+    if all(map(is_number, texts)):
+        return [float(text) for text in texts]
+    truths = [TRUTHS[text.lower()] for text in texts if text.lower() in TRUTHS]
+    return truths if len(truths) == len(texts) else []
 
 
 def _separator(texts: list[str], numeric: bool) -> tuple[str | None, int]:
@@ -211,6 +225,12 @@ class Roles:
     @property
     def is_pair(self) -> bool:
         return bool(self.user and self.item) and not (self.tokens or self.multi or self.scalars)
+
+    @property
+    def features(self) -> int:
+        """How many features the rows that were looked at make, at least: of tokens that recur, half may be too rare in train."""
+        pair = [column.distinct for column in (self.user, self.item) if column]
+        return sum(pair) + sum(1 + column.recurring // 2 for column in [*self.tokens, *self.multi]) + len(self.scalars)
 
     def model(self) -> str:
         if self.task == "topk":
