@@ -541,6 +541,21 @@ def test_a_folder_that_is_no_export_is_one_clear_error(found, tmp_path):
         found.prune(2).export("file")
 
 
+def test_a_folder_of_other_files_is_not_exported_into(found):
+    small = found.prune(2)
+    Path("proj").mkdir()
+    small.export("proj")
+    assert small.export("proj") == Path("proj"), "over an earlier export"
+    (Path("other") / "src").mkdir(parents=True)
+    (Path("other") / "README.md").write_text("mine")
+    with pytest.raises(
+        nb.NisbenchError, match=r"^other: holds files but no model\.json.* such as other/model, or empty"
+    ):
+        small.export("other")
+    assert sorted(path.name for path in Path("other").iterdir()) == ["README.md", "src"]
+    assert (Path("other") / "README.md").read_text() == "mine"
+
+
 # --- what is shipped ------------------------------------------------------------------------------------------
 
 

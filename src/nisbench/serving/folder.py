@@ -104,6 +104,8 @@ def export(
 ) -> Path:
     """Write the result of a pruning that is done into `folder`, over what an earlier export left there. Returns the folder.
 
+    Raises `NisbenchError` if the folder holds other files.
+
     The table is stored in that layout and precision (`nisbench.embedding.storage`); ``auto`` is the layout of the fewest
     bytes. A table that is composed of fewer weights is then stored as these, in float32, and a quantised one in its bits.
     """
@@ -118,6 +120,11 @@ def export(
         )
     if folder.exists() and not folder.is_dir():
         raise NisbenchError(f"{folder}: is a file; a model is exported into a folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
+        raise NisbenchError(
+            f"{folder}: holds files but no {DESCRIPTION}, so no exported model; its files are left as they are. Name a new folder, such "
+            f"as {folder / 'model'}, or empty this one"
+        )
     split = step.needs["split"]
     prepare = split.needs["prepare"]
     for needed in (prepare, split):  # a result may have been copied here without its data
