@@ -330,6 +330,18 @@ def test_a_cell_is_exported_by_the_command_line(monkeypatch):
         (["small", "mf/dnis@2", "out", "--seed", "7"], "has one model per seed: add --seed with one of 1"),
         (["out"], "Give the id of a pruning, or a study and a cell, and then a folder"),
         ([cell.prune.id, "out", "--seed", "1"], "choose among a study's cells"),
+        (["small", "mf/dnis@2"], "the folder to write is missing. Example: nisbench export small mf/dnis@2 small/"),
+        (
+            ["small", "dnis", "--seed", "1"],
+            "the folder to write is missing. Example: nisbench export small dnis small/",
+        ),
+        (["small", "out/"], "a cell of the study small is missing. Example: nisbench export small mf/dnis@1 out"),
+        (
+            [cell.search.id[:8], "out"],
+            f"{cell.search.id[:8]} is the id of a search step, but only a pruning is a model",
+        ),
+        ([cell.search.id, "out"], "`nisbench results small --by-seed` lists the ids"),
+        (["nothing", "out"], "'nothing' is neither a study nor"),
     ):
         assert message in str(run(cli.app, ["export", *wrong]).exception)
 

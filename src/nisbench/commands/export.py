@@ -12,8 +12,8 @@ from nisbench.embedding.storage import Layout, Precision
 from nisbench.errors import NisbenchError
 from nisbench.report.results import chosen as chosen_cells
 from nisbench.serving import programs
-from nisbench.steps import Step
-from nisbench.studies import Plan
+from nisbench.steps import Step, rate_name
+from nisbench.studies import Plan, StudyPlan
 
 
 def run(
@@ -27,6 +27,8 @@ def run(
     onnx: bool,
 ) -> None:
     """Export the pruning that an id, or a study and a cell, names, and print what the folder holds."""
+    if len(what) == 1 and what[0] in plan.studies:
+        raise _forgotten(plan.studies[what[0]], str(folder))
     serving.export(_pruning(plan, what, chosen), folder, layout, values)
     if onnx:
         programs.export_onnx(folder)
@@ -42,7 +44,7 @@ def _pruning(plan: Plan, what: Sequence[str], chosen: Filter) -> Step:
             raise NisbenchError(
                 "--dataset, --grid and --seed choose among a study's cells: nisbench export STUDY CELL FOLDER"
             )
-        return plan.step(what[0], "prune")
+        return _step(plan, what[0])
     if len(what) != 2:
         raise NisbenchError(
             "Give the id of a pruning, or a study and a cell, and then a folder: nisbench export demo mf/dnis@2 small/"
@@ -55,3 +57,28 @@ def _pruning(plan: Plan, what: Sequence[str], chosen: Filter) -> Step:
         seeds = ", ".join(str(cell.seed) for cell in cells.named(study, text, replace(chosen, seed=None)))
         raise NisbenchError(f"{text!r} has one model per seed: add --seed with one of {seeds}")
     return found[0].prune
+
+
+def _forgotten(study: StudyPlan, given: str) -> NisbenchError:
+    """The error about a study and one thing more: a cell, or a folder."""
+    match = cells.SIDE.fullmatch(given)
+    if match and (match["cr"] or match["method"] in {cell.method for cell in study.cells}):
+        missing, cell, folder = "the folder to write", given, "small/"
+    else:
+        first = study.cells[0]
+        cell = f"{first.model}/{first.method}@{rate_name(first.compression_rate)}"
+        missing, folder = f"a cell of the study {study.name}", given
+    return NisbenchError(f"{missing} is missing. Example: nisbench export {study.name} {cell} {folder}")
+
+
+def _step(plan: Plan, prefix: str) -> Step:
+    """The pruning whose id begins so."""
+    try:
+        return plan.step(prefix, "prune")
+    except NisbenchError:
+        other = plan.step(prefix)
+    study = next((study.name for study in plan.studies.values() if other.id in study.steps), "STUDY")
+    raise NisbenchError(
+        f"{prefix} is the id of a {other.name} step, but only a pruning is a model to export. `nisbench results {study} --by-seed` "
+        "lists the ids of those that are done."
+    )
