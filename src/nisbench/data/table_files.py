@@ -132,7 +132,13 @@ def _names(source: Source, stream: io.BufferedReader) -> list[str]:
     found: list[str] = []
     if read.header:
         line = stream.readline(LONGEST_LINE)
-        found = next(_records(source, iter([line])), [])
+        try:
+            found = next(_records(source, iter([line])), [])
+        except csv.Error as error:
+            convert = (
+                "if lines end in a carriage return alone, as on old Macs, convert the file: tr '\\r' '\\n' < OLD > NEW"
+            )
+            raise NisbenchError(f"{source}:1: {error}. See read.quote ({read.quote!r}); {convert}") from None
         if not found:
             raise NisbenchError(f"{source}: is empty: it has not even a header")
     names = read.names or found

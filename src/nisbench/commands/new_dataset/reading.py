@@ -47,11 +47,6 @@ def columns_of(source: Source) -> list[str]:
     """The names of a file's columns. Raises `NisbenchError` if they cannot be told, or are not different."""
     try:
         names = source.columns()
-    except csv.Error:  # the csv module has no other reason to stop in a header
-        raise NisbenchError(
-            f"{source}:1: the line ends in a carriage return alone, as on old Macs. Convert the file: "
-            "tr '\\r' '\\n' < OLD > NEW"
-        ) from None
     except NisbenchError as error:
         repeated = "two columns are called" in str(error)
         hint = ", here by --names; or, if the first line is data, add --no-header" if repeated else ""
