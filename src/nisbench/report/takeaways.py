@@ -52,7 +52,7 @@ def takeaways(
     """
     sentences = list(_sweeps(swept))[: MOST - 1] if swept is not None else []
     sentences += _rounding(results, stored) if results and stored is not None else []
-    pools = [_Pool(results, entries) for entries in results.pools()] if results else []
+    pools = _distinct([_Pool(results, entries) for entries in results.pools()]) if results else []
     half = _half(pools) if stored is None else ()
     for more in (*_best(pools), *half, *(_areas(areas) if areas is not None else ())):
         if len(sentences) < MOST:
@@ -102,6 +102,15 @@ class _Pool:
         panel, method, rate = entry
         title = self.results.plan.title(panel.grid, method=method) + (f" (CR = {rate_name(rate)})" if rate != 1 else "")
         return f"{literal(title)} ({literal(panel.title(self.results.plan))})"
+
+
+def _distinct(pools: list[_Pool]) -> list[_Pool]:
+    """Without those whose best is that of an earlier one, because a swept setting left it unchanged."""
+    of_best: dict[tuple[float, ...], _Pool] = {}
+    for pool in pools:
+        best = pool.best()
+        of_best.setdefault(tuple(pool.values(best)) if best else (), pool)
+    return list(of_best.values())
 
 
 def _best(pools: list[_Pool]) -> Iterator[str]:
