@@ -192,7 +192,7 @@ def _cut_off(plan: StudyPlan, searches: dict[str, Step], runs: dict[str, SearchR
         f"**Cut off.** `training.max_epochs` stopped trainings behind results ({CUT_OFF} in tables). Their loss may still have been "
         "falling, and a learning rate that drops had not ended its schedule. Raise the key to see what they find."
     )
-    return f"{about}\n\n" + folded(f"In {len(lines)} runs", "\n".join(lines))
+    return f"{about}\n\n" + folded(f"In {len(lines)} run{'s' * (len(lines) > 1)}", "\n".join(lines))
 
 
 def _settings(plan: StudyPlan) -> str:

@@ -41,7 +41,7 @@ def text(plan: StudyPlan, every: StudyPlan, runs: Mapping[str, SearchRun]) -> st
         f"* {literal(title)}: {told}, at seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         for (title, told), seeds in found.items()
     ]
-    return f"{ABOUT}\n\n" + folded(f"{len(lines)} settings", "\n".join(lines))
+    return f"{ABOUT}\n\n" + folded(f"{len(lines)} setting{'s' * (len(lines) > 1)}", "\n".join(lines))
 
 
 def _chosen(
