@@ -511,7 +511,7 @@ def test_wrong_columns_are_one_clear_error(frame, message, found):
 def test_wrong_numbers_are_one_clear_error(clicks, found):
     model = nb.load_model(clicks.export("model"))
     row = {"I1": [0.5], "I2": [0.5], "C1": [1], "C2": [1], "C3": [1]}
-    with pytest.raises(nb.NisbenchError, match="column 'I1': expected numbers"):
+    with pytest.raises(nb.NisbenchError, match="column 'I1', row 0: expected a number, found 'much'"):
         model.predict(row | {"I1": ["much"]})
     with pytest.raises(nb.NisbenchError, match="column 'I2', row 0: inf is not a finite number"):
         model.predict(row | {"I2": [float("inf")]})
