@@ -286,9 +286,7 @@ def test_lines_of_old_macs_and_quotes_that_are_never_closed(guess, tmp_path):
     whole, other = tmp_path / "m.csv", write(table_of(), tmp_path / "o.csv", "csv")
     whole.write_bytes(text.replace("\n", "\r").encode())
     for files in ([whole], [other, whole]):
-        with pytest.raises(
-            NisbenchError, match=r"m\.csv:1: .*carriage return .* tr '\\r' '\\n' < OLD"
-        ):
+        with pytest.raises(NisbenchError, match=r"m\.csv:1: .*carriage return .* tr '\\r' '\\n' < OLD"):
             guess(*files)
     rows = "".join(f"{i % 9},{'=' * 400},{i % 2}\n" for i in range(600))
     other.write_text(f'color,text,click\n1,"{"=" * 400},1\n{rows}')
