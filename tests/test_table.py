@@ -899,6 +899,23 @@ def test_whole_numbers_that_are_written_as_floats_are_known_to_a_served_model(tm
     )
 
 
+def test_numbers_that_a_parquet_file_holds_as_bytes_are_read_and_a_wrong_one_is_named(prepare, tmp_path):
+    """As writers do that do not say which bytes are text."""
+    columns = {"y": [b"1", b" 2.5 "], "a": [b"p", b"q"], "x": [b"true", b"4"]}
+    terms = {"read": {"layout": "parquet"}, "tokens": ["a"], "scalars": {"x": {"scale": "none"}}}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    found = prepare((tmp_path / "t.parquet").read_bytes(), **terms)
+    assert (found.frame["label"].tolist(), found.frame["x"].tolist(), found.tokens("a")) == (
+        [1, 2.5],
+        [1, 4],
+        ["p", "q"],
+    )
+    for wrong in (b"four", "٤".encode(), b"\xff"):  # Python takes the second for a number
+        pq.write_table(pa.table(columns | {"x": [b"1", wrong]}), tmp_path / "t.parquet")
+        with pytest.raises(NisbenchError, match=r"own\.csv: row 2: x: expected a number"):
+            prepare((tmp_path / "t.parquet").read_bytes(), **terms)
+
+
 @pytest.fixture
 def ads(tmp_path, monkeypatch):
     """A model of columns that files spell in their own ways, and those columns."""

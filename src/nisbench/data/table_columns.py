@@ -138,28 +138,20 @@ class Side:
             raise NisbenchError(f"{self.source}: {self.key}: {text}. See join.*.key and join.*.key_there.")
         if self.found < self.asked:
             missing, columns = self.asked - self.found, ", ".join(self.columns)
-            log.info(
-                "%s: %s of %s rows have no row here: %s missing",
-                self.source,
-                f"{missing:,}",
-                f"{self.asked:,}",
-                columns,
-            )
+            log.info("%s: %s of %s rows have no row here: %s missing", self.source, missing, self.asked, columns)
 
 
 def _has_text(column: pa.ChunkedArray) -> bool:
     """Whether all values are texts, have one, or are lists of such."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = pc.list_flatten(column)
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    if pa.types.is_nested(kind):
-        return bool(column.null_count == len(column))
-    if not pa.types.is_binary(kind):
+    if pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_dictionary(kind):  # nearly all: no copy
         return True
     try:
-        pc.list_flatten(column).cast(pa.string()) if kind != column.type else column.cast(pa.string())
-    except pa.ArrowInvalid:
-        return False
+        as_text(column)
+    except pa.ArrowException:
+        return bool(column.null_count == len(column))
     return True
 
 

@@ -40,7 +40,9 @@ class Rows:
         try:
             numbers = as_numbers(values)
         except pa.ArrowException:
-            raise self.error(no_numbers(values), column, f"expected a number, found {{}}. {hint}.") from None
+            raise self.error(
+                unreadable(as_numbers, values), column, f"expected a number, found {{}}. {hint}."
+            ) from None
         found = np.asarray(pc.fill_null(numbers, 0.0))
         sound = np.abs(found) <= LARGEST  # NaN is not
         if not sound.all():
@@ -50,23 +52,18 @@ class Rows:
 
 def as_numbers(column: pa.Array) -> pa.Array:
     """Float64; true and false are 1 and 0, and NaN of a column of numbers is missing. Raises `pa.ArrowException` for what is no number."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        text = pc.utf8_lower(pc.utf8_trim_whitespace(column))
-        text = pc.if_else(pc.equal(text, "true"), "1", pc.if_else(pc.equal(text, "false"), "0", text))
-        return text.cast(pa.float64())
-    return _without_nan(column.cast(pa.float64()))
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        return _without_nan(column.cast(pa.float64()))
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(as_text(column)))
+    text = pc.if_else(pc.equal(text, "true"), "1", pc.if_else(pc.equal(text, "false"), "0", text))
+    return text.cast(pa.float64())
 
 
-def no_numbers(column: pa.Array) -> np.ndarray:
-    """(n,) bool: the values that are neither numbers nor missing."""
-    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        return np.asarray(column.is_valid())
-    texts = column.cast(pa.string()).to_pylist()
-    return np.array([not is_number(text) and str(text).strip().lower() not in ("true", "false") for text in texts])
+def unreadable(read: Callable[[pa.Array], pa.Array], column: pa.Array) -> np.ndarray:
+    """(n,) bool: the values that cannot be read by themselves. Slow; called once something is known to be wrong."""
+    return np.array([not _is_read(read, column.slice(i, 1)) for i in range(len(column))])
 
 
 def is_number(text: str | None) -> bool:
@@ -183,8 +180,8 @@ class Clock:
             self.kind = kind
             return times
         kinds = [self.kind] if self.kind else ["numbers", "dates"]
-        expected = next((kind for kind in kinds if _is_parsed(CLOCKS[kind], values.slice(0, 1))), self.kind)
-        wrong = np.array([not _is_parsed(CLOCKS[expected or "dates"], values.slice(i, 1)) for i in range(len(values))])
+        expected = next((kind for kind in kinds if _is_read(CLOCKS[kind], values.slice(0, 1))), self.kind)
+        wrong = unreadable(CLOCKS[expected or "dates"], values)
         text = (
             f"the others are {expected}, but there is"
             if expected
@@ -208,9 +205,9 @@ def _dates(values: pa.Array, zone: str | None) -> pa.Array:
         return values.cast(pa.timestamp("ns", zone)).cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
 
 
-def _is_parsed(parse: Callable[[pa.Array], pa.Array], one: pa.Array) -> bool:
+def _is_read(read: Callable[[pa.Array], pa.Array], one: pa.Array) -> bool:
     try:
-        parse(one)
+        read(one)
     except pa.ArrowException:
         return False
     return True

@@ -238,13 +238,11 @@ def _in_tune(params: Params, grid: Grid, at: KeyPath) -> Iterator[Problem]:
 def _in_quantise(params: Params, grid: Grid, at: KeyPath) -> Iterator[Problem]:
     """What cannot be rounded, or is to be rounded twice."""
     for entry in [entry for entry in grid.methods if params.methods[entry].stores_own_form]:
-        if any(grid.quantise) or params.methods[entry].quantise:
-            where = (*at, "quantise") if any(grid.quantise) else ("methods", entry, "quantise")
-            text = f"the method {entry} stores its result in a form of its own, which is not rounded"
-            yield (
-                where,
-                f"{text}: {'put it into a grid without `quantise`' if any(grid.quantise) else 'leave this out'}",
-            )
+        text = f"the method {entry} stores its result in a form of its own, which is not rounded"
+        if any(grid.quantise):
+            yield (*at, "quantise"), f"{text}; put it into a grid without `quantise`"
+        elif params.methods[entry].quantise:
+            yield ("methods", entry, "quantise"), f"{text}; leave this out"
     for entry, precision in product(grid.methods, filter(None, grid.quantise)):
         if rounded_entry(entry, precision) in params.methods:
             yield (

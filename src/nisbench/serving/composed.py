@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nisbench.errors import NisbenchError
-from nisbench.serving.compressed import CompressedEmbedding
+from nisbench.serving.compressed import CompressedEmbedding, check_ids
 
 Composition = Literal["shared", "product", "sum", "matrices"]
 
@@ -59,8 +59,7 @@ class ComposedEmbedding(nn.Module):
         """The rows of whole-number ids: (...) -> (..., K) float32. Raises `IndexError` for an id that is no row's."""
         flat = ids.reshape(-1).long()
         exporting = torch.compiler.is_compiling()
-        if not exporting and len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.rows:
-            raise IndexError(f"an id is out of range: the table has {self.rows:,} rows")
+        check_ids(flat, self.rows)
         field = (flat[:, None] >= self.first[1:]).sum(1)
         number = flat - self.first[field]
         if self.composition == "matrices":

@@ -25,6 +25,12 @@ from nisbench.serving import kernels
 WEIGHT_TYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8, "int4": torch.uint8}
 
 
+def check_ids(ids: Tensor, rows: int) -> None:
+    """Raise `IndexError` for an id (n,) that is no row's. A program that is exported does not check."""
+    if not torch.compiler.is_compiling() and len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+        raise IndexError(f"an id is out of range: the table has {rows:,} rows")
+
+
 class CompressedEmbedding(nn.Module):
     """What ``nn.Embedding`` is, for a table with many zeros: ids -> rows, from a table stored in fewer bytes.
 
@@ -139,11 +145,9 @@ class CompressedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """The rows of whole-number ids: (...) -> (..., K) float32. Raises `IndexError` for an id that is no row's."""
         flat = ids.reshape(-1)
-        if torch.compiler.is_compiling():  # a program does not check
-            rows = self._gathered(flat.long())
-        elif flat.is_cuda:
-            if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.rows:
-                raise IndexError(f"an id is out of range: the table has {self.rows:,} rows")
+        if flat.is_cuda:
+            check_ids(flat, self.rows)
+        if flat.is_cuda or torch.compiler.is_compiling():
             rows = self._gathered(flat.long())
         elif self.layout == "dense" and self.values == "float32":
             rows = nn.functional.embedding(flat, self.weights)

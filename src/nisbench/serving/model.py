@@ -20,10 +20,10 @@ from nisbench.data.table_values import (
     as_numbers,
     buckets,
     first_of_each,
-    no_numbers,
     scaled,
     spellings,
     token_lists,
+    unreadable,
 )
 from nisbench.errors import NisbenchError, shortened
 from nisbench.logs import log
@@ -311,7 +311,7 @@ def _finite(field: ServedField, column: pa.Array) -> pa.Array:
     try:
         numbers = as_numbers(column)
     except (pa.ArrowException, TypeError):
-        row = int(np.flatnonzero(no_numbers(column))[0])
+        row = int(np.flatnonzero(unreadable(as_numbers, column))[0])
         value = shortened(repr(column[row].as_py()))
         raise NisbenchError(f"column {field.name!r}, row {row}: expected a number, found {value}") from None
     found = np.asarray(pc.fill_null(numbers, 0.0))

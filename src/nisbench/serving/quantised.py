@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nisbench.embedding.quantised import UNROUNDED
 from nisbench.errors import NisbenchError, shortened
 from nisbench.serving import kernels
-from nisbench.serving.compressed import to_large_pages
+from nisbench.serving.compressed import check_ids, to_large_pages
 
 LARGEST = 8
 """The most bits of a code: it lies in two bytes at most."""
@@ -131,11 +131,10 @@ class QuantisedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """The rows of whole-number ids: (...) -> (..., K) float32. Raises `IndexError` for an id that is no row's."""
         flat = ids.reshape(-1)
-        if torch.compiler.is_compiling():  # a program does not check
-            return self._gathered(flat.long()).view(*ids.shape, self.width)
-        if flat.is_cuda and len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.rows:
-            raise IndexError(f"an id is out of range: the table has {self.rows:,} rows")
-        rows = self._gathered(flat.long()) if flat.is_cuda else self._decoded(flat)
+        if flat.is_cuda:
+            check_ids(flat, self.rows)
+        gathers = flat.is_cuda or torch.compiler.is_compiling()
+        rows = self._gathered(flat.long()) if gathers else self._decoded(flat)
         return rows.view(*ids.shape, self.width)
 
     def _decoded(self, ids: Tensor) -> Tensor:

@@ -70,10 +70,8 @@ class StepLoop:
         assert validation_order is None or isinstance(validation_order, Tensor)
         if self.buffers is None or not self.buffers.fit(training, validation, order, validation_order, learning_rate):
             self.buffers = Buffers(training, order, validation, validation_order, learning_rate, full, self.batch_size)
-            self.replay, self.warm = (
-                None,
-                0,
-            )  # the first steps make what the others write to, which must not be captured
+            self.replay = None
+            self.warm = 0  # the first steps make the tensors that the others write to: a capture must not
         else:
             self.buffers.refill(training, order, validation, validation_order)
         self.buffers.begin(start)
